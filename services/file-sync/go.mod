@@ -1,0 +1,3 @@
+module github.com/twotier/twotier/services/file-sync
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/twotier/twotier/services/forum-backend
+
+go 1.26

@@ -1,0 +1,3 @@
+module github.com/twotier/twotier/services/internal
+
+go 1.26

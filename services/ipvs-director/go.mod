@@ -1,0 +1,3 @@
+module github.com/twotier/twotier/services/ipvs-director
+
+go 1.26

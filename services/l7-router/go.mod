@@ -1,0 +1,3 @@
+module github.com/twotier/twotier/services/l7-router
+
+go 1.26
