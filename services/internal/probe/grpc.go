@@ -1,0 +1,64 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// GRPCHealth is good when the gRPC health service (grpc.health.v1) says SERVING. It keeps its connection.
+type GRPCHealth struct {
+	service string
+	conn    *grpc.ClientConn
+	err     error // of an address that cannot be used
+}
+
+// NewGRPCHealth asks the server at address (HOST:PORT or unix:PATH) for service; the empty service is the server as a
+// whole. A nil tls is plain text. It does not connect yet; Close it.
+func NewGRPCHealth(address, service string, tls *tls.Config) *GRPCHealth {
+	creds := insecure.NewCredentials()
+	if tls != nil {
+		creds = credentials.NewTLS(tls)
+	}
+	target := address
+	if !isUnix(address) {
+		target = "passthrough:///" + address
+	}
+	// No proxy: the environment of a service must not decide whether its neighbour lives.
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds), grpc.WithNoProxy())
+	return &GRPCHealth{service: service, conn: conn, err: err}
+}
+
+func isUnix(address string) bool {
+	return len(address) > 5 && address[:5] == "unix:"
+}
+
+// Probe asks once.
+func (p *GRPCHealth) Probe(ctx context.Context) error {
+	if p.err != nil {
+		return p.err
+	}
+	// A connection that failed a moment ago is tried again now, not when the back-off of gRPC is over.
+	p.conn.ResetConnectBackoff()
+	answer, err := grpc_health_v1.NewHealthClient(p.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: p.service}, grpc.WaitForReady(false))
+	if err != nil {
+		return err
+	}
+	if answer.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+		return fmt.Errorf("health of %q: %s", p.service, answer.Status)
+	}
+	return nil
+}
+
+// Close hangs up.
+func (p *GRPCHealth) Close() error {
+	if p.conn == nil {
+		return nil
+	}
+	return p.conn.Close()
+}
