@@ -1,0 +1,216 @@
+// Package fsm answers: given the state of an instance and what has happened, which state comes next and what is to be
+// done?
+//
+// It is RFC 3768, section 6.4, with what keepalived adds: the state Fault, and the answer of a master to an advert of
+// lower priority. The package is pure: it has no clock, no sockets and no memory; whoever drives it carries out the
+// actions in their order.
+package fsm
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// State of an instance on one node.
+type State uint8
+
+const (
+	// Initialize waits for Startup.
+	Initialize State = iota
+	// Backup listens to a master, or waits to become it.
+	Backup
+	// Master holds the addresses.
+	Master
+	// Fault holds nothing and does not stand for election: something that the instance needs is broken.
+	Fault
+)
+
+// String names the state as it appears in log and status.
+func (s State) String() string {
+	switch s {
+	case Initialize:
+		return "initialize"
+	case Backup:
+		return "backup"
+	case Master:
+		return "master"
+	case Fault:
+		return "fault"
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Config is what the machine knows about the instance on this node.
+type Config struct {
+	// Priority of this node, 1 to 254.
+	Priority uint8
+	// Interval between two adverts; the same on all members.
+	Interval time.Duration
+	// Preempt: a backup takes over from a master of lower priority.
+	Preempt bool
+	// Self is the address that our adverts come from. It breaks ties of equal priority.
+	Self netip.Addr
+}
+
+// mastersMissed is how many adverts a backup misses before it takes over (RFC 3768, section 6.1).
+const mastersMissed = 3
+
+// Skew is how long a backup waits after the master has resigned: less, the higher its priority
+// (RFC 3768, section 6.1: (256 - priority) / 256 seconds).
+func (c Config) Skew() time.Duration {
+	return time.Duration(256-int(c.Priority)) * time.Second / 256
+}
+
+// MasterDown is how long a backup waits for an advert before it takes over (RFC 3768, section 6.1).
+func (c Config) MasterDown() time.Duration { return mastersMissed*c.Interval + c.Skew() }
+
+// Kind of an event.
+type Kind uint8
+
+const (
+	// Startup begins the instance.
+	Startup Kind = iota
+	// Shutdown ends it.
+	Shutdown
+	// Timer: the one timer of the instance has run out. What it was for follows from the state.
+	Timer
+	// Heard: an advert that has passed all checks.
+	Heard
+	// Broken: something that the instance needs has failed.
+	Broken
+	// Mended: nothing that the instance needs fails any more.
+	Mended
+)
+
+// Event is something that happened.
+type Event struct {
+	Kind Kind
+	// Priority and From of the advert, with Heard.
+	Priority uint8
+	From     netip.Addr
+}
+
+// Action is something to do.
+type Action uint8
+
+const (
+	// SendAdvert sends an advert with our priority.
+	SendAdvert Action = iota
+	// SendResign sends an advert with priority 0.
+	SendResign
+	// AddAddresses puts the addresses on the network card.
+	AddAddresses
+	// RemoveAddresses takes them away.
+	RemoveAddresses
+	// Announce sends gratuitous ARP for the addresses.
+	Announce
+	// TimeAdvert sets the timer to Interval.
+	TimeAdvert
+	// TimeMasterDown sets the timer to MasterDown.
+	TimeMasterDown
+	// TimeSkew sets the timer to Skew.
+	TimeSkew
+	// StopTimer stops the timer.
+	StopTimer
+)
+
+var actionNames = [...]string{
+	"send-advert", "send-resign", "add-addresses", "remove-addresses", "announce",
+	"time-advert", "time-master-down", "time-skew", "stop-timer",
+}
+
+// String names the action.
+func (a Action) String() string {
+	if int(a) < len(actionNames) {
+		return actionNames[a]
+	}
+	return fmt.Sprintf("action(%d)", uint8(a))
+}
+
+// The answers are constant lists, so that a step allocates nothing.
+var (
+	wait      = []Action{TimeMasterDown}
+	waitSkew  = []Action{TimeSkew}
+	stopTimer = []Action{StopTimer}
+	// The advert goes first: a rival learns of us before the network does.
+	takeOver  = []Action{SendAdvert, AddAddresses, Announce, TimeAdvert}
+	advertise = []Action{SendAdvert, TimeAdvert}
+	insist    = []Action{SendAdvert, Announce, TimeAdvert}
+	yield     = []Action{RemoveAddresses, TimeMasterDown}
+	resign    = []Action{SendResign, RemoveAddresses, StopTimer}
+)
+
+// Step returns the next state and the actions that lead there. The actions are not to be changed.
+func Step(c Config, s State, e Event) (State, []Action) {
+	if e.Kind == Shutdown {
+		return stop(s, Initialize)
+	}
+	switch s {
+	case Initialize:
+		switch e.Kind {
+		case Startup:
+			return Backup, wait
+		case Broken:
+			return Fault, nil
+		}
+	case Backup:
+		switch e.Kind {
+		case Timer:
+			return Master, takeOver
+		case Heard:
+			return Backup, c.heardAsBackup(e)
+		case Broken:
+			return stop(s, Fault)
+		}
+	case Master:
+		switch e.Kind {
+		case Timer:
+			return Master, advertise
+		case Heard:
+			return c.heardAsMaster(e)
+		case Broken:
+			return stop(s, Fault)
+		}
+	case Fault:
+		if e.Kind == Mended {
+			return Backup, wait
+		}
+	}
+	return s, nil
+}
+
+// stop leaves s for a state that holds nothing.
+func stop(s, next State) (State, []Action) {
+	switch s {
+	case Master:
+		return next, resign
+	case Backup:
+		return next, stopTimer
+	}
+	return next, nil
+}
+
+// heardAsBackup: RFC 3768, section 6.4.2. A master of lower priority does not reset the timer, which therefore ends its
+// term.
+func (c Config) heardAsBackup(e Event) []Action {
+	switch {
+	case e.Priority == 0:
+		return waitSkew
+	case e.Priority >= c.Priority || !c.Preempt:
+		return wait
+	}
+	return nil
+}
+
+// heardAsMaster: RFC 3768, section 6.4.3. Unlike there, and as in keepalived, a rival of lower priority is answered at
+// once, and the network is told again whose the addresses are: its caches may point to the rival.
+func (c Config) heardAsMaster(e Event) (State, []Action) {
+	switch {
+	case e.Priority == 0:
+		return Master, advertise
+	case e.Priority > c.Priority, e.Priority == c.Priority && c.Self.Less(e.From):
+		return Backup, yield
+	}
+	return Master, insist
+}

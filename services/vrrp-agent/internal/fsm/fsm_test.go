@@ -1,0 +1,146 @@
+package fsm
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+var (
+	self  = netip.MustParseAddr("192.168.60.22")
+	above = netip.MustParseAddr("192.168.60.128")
+	below = netip.MustParseAddr("192.168.60.9")
+)
+
+func TestStep(t *testing.T) {
+	t.Parallel()
+	heard := func(priority uint8, from netip.Addr) Event { return Event{Kind: Heard, Priority: priority, From: from} }
+	tests := []struct {
+		name      string
+		state     State
+		event     Event
+		nopreempt bool
+		want      State
+		actions   string
+	}{
+		{"start", Initialize, Event{Kind: Startup}, false, Backup, "[time-master-down]"},
+		{"start broken", Initialize, Event{Kind: Broken}, false, Fault, "[]"},
+		{"nothing runs before the start", Initialize, Event{Kind: Timer}, false, Initialize, "[]"},
+		{"nothing is heard before the start", Initialize, heard(255, above), false, Initialize, "[]"},
+		{"stop before the start", Initialize, Event{Kind: Shutdown}, false, Initialize, "[]"},
+
+		{"backup: master is gone", Backup, Event{Kind: Timer}, false, Master,
+			"[send-advert add-addresses announce time-advert]"},
+		{"backup: master resigns", Backup, heard(0, above), false, Backup, "[time-skew]"},
+		{"backup: master resigns, nopreempt", Backup, heard(0, above), true, Backup, "[time-skew]"},
+		{"backup: higher master", Backup, heard(106, below), false, Backup, "[time-master-down]"},
+		{"backup: equal master", Backup, heard(105, below), false, Backup, "[time-master-down]"},
+		{"backup: lower master is not heard", Backup, heard(104, above), false, Backup, "[]"},
+		{"backup: lower master stays, nopreempt", Backup, heard(1, above), true, Backup, "[time-master-down]"},
+		{"backup: broken", Backup, Event{Kind: Broken}, false, Fault, "[stop-timer]"},
+		{"backup: mended is no news", Backup, Event{Kind: Mended}, false, Backup, "[]"},
+		{"backup: stop", Backup, Event{Kind: Shutdown}, false, Initialize, "[stop-timer]"},
+
+		{"master: time to advertise", Master, Event{Kind: Timer}, false, Master, "[send-advert time-advert]"},
+		{"master: rival resigns", Master, heard(0, above), false, Master, "[send-advert time-advert]"},
+		{"master: higher rival", Master, heard(106, below), false, Backup, "[remove-addresses time-master-down]"},
+		{"master: higher rival, nopreempt", Master, heard(106, below), true, Backup,
+			"[remove-addresses time-master-down]"},
+		{"master: equal rival, higher address", Master, heard(105, above), false, Backup,
+			"[remove-addresses time-master-down]"},
+		{"master: equal rival, lower address", Master, heard(105, below), false, Master,
+			"[send-advert announce time-advert]"},
+		{"master: lower rival", Master, heard(99, above), false, Master, "[send-advert announce time-advert]"},
+		{"master: broken", Master, Event{Kind: Broken}, false, Fault, "[send-resign remove-addresses stop-timer]"},
+		{"master: stop", Master, Event{Kind: Shutdown}, false, Initialize,
+			"[send-resign remove-addresses stop-timer]"},
+
+		{"fault: mended", Fault, Event{Kind: Mended}, false, Backup, "[time-master-down]"},
+		{"fault: broken again", Fault, Event{Kind: Broken}, false, Fault, "[]"},
+		{"fault: hears nothing", Fault, heard(0, above), false, Fault, "[]"},
+		{"fault: no timer", Fault, Event{Kind: Timer}, false, Fault, "[]"},
+		{"fault: stop", Fault, Event{Kind: Shutdown}, false, Initialize, "[]"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := Config{Priority: 105, Interval: time.Second, Preempt: !tt.nopreempt, Self: self}
+			got, actions := Step(c, tt.state, tt.event)
+			if got != tt.want || fmt.Sprint(actions) != tt.actions {
+				t.Errorf("%v %+v: got %v %v, want %v %v", tt.state, tt.event, got, actions, tt.want, tt.actions)
+			}
+		})
+	}
+}
+
+func TestTimes(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		priority         uint8
+		interval         time.Duration
+		skew, masterDown time.Duration
+	}{
+		{105, time.Second, 151 * time.Second / 256, 3*time.Second + 151*time.Second/256},
+		{99, time.Second, 157 * time.Second / 256, 3*time.Second + 157*time.Second/256},
+		{254, 2 * time.Second, 2 * time.Second / 256, 6*time.Second + 2*time.Second/256},
+		{1, 255 * time.Second, 255 * time.Second / 256, 765*time.Second + 255*time.Second/256},
+	}
+	for _, tt := range tests {
+		c := Config{Priority: tt.priority, Interval: tt.interval}
+		if c.Skew() != tt.skew || c.MasterDown() != tt.masterDown {
+			t.Errorf("%+v: got %v %v, want %v %v", c, c.Skew(), c.MasterDown(), tt.skew, tt.masterDown)
+		}
+	}
+}
+
+// TestHoldsAddressesOnlyAsMaster walks every state with every event and checks what must hold of any machine: addresses
+// are added exactly on the way into Master and removed exactly on the way out of it, with priority 0 unless a better
+// master is there.
+func TestHoldsAddressesOnlyAsMaster(t *testing.T) {
+	t.Parallel()
+	var events []Event
+	for _, k := range []Kind{Startup, Shutdown, Timer, Broken, Mended} {
+		events = append(events, Event{Kind: k})
+	}
+	for p := range 256 {
+		for _, from := range []netip.Addr{above, below, self} {
+			events = append(events, Event{Kind: Heard, Priority: uint8(p), From: from})
+		}
+	}
+	for _, preempt := range []bool{false, true} {
+		c := Config{Priority: 105, Interval: time.Second, Preempt: preempt, Self: self}
+		for s := Initialize; s <= Fault; s++ {
+			for _, e := range events {
+				next, actions := Step(c, s, e)
+				has := func(want Action) bool {
+					for _, a := range actions {
+						if a == want {
+							return true
+						}
+					}
+					return false
+				}
+				if has(AddAddresses) != (s != Master && next == Master) {
+					t.Errorf("%v %+v -> %v %v: addresses added", s, e, next, actions)
+				}
+				if has(RemoveAddresses) != (s == Master && next != Master) {
+					t.Errorf("%v %+v -> %v %v: addresses removed", s, e, next, actions)
+				}
+				if has(SendResign) != (s == Master && (next == Fault || next == Initialize)) {
+					t.Errorf("%v %+v -> %v %v: resign", s, e, next, actions)
+				}
+				if (next == Master || next == Backup) && next != s && !(has(TimeAdvert) || has(TimeMasterDown)) {
+					t.Errorf("%v %+v -> %v %v: no timer", s, e, next, actions)
+				}
+			}
+		}
+	}
+}
+
+func TestStepDoesNotAllocate(t *testing.T) {
+	c := Config{Priority: 105, Interval: time.Second, Preempt: true, Self: self}
+	if n := testing.AllocsPerRun(100, func() { Step(c, Master, Event{Kind: Timer}) }); n != 0 {
+		t.Errorf("%v allocations per step", n)
+	}
+}

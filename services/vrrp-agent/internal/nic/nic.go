@@ -1,0 +1,108 @@
+// Package nic answers: which network card belongs to these addresses, and which addresses are on it?
+//
+// Cards are found by the subnet of their own address, never by name: names change with the order in which a machine's
+// networks are plugged in. The package is pure; netdev fills in the View.
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+)
+
+// View is what the kernel said of all network cards at one moment.
+type View struct {
+	// Cards in the order of their indexes.
+	Cards []Card
+}
+
+// Card is one network card.
+type Card struct {
+	// Index by which the kernel knows the card. A card that is replaced comes back with another.
+	Index int
+	// Name, for people only.
+	Name string
+	// MAC is its Ethernet address.
+	MAC packet.MAC
+	// Up: switched on, and the cable carries.
+	Up bool
+	// Addresses on the card with the subnets that they stand in, IPv4, in the kernel's order.
+	Addresses []netip.Prefix
+}
+
+// Port is the place of an instance on the network: a card, and the card's own address.
+type Port struct {
+	// Index, Name and MAC of the card.
+	Index int
+	Name  string
+	MAC   packet.MAC
+	// Source is the card's own address, the sender of our adverts.
+	Source netip.Addr
+}
+
+// Same tells whether two ports are the same place. A new name is no new place.
+func (p Port) Same(q Port) bool { return p.Index == q.Index && p.MAC == q.MAC && p.Source == q.Source }
+
+// ErrDown is the error of a card that is there but carries nothing.
+var ErrDown = errors.New("is down")
+
+// Find returns the port for the virtual addresses: the card that has an address of its own in a subnet that contains
+// them all. Of several the narrowest subnet wins, then the lowest index.
+func (v View) Find(virtual []netip.Addr) (Port, error) {
+	var best *Card
+	var own netip.Prefix
+	for i := range v.Cards {
+		for _, p := range v.Cards[i].Addresses {
+			if p.IsSingleIP() || slices.Contains(virtual, p.Addr()) || !containsAll(p, virtual) {
+				continue
+			}
+			if best == nil || p.Bits() > own.Bits() {
+				best, own = &v.Cards[i], p
+			}
+		}
+	}
+	if best == nil {
+		return Port{}, fmt.Errorf("no network card has an address in a subnet with %v", virtual)
+	}
+	if !best.Up {
+		return Port{}, fmt.Errorf("network card %s with %v: %w", best.Name, own, ErrDown)
+	}
+	return Port{Index: best.Index, Name: best.Name, MAC: best.MAC, Source: own.Addr()}, nil
+}
+
+func containsAll(p netip.Prefix, addresses []netip.Addr) bool {
+	for _, a := range addresses {
+		if !p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// On tells whether the address is on the card with that index, as a single address (/32), which is how the agent adds
+// it.
+func (v View) On(index int, address netip.Addr) bool {
+	for _, c := range v.Cards {
+		if c.Index == index && slices.Contains(c.Addresses, netip.PrefixFrom(address, 32)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Single returns all addresses that stand on some card as single addresses (/32), each once, in order.
+func (v View) Single() []netip.Addr {
+	var all []netip.Addr
+	for _, c := range v.Cards {
+		for _, p := range c.Addresses {
+			if p.Bits() == 32 {
+				all = append(all, p.Addr())
+			}
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}

@@ -1,0 +1,97 @@
+package nic
+
+import (
+	"errors"
+	"net/netip"
+	"reflect"
+	"testing"
+)
+
+func prefixes(s ...string) []netip.Prefix {
+	var p []netip.Prefix
+	for _, x := range s {
+		p = append(p, netip.MustParsePrefix(x))
+	}
+	return p
+}
+
+func addresses(s ...string) []netip.Addr {
+	var a []netip.Addr
+	for _, x := range s {
+		a = append(a, netip.MustParseAddr(x))
+	}
+	return a
+}
+
+func TestFind(t *testing.T) {
+	t.Parallel()
+	lo := Card{Index: 1, Name: "lo", Up: true, Addresses: prefixes("127.0.0.1/8")}
+	back := Card{Index: 2, Name: "eth0", Up: true, Addresses: prefixes("172.16.0.2/16")}
+	dispatch := Card{Index: 3, Name: "eth1", Up: true,
+		Addresses: prefixes("192.168.60.78/32", "192.168.60.22/24", "192.168.60.23/24")}
+	wide := Card{Index: 4, Name: "eth2", Up: true, Addresses: prefixes("192.168.1.1/16")}
+	down := dispatch
+	down.Up = false
+	port := Port{Index: 3, Name: "eth1", Source: netip.MustParseAddr("192.168.60.22")}
+	tests := []struct {
+		name    string
+		cards   []Card
+		virtual []netip.Addr
+		want    Port
+		err     string
+	}{
+		{"by subnet", []Card{lo, back, dispatch}, addresses("192.168.60.78"), port, ""},
+		{"narrowest subnet", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.60.55"), port, ""},
+		{"all must be inside", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.61.1"),
+			Port{Index: 4, Name: "eth2", Source: netip.MustParseAddr("192.168.1.1")}, ""},
+		{"a left-over virtual address is not the card's own", []Card{{Index: 5, Up: true,
+			Addresses: prefixes("192.168.60.78/24", "192.168.60.22/24")}}, addresses("192.168.60.78"),
+			Port{Index: 5, Source: netip.MustParseAddr("192.168.60.22")}, ""},
+		{"none", []Card{lo, back}, addresses("192.168.60.78"), Port{},
+			"no network card has an address in a subnet with [192.168.60.78]"},
+		{"no cards", nil, addresses("192.168.60.78"), Port{},
+			"no network card has an address in a subnet with [192.168.60.78]"},
+		{"down", []Card{down}, addresses("192.168.60.78"), Port{}, "network card eth1 with 192.168.60.22/24: is down"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := View{Cards: tt.cards}.Find(tt.virtual)
+			if (err == nil && tt.err != "") || (err != nil && err.Error() != tt.err) || got != tt.want {
+				t.Errorf("got %+v %v, want %+v %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
+	if _, err := (View{Cards: []Card{down}}).Find(addresses("192.168.60.78")); !errors.Is(err, ErrDown) {
+		t.Errorf("got %v, want ErrDown", err)
+	}
+}
+
+func TestOnAndSingle(t *testing.T) {
+	t.Parallel()
+	v := View{Cards: []Card{
+		{Index: 2, Addresses: prefixes("192.168.60.78/24", "192.168.60.55/32")},
+		{Index: 3, Addresses: prefixes("192.168.60.55/32", "10.0.0.1/32")},
+	}}
+	if !v.On(2, netip.MustParseAddr("192.168.60.55")) || v.On(2, netip.MustParseAddr("192.168.60.78")) ||
+		v.On(2, netip.MustParseAddr("10.0.0.1")) || v.On(9, netip.MustParseAddr("10.0.0.1")) {
+		t.Errorf("On is wrong for %+v", v)
+	}
+	if got, want := v.Single(), addresses("10.0.0.1", "192.168.60.55"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestSame(t *testing.T) {
+	t.Parallel()
+	p := Port{Index: 3, Name: "eth1", Source: netip.MustParseAddr("192.168.60.22")}
+	q := p
+	q.Name = "lan"
+	if !p.Same(q) {
+		t.Error("a new name makes a new place")
+	}
+	q.Index = 4
+	if p.Same(q) {
+		t.Error("a new card makes no new place")
+	}
+}
