@@ -1,0 +1,261 @@
+// Package plan answers: what has to be done so that what is there becomes what is wanted? The answer is an ordered
+// list of changes, one printable line each, empty when there is nothing to do.
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// Have is what the node has, as read from its kernel.
+type Have struct {
+	Services []Service
+	Host     Host
+	// Damage tells why the plane's own objects in the kernel do not form a state that it could have made, such as
+	// "chain prerouting: rule 1 is not ours". Empty = sound. A damaged plane is rebuilt whole.
+	Damage string
+}
+
+// Service is one virtual service as the kernel has it.
+type Service struct {
+	VIP       netip.AddrPort
+	Scheduler spec.Scheduler
+	Reals     []Real
+	// Foreign: the kernel has it, but this director did not put it there. It is left alone unless it is wanted.
+	Foreign bool
+	// Drift tells what else than scheduler and real servers is not as we make it. Empty = nothing.
+	Drift string
+}
+
+// Real is one real server as the kernel has it.
+type Real struct {
+	spec.Real
+	// Drift tells what else than the weight is not as we make it. Empty = nothing.
+	Drift string
+	// Active is the number of established connections; nil when the plane does not count them.
+	Active *uint64
+	// Total is the number of new connections since the real server was added or the plane was rebuilt.
+	Total uint64
+}
+
+// Host is what the node's own network stack has.
+type Host struct {
+	// Forwarding is net.ipv4.ip_forward: without it no packet passes through the node.
+	Forwarding bool
+	Addresses  []HostAddress
+}
+
+// HostAddress is one IPv4 address on one network card.
+type HostAddress struct {
+	Prefix netip.Prefix
+	// Card is the index of the network card; CardName is its name, for people.
+	Card     int
+	CardName string
+	// Ours: it bears this director's mark.
+	Ours bool
+}
+
+// Kind says what a change does.
+type Kind int
+
+// The kinds of changes, in the order in which they are done. At no moment between two of them is a service without
+// a real server that it has before and after: what takes connections is made first, what no longer shall is taken
+// away last. Addresses come after the rules, because a segment to an address without rules is answered with a reset.
+const (
+	// Rebuild throws the plane's own objects away and makes Services anew, as one transaction.
+	Rebuild Kind = iota
+	// AddService makes a service without real servers.
+	AddService
+	// SetService sets the scheduler of a service, makes it ours and mends its drift.
+	SetService
+	// AddReal adds a real server with its weight.
+	AddReal
+	// SetReal sets the weight of a real server and mends its drift.
+	SetReal
+	// AddAddress puts an address on a network card.
+	AddAddress
+	// RemoveAddress takes an address away.
+	RemoveAddress
+	// RemoveReal takes a real server away.
+	RemoveReal
+	// RemoveService takes a service away, with what real servers it still has.
+	RemoveService
+)
+
+// Change is one step from have to want.
+type Change struct {
+	Kind Kind
+	// VIP names the service; for all kinds on services but Rebuild.
+	VIP netip.AddrPort
+	// Scheduler is the wanted one, for AddService and SetService; Old the one there, for SetService.
+	Scheduler, Old spec.Scheduler
+	// Real is the wanted real server, for AddReal and SetReal; for RemoveReal the one there.
+	Real spec.Real
+	// OldWeight is the weight there, for SetReal.
+	OldWeight int
+	// Address is the address with its subnet length, for AddAddress and RemoveAddress.
+	Address netip.Prefix
+	// Card is the network card for Address; 0 for AddAddress when the node has no card in the subnet: the step then
+	// fails with ErrNoCard.
+	Card int
+	// CardName is its name, for people.
+	CardName string
+	// Reason is the drift or damage that the change mends. Empty when it needs no reason.
+	Reason string
+	// Services are all wanted services, for Rebuild.
+	Services []spec.Service
+}
+
+// ErrNoCard means that an address cannot be put anywhere: no network card has an address in its subnet.
+var ErrNoCard = fmt.Errorf("no network card of this node has an address in that subnet")
+
+// OnHost tells whether the change is for the node's own network stack instead of the data plane.
+func (c Change) OnHost() bool { return c.Kind == AddAddress || c.Kind == RemoveAddress }
+
+// String is the change as people read it in plans, logs and the status.
+func (c Change) String() string {
+	var s string
+	switch c.Kind {
+	case Rebuild:
+		s = fmt.Sprintf("rebuild the data plane with %d services", len(c.Services))
+	case AddService:
+		s = fmt.Sprintf("add service %s scheduler %s", c.VIP, c.Scheduler)
+	case SetService:
+		s = fmt.Sprintf("set service %s scheduler %s", c.VIP, c.Scheduler)
+		if c.Old != c.Scheduler {
+			s += fmt.Sprintf(" (was %s)", c.Old)
+		}
+	case AddReal:
+		s = fmt.Sprintf("add real server %s weight %d to %s", c.Real.Address, c.Real.Weight, c.VIP)
+	case SetReal:
+		s = fmt.Sprintf("set real server %s weight %d of %s", c.Real.Address, c.Real.Weight, c.VIP)
+		if c.OldWeight != c.Real.Weight {
+			s += fmt.Sprintf(" (was %d)", c.OldWeight)
+		}
+	case RemoveReal:
+		s = fmt.Sprintf("remove real server %s from %s", c.Real.Address, c.VIP)
+	case RemoveService:
+		s = fmt.Sprintf("remove service %s", c.VIP)
+	case AddAddress:
+		if c.Card == 0 {
+			return fmt.Sprintf("add address %s: no network card has an address in %s", c.Address, c.Address.Masked())
+		}
+		s = fmt.Sprintf("add address %s to %s", c.Address, c.CardName)
+	case RemoveAddress:
+		s = fmt.Sprintf("remove address %s from %s", c.Address, c.CardName)
+	default:
+		s = fmt.Sprintf("unknown change %d", int(c.Kind))
+	}
+	if c.Reason != "" {
+		s += ": " + c.Reason
+	}
+	return s
+}
+
+// Diff returns the changes that make have into want, in the order of doing.
+func Diff(want spec.Want, have Have) []Change {
+	var changes []Change
+	if have.Damage != "" {
+		changes = append(changes, Change{Kind: Rebuild, Services: want.Services, Reason: have.Damage})
+	} else {
+		changes = services(want.Services, have.Services)
+	}
+	changes = append(changes, addresses(want.Addresses, have.Host)...)
+	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.Kind, b.Kind) })
+	return changes
+}
+
+func services(want []spec.Service, have []Service) (changes []Change) {
+	left := make(map[netip.AddrPort]Service, len(have))
+	for _, h := range have {
+		left[h.VIP] = h
+	}
+	for _, w := range want {
+		h, there := left[w.VIP]
+		delete(left, w.VIP)
+		set := Change{Kind: SetService, VIP: w.VIP, Scheduler: w.Scheduler, Old: h.Scheduler, Reason: h.Drift}
+		switch {
+		case !there:
+			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler})
+		case h.Foreign:
+			set.Reason = "somebody else made it"
+			changes = append(changes, set)
+		case h.Scheduler != w.Scheduler || h.Drift != "":
+			changes = append(changes, set)
+		}
+		changes = append(changes, reals(w, h)...)
+	}
+	// In the order of have, not of the map: a plan prints the same each time.
+	for _, h := range have {
+		if _, unwanted := left[h.VIP]; unwanted && !h.Foreign {
+			changes = append(changes, Change{Kind: RemoveService, VIP: h.VIP})
+		}
+	}
+	return changes
+}
+
+func reals(want spec.Service, have Service) (changes []Change) {
+	left := make(map[netip.AddrPort]Real, len(have.Reals))
+	for _, h := range have.Reals {
+		left[h.Address] = h
+	}
+	for _, w := range want.Reals {
+		h, there := left[w.Address]
+		delete(left, w.Address)
+		switch {
+		case !there:
+			changes = append(changes, Change{Kind: AddReal, VIP: want.VIP, Real: w})
+		case h.Weight != w.Weight || h.Drift != "":
+			changes = append(changes, Change{Kind: SetReal, VIP: want.VIP, Real: w, OldWeight: h.Weight, Reason: h.Drift})
+		}
+	}
+	for _, h := range have.Reals {
+		if _, unwanted := left[h.Address]; unwanted {
+			changes = append(changes, Change{Kind: RemoveReal, VIP: want.VIP, Real: h.Real})
+		}
+	}
+	return changes
+}
+
+// addresses plans the node's own addresses. An address that is there without our mark was put there by somebody
+// else: it serves, and it stays when it is no longer wanted.
+func addresses(want []spec.Address, have Host) (changes []Change) {
+	wanted := make(map[netip.Prefix]bool, len(want))
+	for _, w := range want {
+		wanted[w.Prefix] = true
+		if slices.ContainsFunc(have.Addresses, func(h HostAddress) bool { return h.Prefix.Addr() == w.Prefix.Addr() && (!h.Ours || h.Prefix == w.Prefix) }) {
+			continue
+		}
+		c := Change{Kind: AddAddress, Address: w.Prefix}
+		if card, ok := cardFor(w.Prefix, have.Addresses); ok {
+			c.Card, c.CardName = card.Card, card.CardName
+		}
+		changes = append(changes, c)
+	}
+	for _, h := range have.Addresses {
+		if h.Ours && !wanted[h.Prefix] {
+			changes = append(changes, Change{Kind: RemoveAddress, Address: h.Prefix, Card: h.Card, CardName: h.CardName})
+		}
+	}
+	return changes
+}
+
+// cardFor finds the network card for a new address: the one that has an address of somebody else's whose subnet
+// holds the new one. The longest subnet wins, then the lowest card index.
+func cardFor(want netip.Prefix, have []HostAddress) (HostAddress, bool) {
+	var best HostAddress
+	found := false
+	for _, h := range have {
+		if h.Ours || !h.Prefix.Masked().Contains(want.Addr()) {
+			continue
+		}
+		if !found || h.Prefix.Bits() > best.Prefix.Bits() || h.Prefix.Bits() == best.Prefix.Bits() && h.Card < best.Card {
+			best, found = h, true
+		}
+	}
+	return best, found
+}
