@@ -1,3 +1,21 @@
 module github.com/twotier/twotier/services/vrrp-agent
 
-go 1.26
+go 1.26.0
+
+require (
+	github.com/twotier/twotier/proto v0.0.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	golang.org/x/net v0.61.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+	google.golang.org/grpc v1.85.0 // indirect
+)
+
+replace (
+	github.com/twotier/twotier/proto => ../../proto
+	github.com/twotier/twotier/services/internal => ../internal
+)

@@ -1,0 +1,165 @@
+// Package plan answers: what has to change so that this node runs the wanted instances?
+//
+// The package is pure.
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+// Have is what there is on this node.
+type Have struct {
+	// Running instances, in the order of their names.
+	Running []Instance
+	// Single addresses (/32) on the node's network cards, whoever put them there.
+	Single []netip.Addr
+}
+
+// Instance is a running instance and how it stands.
+type Instance struct {
+	// Local is what it was told to do.
+	Local spec.Local
+	// State it is in.
+	State fsm.State
+	// Held addresses at present.
+	Held []netip.Addr
+	// Master is the sender of the last advert heard. Invalid when none was.
+	Master netip.Addr
+	// Reason for the state.
+	Reason string
+	// Transitions between states since the start.
+	Transitions uint64
+	// Sent and Received adverts.
+	Sent, Received uint64
+	// Mismatched counts the received adverts that named other addresses than ours.
+	Mismatched uint64
+	// Dropped packets by reason; the index is a packet.Drop.
+	Dropped [packet.Drops]uint64
+}
+
+// Kind of a change.
+type Kind uint8
+
+const (
+	// Stop an instance: it resigns and removes its addresses.
+	Stop Kind = iota
+	// Clean removes an address that an earlier life of the agent left behind.
+	Clean
+	// Update a running instance; it stays in its state.
+	Update
+	// Start an instance.
+	Start
+)
+
+// Change is one thing to do.
+type Change struct {
+	Kind Kind
+	// Local is the instance, as wanted; with Stop as it runs.
+	Local spec.Local
+	// Address to remove, with Clean.
+	Address netip.Addr
+	// Detail for people: what is different.
+	Detail string
+}
+
+// String is one line for people.
+func (c Change) String() string {
+	switch c.Kind {
+	case Stop:
+		return fmt.Sprintf("stop instance %s: %s", c.Local.Name, c.Detail)
+	case Clean:
+		return fmt.Sprintf("remove %v of instance %s, left by an earlier run", c.Address, c.Local.Name)
+	case Update:
+		return fmt.Sprintf("update instance %s: %s", c.Local.Name, c.Detail)
+	case Start:
+		return fmt.Sprintf("start instance %s: %s", c.Local.Name, c.Detail)
+	}
+	return fmt.Sprintf("change(%d)", uint8(c.Kind))
+}
+
+// Diff returns the changes in the order of doing: stops before all else, so that what they give up is free; then the
+// clean-up, which must come before the instances of those addresses stand for election; then updates and starts.
+func Diff(want []spec.Local, have Have) []Change {
+	var stops, cleans, updates, starts []Change
+	running := map[string]spec.Local{}
+	for _, r := range have.Running {
+		running[r.Local.Name] = r.Local
+		w, wanted := find(want, r.Local.Name)
+		if !wanted {
+			stops = append(stops, Change{Kind: Stop, Local: r.Local, Detail: "no longer wanted on this node"})
+		} else if why := restart(r.Local, w); why != "" {
+			stops = append(stops, Change{Kind: Stop, Local: r.Local, Detail: why})
+			starts = append(starts, start(w))
+		} else if what := differences(r.Local, w); len(what) > 0 {
+			updates = append(updates, Change{Kind: Update, Local: w, Detail: strings.Join(what, ", ")})
+		}
+	}
+	for _, w := range want {
+		if _, runs := running[w.Name]; runs {
+			continue
+		}
+		for _, a := range w.Addresses {
+			if slices.Contains(have.Single, a) && !owned(a, have.Running) {
+				cleans = append(cleans, Change{Kind: Clean, Local: w, Address: a})
+			}
+		}
+		starts = append(starts, start(w))
+	}
+	return slices.Concat(stops, cleans, updates, starts)
+}
+
+func find(all []spec.Local, name string) (spec.Local, bool) {
+	for _, l := range all {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return spec.Local{}, false
+}
+
+// owned tells whether a running instance looks after the address.
+func owned(a netip.Addr, running []Instance) bool {
+	return slices.ContainsFunc(running, func(r Instance) bool { return slices.Contains(r.Local.Addresses, a) })
+}
+
+func start(l spec.Local) Change {
+	return Change{Kind: Start, Local: l,
+		Detail: fmt.Sprintf("virtual router %d, priority %d, %v", l.VirtualRouterID, l.Priority, l.Addresses)}
+}
+
+// restart tells why an instance cannot go on in its state: with another identity or rhythm it is another virtual router
+// to its peers.
+func restart(have, want spec.Local) string {
+	switch {
+	case have.VirtualRouterID != want.VirtualRouterID:
+		return fmt.Sprintf("virtual router %d -> %d", have.VirtualRouterID, want.VirtualRouterID)
+	case have.Interval != want.Interval:
+		return fmt.Sprintf("advert interval %v -> %v", have.Interval, want.Interval)
+	}
+	return ""
+}
+
+func differences(have, want spec.Local) []string {
+	var what []string
+	add := func(name string, from, to any) {
+		if !reflect.DeepEqual(from, to) {
+			what = append(what, fmt.Sprintf("%s %v -> %v", name, from, to))
+		}
+	}
+	add("priority", have.Priority, want.Priority)
+	add("addresses", have.Addresses, want.Addresses)
+	add("preempt", have.Preempt, want.Preempt)
+	add("password file", have.PasswordFile, want.PasswordFile)
+	if !slices.Equal(have.Trackers, want.Trackers) {
+		what = append(what, "trackers")
+	}
+	return what
+}

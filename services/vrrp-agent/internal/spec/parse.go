@@ -1,0 +1,240 @@
+package spec
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+)
+
+// Parse checks the instances, each alone and all together, and returns them in the order of their names. With violations
+// it returns no instances.
+func Parse(messages []*vrrpv1.Instance) ([]Instance, []*commonv1.Violation) {
+	var c checker
+	instances := make([]Instance, 0, len(messages))
+	for _, m := range messages {
+		instances = append(instances, c.instance(m))
+	}
+	slices.SortStableFunc(instances, func(a, b Instance) int { return cmp.Compare(a.Name, b.Name) })
+	c.together(instances)
+	if len(c.violations) > 0 {
+		return nil, c.violations
+	}
+	return instances, nil
+}
+
+// name is what instances, nodes and trackers may be called.
+var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+const wantName = "want 1 to 63 letters, digits, dots, underscores or hyphens, the first a letter or digit"
+
+// checker collects what is wrong.
+type checker struct {
+	violations []*commonv1.Violation
+}
+
+func (c *checker) bad(field, format string, args ...any) {
+	c.violations = append(c.violations, &commonv1.Violation{Field: field, Description: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) instance(m *vrrpv1.Instance) Instance {
+	at := "instance/" + m.GetName() + "."
+	i := Instance{Name: m.GetName(), Preempt: !m.GetNopreempt()}
+	if !name.MatchString(i.Name) {
+		c.bad(at+"name", "%s, got %q", wantName, i.Name)
+	}
+	if id := m.GetVirtualRouterId(); id < 1 || id > 255 {
+		c.bad(at+"virtual_router_id", "want 1 to 255, got %d", id)
+	} else {
+		i.VirtualRouterID = uint8(id)
+	}
+	i.Addresses = c.addresses(at, m.GetVirtualAddresses())
+	i.Members = c.members(at, m.GetMembers())
+	i.Interval = c.duration(at+"advert_interval", m.GetAdvertInterval(), DefaultInterval, time.Second, MaxInterval)
+	if i.Interval%time.Second != 0 {
+		c.bad(at+"advert_interval", "want whole seconds, got %v", i.Interval)
+	}
+	if a := m.GetAuthentication(); a != nil {
+		i.PasswordFile = a.GetPasswordFile()
+		if !path.IsAbs(i.PasswordFile) || path.Clean(i.PasswordFile) != i.PasswordFile {
+			c.bad(at+"authentication.password_file", "want the absolute path of a file, got %q", i.PasswordFile)
+		}
+	}
+	i.Trackers = c.trackers(at, m.GetTrackers(), i.Members)
+	return i
+}
+
+func (c *checker) addresses(at string, texts []string) []netip.Addr {
+	if len(texts) < 1 || len(texts) > MaxAddresses {
+		c.bad(at+"virtual_addresses", "want 1 to %d addresses, got %d", MaxAddresses, len(texts))
+	}
+	var all []netip.Addr
+	for n, text := range texts {
+		field := fmt.Sprintf("%svirtual_addresses[%d]", at, n)
+		a, err := netip.ParseAddr(text)
+		switch {
+		case err != nil || !a.Is4():
+			c.bad(field, "want an IPv4 address without a mask, got %q", text)
+		case !ordinary(a):
+			c.bad(field, "want an address that one machine can have, got %v", a)
+		default:
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// ordinary leaves out what no network card can have as a floating address: this network (0/8), loopback, link-local,
+// multicast and what lies above (RFC 6890).
+func ordinary(a netip.Addr) bool {
+	first := a.As4()[0]
+	return first != 0 && first < 224 && !a.IsLoopback() && !a.IsLinkLocalUnicast()
+}
+
+func (c *checker) members(at string, messages []*vrrpv1.Member) []Member {
+	if len(messages) < 1 || len(messages) > MaxMembers {
+		c.bad(at+"members", "want 1 to %d members, got %d", MaxMembers, len(messages))
+	}
+	nodes, priorities := map[string]int{}, map[uint32]int{}
+	var all []Member
+	for n, m := range messages {
+		field := fmt.Sprintf("%smembers[%d]", at, n)
+		if !name.MatchString(m.GetNode()) {
+			c.bad(field+".node", "%s, got %q", wantName, m.GetNode())
+		} else if first, twice := nodes[m.GetNode()]; twice {
+			c.bad(field+".node", "%s is members[%d] already", m.GetNode(), first)
+		} else {
+			nodes[m.GetNode()] = n
+		}
+		switch first, twice := priorities[m.GetPriority()]; {
+		case m.GetPriority() < 1 || m.GetPriority() > MaxPriority:
+			c.bad(field+".priority", "want 1 to %d, got %d", MaxPriority, m.GetPriority())
+		case twice:
+			c.bad(field+".priority", "%d is the priority of members[%d] already; with two equals chance decides who is master",
+				m.GetPriority(), first)
+		default:
+			priorities[m.GetPriority()] = n
+			all = append(all, Member{Node: m.GetNode(), Priority: uint8(m.GetPriority())})
+		}
+	}
+	return all
+}
+
+func (c *checker) trackers(at string, messages []*vrrpv1.Tracker, members []Member) []Tracker {
+	if len(messages) > MaxTrackers {
+		c.bad(at+"trackers", "want %d trackers at most, got %d", MaxTrackers, len(messages))
+	}
+	seen := map[string]int{}
+	var all []Tracker
+	for n, m := range messages {
+		field := fmt.Sprintf("%strackers[%d].", at, n)
+		if first, twice := seen[m.GetName()]; twice {
+			c.bad(field+"name", "%q is the name of trackers[%d] already", m.GetName(), first)
+		} else if !name.MatchString(m.GetName()) {
+			c.bad(field+"name", "%s, got %q", wantName, m.GetName())
+		}
+		seen[m.GetName()] = n
+		t := Tracker{Name: m.GetName(), Service: m.GetGrpcHealth().GetService()}
+		t.Addresses = c.trackedAddresses(field, m.GetGrpcHealth(), members)
+		t.Interval = c.duration(field+"interval", m.GetInterval(), DefaultCheckInterval, MinCheckInterval, MaxCheckPause)
+		t.Timeout = c.duration(field+"timeout", m.GetTimeout(), max(t.Interval, DefaultCheckTimeout), MinCheckTimeout, MaxCheckPause)
+		t.Rise = c.count(field+"rise", m.GetRise())
+		t.Fall = c.count(field+"fall", m.GetFall())
+		all = append(all, t)
+	}
+	return all
+}
+
+// trackedAddresses wants one address for each member, and none for others: a member without a check would hold the
+// addresses whatever is broken, and a name misspelt is such a member.
+func (c *checker) trackedAddresses(field string, m *vrrpv1.GrpcHealth, members []Member) map[string]string {
+	if m == nil {
+		c.bad(field+"grpc_health", "want what to ask")
+		return nil
+	}
+	addresses := m.GetAddress()
+	for _, member := range members {
+		if _, ok := addresses[member.Node]; !ok {
+			c.bad(field+"grpc_health.address", "want an address for each member, none for %s", member.Node)
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(addresses)) {
+		at := fmt.Sprintf("%sgrpc_health.address[%s]", field, node)
+		if !slices.ContainsFunc(members, func(m Member) bool { return m.Node == node }) {
+			c.bad(at, "%q is no member of this instance", node)
+		}
+		if !dialable(addresses[node]) {
+			c.bad(at, "want HOST:PORT or unix:PATH, got %q", addresses[node])
+		}
+	}
+	return maps.Clone(addresses)
+}
+
+func dialable(address string) bool {
+	if file, ok := strings.CutPrefix(address, "unix:"); ok {
+		return path.IsAbs(file)
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || strings.ContainsAny(host, " /") {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+func (c *checker) duration(field string, d *durationpb.Duration, byDefault, least, most time.Duration) time.Duration {
+	if d == nil {
+		return byDefault
+	}
+	if err := d.CheckValid(); err != nil || d.AsDuration() < least || d.AsDuration() > most {
+		c.bad(field, "want %v to %v, got %v", least, most, d.AsDuration())
+		return byDefault
+	}
+	return d.AsDuration()
+}
+
+func (c *checker) count(field string, n uint32) int {
+	if n > MaxCount {
+		c.bad(field, "want 1 to %d, got %d", MaxCount, n)
+	}
+	if n == 0 {
+		return DefaultCount
+	}
+	return int(n)
+}
+
+// together checks what must differ between instances.
+func (c *checker) together(instances []Instance) {
+	names, ids, addresses := map[string]bool{}, map[uint8]string{}, map[netip.Addr]string{}
+	for _, i := range instances {
+		at := "instance/" + i.Name + "."
+		if names[i.Name] {
+			c.bad(at+"name", "there is another instance of this name")
+		}
+		names[i.Name] = true
+		if other, taken := ids[i.VirtualRouterID]; taken && i.VirtualRouterID != 0 {
+			c.bad(at+"virtual_router_id", "%d belongs to instance %s already", i.VirtualRouterID, other)
+		} else {
+			ids[i.VirtualRouterID] = i.Name
+		}
+		for n, a := range i.Addresses {
+			if other, taken := addresses[a]; taken {
+				c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n), "%v belongs to instance %s already", a, other)
+			} else {
+				addresses[a] = i.Name
+			}
+		}
+	}
+}

@@ -1,0 +1,152 @@
+// Package spec answers: which VRRP instances are wanted, and is that possible?
+//
+// It turns the messages of the desired state into values of ours, fills in the defaults and checks everything once. The
+// package is pure.
+package spec
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind of the desired objects in the key space.
+const KindInstance = "instance"
+
+// Limits and defaults of the desired state.
+const (
+	// MaxAddresses is the most virtual addresses of one instance; keepalived has the same limit for adverts.
+	MaxAddresses = 20
+	// MaxMembers is the most nodes of one instance.
+	MaxMembers = 32
+	// MaxTrackers is the most trackers of one instance.
+	MaxTrackers = 16
+	// MaxPriority is the highest priority. 255 is kept for a router that owns the address for good (RFC 3768, section
+	// 5.3.4), which a floating address has not.
+	MaxPriority = 254
+	// MaxInterval is the longest advert interval: its field has one byte (RFC 3768, section 5.3.7).
+	MaxInterval = 255 * time.Second
+	// MaxCheckPause bounds a tracker's interval and timeout.
+	MaxCheckPause = time.Minute
+	// MinCheckInterval is the shortest pause between two checks of a tracker.
+	MinCheckInterval = 10 * time.Millisecond
+	// MinCheckTimeout is the shortest timeout of a check.
+	MinCheckTimeout = time.Millisecond
+	// MaxCount is the highest rise or fall of a tracker.
+	MaxCount = 100
+
+	// DefaultInterval between two adverts.
+	DefaultInterval = time.Second
+	// DefaultCheckInterval between two checks of a tracker.
+	DefaultCheckInterval = 200 * time.Millisecond
+	// DefaultCheckTimeout of a check, unless the interval is longer.
+	DefaultCheckTimeout = time.Second
+	// DefaultCount is the rise and fall of a tracker.
+	DefaultCount = 2
+)
+
+// Instance is a wanted VRRP instance, for all its members.
+type Instance struct {
+	// Name, unique among the instances.
+	Name string
+	// VirtualRouterID, 1 to 255, unique among the instances.
+	VirtualRouterID uint8
+	// Addresses that one member holds, IPv4, in the order of the adverts.
+	Addresses []netip.Addr
+	// Members in the order of the desired state.
+	Members []Member
+	// Interval between two adverts, whole seconds, 1 s to 255 s.
+	Interval time.Duration
+	// PasswordFile holds the simple text password. Empty: no authentication.
+	PasswordFile string
+	// Preempt: a higher priority takes over from a living master.
+	Preempt bool
+	// Trackers that put the instance in fault.
+	Trackers []Tracker
+}
+
+// Member is a node of an instance.
+type Member struct {
+	// Node name.
+	Node string
+	// Priority, 1 to 254.
+	Priority uint8
+}
+
+// Tracker is a wanted check of something on the members' own nodes.
+type Tracker struct {
+	// Name, unique within the instance.
+	Name string
+	// Addresses to ask, HOST:PORT or unix:PATH, by node.
+	Addresses map[string]string
+	// Service to ask for; empty is the server as a whole.
+	Service string
+	// Interval between two checks.
+	Interval time.Duration
+	// Timeout of one check.
+	Timeout time.Duration
+	// Rise is the number of good checks in a row that end the fault.
+	Rise int
+	// Fall is the number of bad checks in a row that begin it.
+	Fall int
+}
+
+// Local is what one node has to do for an instance.
+type Local struct {
+	// Name of the instance.
+	Name string
+	// VirtualRouterID of the instance.
+	VirtualRouterID uint8
+	// Addresses of the instance.
+	Addresses []netip.Addr
+	// Priority of this node.
+	Priority uint8
+	// Interval between two adverts.
+	Interval time.Duration
+	// PasswordFile of the instance. Empty: no authentication.
+	PasswordFile string
+	// Preempt: take over from a living master of lower priority.
+	Preempt bool
+	// Trackers to run on this node.
+	Trackers []Check
+}
+
+// Check is a tracker on one node.
+type Check struct {
+	// Name of the tracker.
+	Name string
+	// Address to ask, HOST:PORT or unix:PATH.
+	Address string
+	// Service to ask for; empty is the server as a whole.
+	Service string
+	// Interval and Timeout of the checks.
+	Interval, Timeout time.Duration
+	// Rise and Fall: good and bad checks in a row that change the state.
+	Rise, Fall int
+}
+
+// On returns what the node has to do, in the order of the names. Instances that do not name the node are left out.
+func On(node string, instances []Instance) []Local {
+	var all []Local
+	for _, i := range instances {
+		for _, m := range i.Members {
+			if m.Node == node {
+				all = append(all, i.on(m))
+			}
+		}
+	}
+	return all
+}
+
+func (i Instance) on(m Member) Local {
+	l := Local{
+		Name: i.Name, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
+		Interval: i.Interval, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
+	}
+	for _, t := range i.Trackers {
+		l.Trackers = append(l.Trackers, Check{
+			Name: t.Name, Address: t.Addresses[m.Node], Service: t.Service,
+			Interval: t.Interval, Timeout: t.Timeout, Rise: t.Rise, Fall: t.Fall,
+		})
+	}
+	return l
+}
