@@ -1,0 +1,113 @@
+package http1
+
+// Classes of bytes, by bit.
+const (
+	classToken  = 1 << iota // RFC 9110 5.6.2 tchar
+	classValue              // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
+	classTarget             // RFC 3986: the visible characters that may stand in a URI; those it leaves out are common in practice and harmless
+	classHost               // RFC 3986 3.2.2 and 3.2.3: host and port
+)
+
+var class = func() (table [256]byte) {
+	for c := 'a'; c <= 'z'; c++ {
+		table[c] |= classToken | classHost
+		table[c-'a'+'A'] |= classToken | classHost
+	}
+	for c := '0'; c <= '9'; c++ {
+		table[c] |= classToken | classHost
+	}
+	for _, c := range []byte("!#$%&'*+-.^_`|~") {
+		table[c] |= classToken
+	}
+	for _, c := range []byte("-._~!$&'()*+;=:[]%") {
+		table[c] |= classHost
+	}
+	for c := 0x21; c <= 0x7e; c++ {
+		table[c] |= classValue | classTarget
+	}
+	for c := 0x80; c <= 0xff; c++ {
+		table[c] |= classValue
+	}
+	table[' '] |= classValue
+	table['\t'] |= classValue
+	// A fragment never goes over the wire, and the rest are delimiters that no URI holds.
+	for _, c := range []byte("#\"<>\\") {
+		table[c] &^= classTarget
+	}
+	return table
+}()
+
+func all(b []byte, want byte) bool {
+	for _, c := range b {
+		if class[c]&want == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func isToken(b []byte) bool { return len(b) > 0 && all(b, classToken) }
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+// EqualFold reports whether b equals s but for the case of ASCII letters.
+func EqualFold[T []byte | string](b []byte, s T) bool {
+	if len(b) != len(s) {
+		return false
+	}
+	for i, c := range b {
+		if c != s[i] && lower(c) != lower(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// Trim cuts spaces and tabs from both ends of b.
+func Trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// CutToken takes the first member off a comma-separated list (RFC 9110 5.6.1); ok is false when none is left.
+func CutToken(list []byte) (member, rest []byte, ok bool) {
+	for len(list) > 0 {
+		end := 0
+		for end < len(list) && list[end] != ',' {
+			end++
+		}
+		member = Trim(list[:end])
+		if end < len(list) {
+			end++
+		}
+		list = list[end:]
+		if len(member) > 0 {
+			return member, list, true
+		}
+	}
+	return nil, nil, false
+}
+
+// decimal reads b as a non-negative number of at most 18 digits, which fits an int64.
+func decimal(b []byte) (n int64, ok bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}

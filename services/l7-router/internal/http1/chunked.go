@@ -1,0 +1,155 @@
+package http1
+
+import "bytes"
+
+type chunkState uint8
+
+const (
+	chunkSize chunkState = iota
+	chunkData
+	chunkDataEnd
+	chunkTrailer
+	chunkDone
+)
+
+// ChunkReader follows a chunked body (RFC 9112 section 7.1). It checks every byte of the framing, so that what it has
+// consumed can be passed on as it is. The zero value stands at the start of a body.
+type ChunkReader struct {
+	state    chunkState
+	left     int64 // bytes of the present chunk that are still to come
+	trailers int
+}
+
+// Next consumes the start of b: framing, then data up to the end of b or of the chunk. It returns how many bytes it
+// consumed and which of them are data. It consumes nothing when it needs more than b to go on, or when the body has
+// ended; so the caller calls it until n is 0, and then reads more unless Done. A line of framing is consumed whole, so
+// the caller must have room for MaxTrailerBytes.
+func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
+	for {
+		rest := b[n:]
+		switch c.state {
+		case chunkData:
+			take := int(min(int64(len(rest)), c.left))
+			c.left -= int64(take)
+			if c.left == 0 {
+				c.state = chunkDataEnd
+			}
+			return n + take, rest[:take], nil
+		case chunkDataEnd:
+			if len(rest) > 0 && rest[0] != '\r' || len(rest) > 1 && rest[1] != '\n' {
+				return n, nil, ErrChunk
+			}
+			if len(rest) < 2 {
+				return n, nil, nil
+			}
+			n += 2
+			c.state = chunkSize
+		case chunkSize:
+			line, err := cutLine(rest, MaxChunkLine, ErrChunk)
+			if line == nil || err != nil {
+				return n, nil, err
+			}
+			if c.left, err = chunkLine(line); err != nil {
+				return n, nil, err
+			}
+			n += len(line) + 2
+			c.state = chunkData
+			if c.left == 0 {
+				c.state = chunkTrailer
+			}
+		case chunkTrailer:
+			line, err := cutLine(rest, MaxTrailerBytes-c.trailers, ErrTrailer)
+			if line == nil || err != nil {
+				return n, nil, err
+			}
+			n += len(line) + 2
+			c.trailers += len(line) + 2
+			if len(line) == 0 {
+				c.state = chunkDone
+				return n, nil, nil
+			}
+			if err := trailerLine(line); err != nil {
+				return n, nil, err
+			}
+		case chunkDone:
+			return n, nil, nil
+		}
+	}
+}
+
+// Done reports whether the body has ended, trailers included.
+func (c *ChunkReader) Done() bool { return c.state == chunkDone }
+
+// Left returns how many bytes of the present chunk are still to come; they may be moved without being looked at, and
+// then told to Skip.
+func (c *ChunkReader) Left() int64 {
+	if c.state != chunkData {
+		return 0
+	}
+	return c.left
+}
+
+// Skip tells that n bytes of the present chunk, at most Left, have been moved past the reader.
+func (c *ChunkReader) Skip(n int64) {
+	c.left -= n
+	if c.left == 0 {
+		c.state = chunkDataEnd
+	}
+}
+
+// cutLine returns the first line of b without its CR LF, nil when b holds no whole line yet.
+func cutLine(b []byte, limit int, refuse *Error) ([]byte, error) {
+	end := bytes.IndexByte(b, '\n')
+	if end < 0 {
+		if len(b) >= limit {
+			return nil, refuse
+		}
+		return nil, nil
+	}
+	if end >= limit || end == 0 || b[end-1] != '\r' {
+		return nil, refuse
+	}
+	return b[: end-1 : end-1], nil
+}
+
+// chunkLine reads "SIZE" or "SIZE;extensions". Space around the size is refused: programs differ about it.
+func chunkLine(line []byte) (size int64, err error) {
+	digits := 0
+	for digits < len(line) {
+		var value byte
+		switch c := lower(line[digits]); {
+		case '0' <= c && c <= '9':
+			value = c - '0'
+		case 'a' <= c && c <= 'f':
+			value = c - 'a' + 10
+		default:
+			value = 16
+		}
+		if value == 16 {
+			break
+		}
+		size = size<<4 | int64(value)
+		digits++
+	}
+	// 15 digits fit an int64 with room to spare: an exbibyte.
+	if digits == 0 || digits > 15 {
+		return 0, ErrChunk
+	}
+	if rest := line[digits:]; len(rest) > 0 && (rest[0] != ';' || !all(rest, classValue)) {
+		return 0, ErrChunk
+	}
+	return size, nil
+}
+
+// trailerLine refuses the fields that change how a message is read or routed (RFC 9110 section 6.5.1).
+func trailerLine(line []byte) error {
+	name, _, err := splitField(line)
+	if err != nil {
+		return ErrTrailer
+	}
+	switch known := nameOf(name); {
+	case hopByHop(known), known == ContentLength, known == Host, known == SetCookie, known == Cookie, known == Expect, known == XForwardedFor:
+		return ErrTrailer
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package http1
+
+// Name is a field name that a proxy has to know; Other is any else.
+type Name uint8
+
+// The known field names.
+const (
+	Other Name = iota
+	CacheControl
+	Connection
+	ContentLength
+	Cookie
+	ETag
+	Expect
+	Expires
+	Host
+	KeepAlive
+	LastModified
+	Pragma
+	ProxyConnection
+	SetCookie
+	TE
+	TransferEncoding
+	Upgrade
+	XForwardedFor
+)
+
+// nameOf finds the Name of a field. The length picks the candidates, so that most fields cost one comparison or none.
+func nameOf(b []byte) Name {
+	is := func(s string, n Name) Name {
+		if EqualFold(b, s) {
+			return n
+		}
+		return Other
+	}
+	switch len(b) {
+	case 2:
+		return is("te", TE)
+	case 4:
+		if lower(b[0]) == 'h' {
+			return is("host", Host)
+		}
+		return is("etag", ETag)
+	case 6:
+		switch lower(b[0]) {
+		case 'c':
+			return is("cookie", Cookie)
+		case 'e':
+			return is("expect", Expect)
+		}
+		return is("pragma", Pragma)
+	case 7:
+		if lower(b[0]) == 'u' {
+			return is("upgrade", Upgrade)
+		}
+		return is("expires", Expires)
+	case 10:
+		switch lower(b[0]) {
+		case 'c':
+			return is("connection", Connection)
+		case 's':
+			return is("set-cookie", SetCookie)
+		}
+		return is("keep-alive", KeepAlive)
+	case 13:
+		if lower(b[0]) == 'c' {
+			return is("cache-control", CacheControl)
+		}
+		return is("last-modified", LastModified)
+	case 14:
+		return is("content-length", ContentLength)
+	case 15:
+		return is("x-forwarded-for", XForwardedFor)
+	case 16:
+		return is("proxy-connection", ProxyConnection)
+	case 17:
+		return is("transfer-encoding", TransferEncoding)
+	}
+	return Other
+}
