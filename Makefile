@@ -1,0 +1,46 @@
+# Every verb is a script of its own under scripts/, each with -h.
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+up: ## bring the lab up, wait until it works, draw it
+	@scripts/up
+
+down: ## take the lab away, with its data, certificates and passwords
+	@scripts/down
+
+status: ## draw the lab as it stands
+	@scripts/status
+
+images: ## make the lab's images, so that `docker compose up` works alone
+	@scripts/images
+
+test: ## everything: lint, unit, kernel and end-to-end tests
+	@scripts/test
+
+unit: ## unit tests, with the race detector
+	@scripts/test unit
+
+test-kernel: ## tests in network namespaces and in User Mode Linux; as root
+	@scripts/test kernel
+
+e2e: ## the stories, against a lab that is up, or one made for them
+	@scripts/test e2e
+
+lint: ## gofmt, vet, staticcheck, import rules
+	@scripts/lint
+
+generate: ## make the generated code from proto/
+	@scripts/generate
+
+build: ## build the programs of all services into dist/bin
+	@scripts/build
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@scripts/fuzz
+
+clean: ## remove what was built
+	rm -rf dist
+
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz clean
