@@ -1,0 +1,77 @@
+// Package door opens listeners, and refuses those that would let strangers in.
+package door
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+)
+
+// ErrOpenDoor is the reason to refuse a listener that others than this machine can reach, and that has no TLS.
+var ErrOpenDoor = errors.New("an address that is not loopback or unix: needs TLS with client certificates (--tls-cert, --tls-key, --tls-ca)")
+
+// Local tells whether only this machine can reach address: a loopback address or unix:PATH. "localhost" counts, a host
+// name otherwise does not.
+func Local(address string) bool {
+	if strings.HasPrefix(address, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// Listen opens HOST:PORT or unix:PATH. Without secured (TLS with client certificates) only a local address will do. The
+// socket of a unix: address is for the user of this process alone; one that a dead process has left is replaced.
+func Listen(address string, secured bool) (net.Listener, error) {
+	if !secured && !Local(address) {
+		return nil, fmt.Errorf("listen on %s: %w", address, ErrOpenDoor)
+	}
+	path, isUnix := strings.CutPrefix(address, "unix:")
+	if !isUnix {
+		return net.Listen("tcp", address)
+	}
+	path = strings.TrimPrefix(path, "//")
+	if err := removeDeadSocket(path); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}
+
+// removeDeadSocket removes a socket nobody listens on. Anything else at that path is left alone, and listening fails.
+func removeDeadSocket(path string) error {
+	found, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if found.Mode().Type() != fs.ModeSocket {
+		return nil
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close() // someone lives there; listening will say so
+		return nil
+	}
+	return os.Remove(path)
+}
