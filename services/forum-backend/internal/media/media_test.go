@@ -1,0 +1,188 @@
+package media_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/twotier/twotier/services/forum-backend/internal/forum"
+	"github.com/twotier/twotier/services/forum-backend/internal/media"
+)
+
+// files lists what is under a folder, folders not.
+func files(t *testing.T, root string) []string {
+	t.Helper()
+	var all []string
+	if err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			all = append(all, strings.TrimPrefix(p, root+"/"))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	sort.Strings(all)
+	return all
+}
+
+func open(t *testing.T, root string, writing bool, limit int64) *media.Folder {
+	t.Helper()
+	f, err := media.Open(root, writing, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func TestSaveAndOpen(t *testing.T) {
+	t.Parallel()
+	png := append([]byte("\x89PNG\r\n\x1a\n"), bytes.Repeat([]byte{7}, 2000)...)
+	for name, c := range map[string]struct {
+		content   []byte
+		wantType  string
+		extension string
+	}{
+		"png":                     {png, "image/png", ".png"},
+		"jpeg":                    {[]byte("\xff\xd8\xff\xe0 jfif"), "image/jpeg", ".jpg"},
+		"html":                    {[]byte("<!DOCTYPE html><script>alert(1)</script>"), forum.OctetStream, ".attach"},
+		"svg":                     {[]byte(`<svg xmlns="http://www.w3.org/2000/svg"/>`), forum.OctetStream, ".attach"},
+		"empty":                   {nil, forum.OctetStream, ".attach"},
+		"text as large as it may": {bytes.Repeat([]byte("衡"), 1000), forum.OctetStream, ".attach"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			f := open(t, root, true, 3000)
+			got, err := f.Save(t.Context(), bytes.NewReader(c.content), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := forum.File{Path: got.Path, Size: int64(len(c.content)), SHA256: sha256.Sum256(c.content), Type: c.wantType}
+			if got != want || !forum.CheckFilePath(got.Path) || filepath.Ext(got.Path) != c.extension {
+				t.Errorf("got %+v, want %+v with %s", got, want, c.extension)
+			}
+			if all := files(t, root); len(all) != 1 || all[0] != got.Path {
+				t.Errorf("files: got %v, want only %s", all, got.Path)
+			}
+			r, err := open(t, root, false, 0).Open(got.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if b, err := io.ReadAll(r); err != nil || !bytes.Equal(b, c.content) {
+				t.Errorf("read back %d bytes, %v, want %d", len(b), err, len(c.content))
+			}
+			if err := f.Remove(got.Path); err != nil || len(files(t, root)) != 0 {
+				t.Errorf("remove: %v, left %v", err, files(t, root))
+			}
+		})
+	}
+}
+
+func TestSaveLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		from   io.Reader
+		commit func(forum.File) error
+		want   error
+	}{
+		"too large":     {t.Context(), strings.NewReader(strings.Repeat("x", 1001)), nil, forum.ErrTooLarge},
+		"broken at 0":   {t.Context(), iotest.ErrReader(broken), nil, broken},
+		"broken at 700": {t.Context(), io.MultiReader(strings.NewReader(strings.Repeat("x", 700)), iotest.ErrReader(broken)), nil, broken},
+		"not committed": {t.Context(), strings.NewReader("x"), func(forum.File) error { return broken }, broken},
+		"over":          {over, strings.NewReader("x"), nil, context.Canceled},
+	} {
+		root := t.TempDir()
+		got, err := open(t, root, true, 1000).Save(c.ctx, c.from, c.commit)
+		if !errors.Is(err, c.want) || got != (forum.File{}) {
+			t.Errorf("%s: got %+v %v, want %v", name, got, err, c.want)
+		}
+		if all := files(t, root); len(all) != 0 {
+			t.Errorf("%s: left behind %v", name, all)
+		}
+	}
+}
+
+func TestReplicaNeverWrites(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	f := open(t, root, false, 1000)
+	if _, err := f.Save(t.Context(), strings.NewReader("x"), nil); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("save: got %v, want ErrPermission", err)
+	}
+	if err := f.Remove("attachment/forum/202601/02/0304050123456789abcdef.png"); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("remove: got %v, want ErrPermission", err)
+	}
+	if err := f.Ready(t.Context()); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	if entries, err := os.ReadDir(root); err != nil || len(entries) != 0 {
+		t.Errorf("got %v %v, want an empty folder", entries, err)
+	}
+}
+
+func TestNothingOutsideIsReached(t *testing.T) {
+	t.Parallel()
+	root, outside := t.TempDir(), t.TempDir()
+	const name = "attachment/forum/202601/02/0304050123456789abcdef.png"
+	if err := os.WriteFile(filepath.Join(outside, filepath.Base(name)), []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "attachment/forum/202601"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(root, "attachment/forum/202601/02")); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, root, true, 1000)
+	for _, p := range []string{"../etc/passwd", "/etc/passwd", "attachment/forum/202601/02/../../../../etc/passwd", name, ""} {
+		if r, err := f.Open(p); err == nil {
+			_ = r.Close()
+			t.Errorf("open %q: it was opened", p)
+		}
+		if err := f.Remove(p); err == nil {
+			t.Errorf("remove %q: want an error", p)
+		}
+	}
+}
+
+func TestOldLeftoversAreRemoved(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	open(t, root, true, 1000)
+	for name, age := range map[string]time.Duration{"old": 25 * time.Hour, "new": time.Minute} {
+		p := filepath.Join(root, "attachment/forum/.incoming", name)
+		if err := os.WriteFile(p, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(p, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(t, root, true, 1000)
+	if all := files(t, root); len(all) != 1 || filepath.Base(all[0]) != "new" {
+		t.Errorf("got %v, want only the new one", all)
+	}
+}
+
+func TestFolderThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	if _, err := media.Open(filepath.Join(t.TempDir(), "absent"), true, 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want ErrNotExist: an absent folder may be a disk that is not mounted", err)
+	}
+}
