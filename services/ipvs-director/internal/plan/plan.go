@@ -227,7 +227,9 @@ func addresses(want []spec.Address, have Host) (changes []Change) {
 	wanted := make(map[netip.Prefix]bool, len(want))
 	for _, w := range want {
 		wanted[w.Prefix] = true
-		if slices.ContainsFunc(have.Addresses, func(h HostAddress) bool { return h.Prefix.Addr() == w.Prefix.Addr() && (!h.Ours || h.Prefix == w.Prefix) }) {
+		if slices.ContainsFunc(have.Addresses, func(h HostAddress) bool {
+			return h.Prefix.Addr() == w.Prefix.Addr() && (!h.Ours || h.Prefix == w.Prefix)
+		}) {
 			continue
 		}
 		c := Change{Kind: AddAddress, Address: w.Prefix}

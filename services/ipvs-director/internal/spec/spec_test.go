@@ -74,7 +74,9 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"real address", service(func(s *directorv1.VirtualService) { s.RealServers[1].Address = "s2" }), "virtual-service/web.real_servers[1].address"},
 		{"real port", service(func(s *directorv1.VirtualService) { s.RealServers[1].Port = 70000 }), "virtual-service/web.real_servers[1].port"},
 		{"weight", service(func(s *directorv1.VirtualService) { s.RealServers[0].Weight = proto.Uint32(65536) }), "virtual-service/web.real_servers[0].weight"},
-		{"same real", service(func(s *directorv1.VirtualService) { s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: "192.168.60.78", Port: 80}) }), "virtual-service/web.real_servers[2].address"},
+		{"same real", service(func(s *directorv1.VirtualService) {
+			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: "192.168.60.78", Port: 80})
+		}), "virtual-service/web.real_servers[2].address"},
 		{"real is vip", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = s.Address }), "virtual-service/web.real_servers[0].address"},
 		{"no length", address("10.0.0.1"), "address/a.prefix"},
 		{"length", address("10.0.0.1/33"), "address/a.prefix"},

@@ -1,0 +1,55 @@
+// Package dataplane answers: what do all data planes have in common, and which one is used? It holds values only;
+// the planes are in the folders below, the interface they satisfy is declared where it is used (loop, planetest):
+//
+//	Observe(ctx) (plan.Have, error)                  what the kernel holds, Services and Damage only
+//	Apply(ctx, []plan.Change) ([]plan.Change, error) does them, stops at the first error, returns what was done
+//	Close() error                                    lets go of the kernel, which keeps everything that is in it
+//
+// A plane keeps no state of its own: after a restart, Observe reads from the kernel what an earlier process did.
+// Apply is idempotent: a change that is done already is no error. One goroutine uses a plane at a time.
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The names of the planes, as in --dataplane.
+const (
+	Auto     = "auto"
+	IPVS     = "ipvs"
+	NFTables = "nftables"
+)
+
+// ErrUnusable means that this kernel cannot do what was asked for; the text says why.
+var ErrUnusable = errors.New("data plane cannot be used")
+
+// Report is what the probe of one plane found.
+type Report struct {
+	// Name of the plane.
+	Name string
+	// Usable tells whether this kernel can do it, here and with the rights of this process.
+	Usable bool
+	// Reason is what was found, for people.
+	Reason string
+}
+
+// Choose picks the plane to use: the wanted one, or for auto the first usable one in the order of reports. An error
+// is ErrUnusable with the reasons.
+func Choose(wanted string, reports []Report) (string, error) {
+	var reasons []string
+	for _, r := range reports {
+		if wanted != Auto && wanted != r.Name {
+			continue
+		}
+		if r.Usable {
+			return r.Name, nil
+		}
+		reasons = append(reasons, r.Name+": "+r.Reason)
+	}
+	if len(reasons) == 0 {
+		return "", fmt.Errorf("%w: there is no plane %q", ErrUnusable, wanted)
+	}
+	return "", fmt.Errorf("%w: %s", ErrUnusable, strings.Join(reasons, "; "))
+}

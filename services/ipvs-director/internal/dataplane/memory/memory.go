@@ -1,0 +1,119 @@
+// Package memory answers: what would a kernel do? It is the data plane for tests of the rooms above: it refuses what
+// a kernel refuses, keeps what a kernel keeps, and can be told to fail or be edited behind the director's back.
+package memory
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// Kernel is what outlives a plane, as the kernel outlives a process. The zero value is empty. Any goroutine may call.
+type Kernel struct {
+	mu       sync.Mutex
+	services map[netip.AddrPort]spec.Service
+	damage   string
+	fail     error
+}
+
+// Fail makes all calls of planes on this kernel end with err, until Fail(nil).
+func (k *Kernel) Fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fail = err
+}
+
+// Edit changes the services behind the back of every plane.
+func (k *Kernel) Edit(edit func(services map[netip.AddrPort]spec.Service)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.services == nil {
+		k.services = map[netip.AddrPort]spec.Service{}
+	}
+	edit(k.services)
+}
+
+// Damage makes Observe report damage until the plane is rebuilt.
+func (k *Kernel) Damage(reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.damage = reason
+}
+
+// Plane is a data plane on a Kernel.
+type Plane struct {
+	kernel *Kernel
+}
+
+// Open makes a plane on k.
+func Open(k *Kernel) *Plane { return &Plane{kernel: k} }
+
+// Observe returns what the kernel holds.
+func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
+	k := p.kernel
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.err(ctx); err != nil {
+		return plan.Have{}, fmt.Errorf("observe: %w", err)
+	}
+	have := plan.Have{Damage: k.damage}
+	for _, vip := range slices.SortedFunc(maps.Keys(k.services), netip.AddrPort.Compare) {
+		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler}
+		for _, r := range k.services[vip].Reals {
+			s.Reals = append(s.Reals, plan.Real{Real: r})
+		}
+		have.Services = append(have.Services, s)
+	}
+	return have, nil
+}
+
+// Apply does the changes one by one.
+func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	k := p.kernel
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.services == nil {
+		k.services = map[netip.AddrPort]spec.Service{}
+	}
+	for _, c := range changes {
+		if err := k.err(ctx); err != nil {
+			return done, fmt.Errorf("%s: %w", c, err)
+		}
+		if c.Kind == plan.Rebuild {
+			clear(k.services)
+			for _, s := range c.Services {
+				k.services[s.VIP] = s
+			}
+			k.damage = ""
+		} else {
+			was, there := k.services[c.VIP]
+			becomes, there, err := plan.Fold(was, there, c)
+			if err != nil {
+				return done, err
+			}
+			delete(k.services, c.VIP)
+			if there {
+				k.services[c.VIP] = becomes
+			}
+		}
+		done = append(done, c)
+	}
+	return done, nil
+}
+
+// Close lets go of the kernel, which keeps its state.
+func (p *Plane) Close() error { return nil }
+
+// err is why a call fails, if it does.
+func (k *Kernel) err(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return k.fail
+}

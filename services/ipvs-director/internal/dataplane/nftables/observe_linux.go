@@ -1,0 +1,196 @@
+package nftables
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// readings is how often a damaged table is read before it is believed: a listing that another transaction interrupts
+// can miss objects.
+const readings = 3
+
+// Observe reads the table. What it finds is believed only if it is exactly what this plane makes of the services that
+// it describes; otherwise Have.Damage says what is not.
+func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
+	var have plan.Have
+	for range readings {
+		if err := ctx.Err(); err != nil {
+			return plan.Have{}, err
+		}
+		again, err := p.read()
+		if err != nil {
+			return plan.Have{}, fmt.Errorf("read table ip %s: %w", TableName, err)
+		}
+		believed := again.Damage == "" || again.Damage == have.Damage
+		have = again
+		if believed {
+			break
+		}
+	}
+	return have, nil
+}
+
+// content is the table as listed.
+type content struct {
+	chains   map[string]*nft.Chain
+	rules    map[string][]*nft.Rule // by chain
+	elements map[string][]nft.SetElement
+}
+
+func (p *Plane) list() (content, bool, error) {
+	c := content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
+	there, err := p.tableThere()
+	if err != nil || !there {
+		return c, false, err
+	}
+	chains, err := p.conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+	if err != nil {
+		return c, false, fmt.Errorf("list chains: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Table.Name != TableName {
+			continue
+		}
+		c.chains[chain.Name] = chain
+		if c.rules[chain.Name], err = p.conn.GetRules(p.layout.table, chain); err != nil {
+			return c, false, fmt.Errorf("list rules of %s: %w", chain.Name, err)
+		}
+	}
+	sets, err := p.conn.GetSets(p.layout.table)
+	if err != nil {
+		return c, false, fmt.Errorf("list maps: %w", err)
+	}
+	for _, set := range sets {
+		if c.elements[set.Name], err = p.conn.GetSetElements(set); err != nil {
+			return c, false, fmt.Errorf("list elements of %s: %w", set.Name, err)
+		}
+	}
+	return c, true, nil
+}
+
+func (p *Plane) read() (plan.Have, error) {
+	c, there, err := p.list()
+	if err != nil || !there {
+		return plan.Have{}, err
+	}
+	damage := func(format string, args ...any) (plan.Have, error) {
+		return plan.Have{Damage: fmt.Sprintf(format, args...)}, nil
+	}
+	if !sameHook(c.chains[hookChain], p.layout.hook()) {
+		return damage("chain %s is not the hook that it was", hookChain)
+	}
+	if !sameRule(c.rules[hookChain], hookRule()) {
+		return damage("the rule of chain %s is not the one that it was", hookChain)
+	}
+	delete(c.chains, hookChain)
+	if _, ok := c.elements[servicesMap]; !ok {
+		return damage("map %s is gone", servicesMap)
+	}
+	var have plan.Have
+	for _, e := range c.elements[servicesMap] {
+		vip, isKey := parseKey(e.Key)
+		if chain, isGoto := gotoChain(e); !isKey || !isGoto || chain != serviceChain(vip) {
+			return damage("an entry of map %s leads elsewhere", servicesMap)
+		}
+		service, flaw := c.service(vip)
+		if flaw != "" {
+			return damage("service %s: %s", vip, flaw)
+		}
+		have.Services = append(have.Services, service)
+	}
+	delete(c.elements, servicesMap)
+	slices.SortFunc(have.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
+	if strays := slices.Sorted(maps.Keys(c.chains)); len(strays) > 0 {
+		return damage("chain %s belongs to no service", strings.Join(strays, ", "))
+	}
+	if strays := slices.Sorted(maps.Keys(c.elements)); len(strays) > 0 {
+		return damage("map %s belongs to no service", strings.Join(strays, ", "))
+	}
+	return have, nil
+}
+
+// service reads one service from its weights and compares all its objects with what those weights make. What it has
+// read, it takes out of c.
+func (c content) service(vip netip.AddrPort) (s plan.Service, flaw string) {
+	s.VIP = vip
+	chain, slotsName, weightsName := serviceChain(vip), slotsPrefix+suffix(vip), weightsPrefix+suffix(vip)
+	defer func() {
+		delete(c.chains, chain)
+		delete(c.elements, slotsName)
+		delete(c.elements, weightsName)
+	}()
+
+	var reals []spec.Real
+	for _, e := range c.elements[weightsName] {
+		address, isKey := parseKey(e.Key)
+		weight, isWeight := parseWeight(e.Val)
+		if !isKey || !isWeight {
+			return s, "an entry of its weights is not ours"
+		}
+		reals = append(reals, spec.Real{Address: address, Weight: weight})
+	}
+	slices.SortFunc(reals, func(a, b spec.Real) int { return a.Address.Compare(b.Address) })
+	for _, r := range reals {
+		name := realChain(vip, r.Address)
+		if !sameRule(c.rules[name], realRule(r.Address)) {
+			return s, fmt.Sprintf("the rule of real server %s is not the one that it was", r.Address)
+		}
+		delete(c.chains, name)
+		s.Reals = append(s.Reals, plan.Real{Real: r, Total: c.rules[name][0].Exprs[0].(*expr.Counter).Packets})
+	}
+
+	turns := slots(reals)
+	if !sameSlots(vip, c.elements[slotsName], turns) {
+		return s, "its slots are not what its weights make"
+	}
+	if !sameRule(c.rules[chain], serviceRule(vip, len(turns))) {
+		return s, "its rule is not what its slots make"
+	}
+	scheduler, ok := schedulerOf(c.rules[chain][0].UserData)
+	if !ok {
+		return s, "its rule does not name the scheduler"
+	}
+	s.Scheduler = scheduler
+	return s, ""
+}
+
+func sameHook(have, want *nft.Chain) bool {
+	return have != nil && have.Type == want.Type &&
+		have.Hooknum != nil && *have.Hooknum == *want.Hooknum &&
+		have.Priority != nil && *have.Priority == *want.Priority &&
+		have.Policy != nil && *have.Policy == *want.Policy
+}
+
+// sameRule tells whether rules are exactly the one rule with these expressions, whatever it has counted.
+func sameRule(rules []*nft.Rule, want []expr.Any) bool {
+	return len(rules) == 1 && slices.EqualFunc(rules[0].Exprs, want, func(a, b expr.Any) bool {
+		_, counts := a.(*expr.Counter)
+		_, shallCount := b.(*expr.Counter)
+		return counts && shallCount || reflect.DeepEqual(a, b)
+	})
+}
+
+func sameSlots(vip netip.AddrPort, elements []nft.SetElement, turns []netip.AddrPort) bool {
+	if len(elements) != len(turns) {
+		return false
+	}
+	for _, e := range elements {
+		i, isTurn := parseTurn(e.Key)
+		chain, isGoto := gotoChain(e)
+		if !isTurn || !isGoto || i < 0 || i >= len(turns) || chain != realChain(vip, turns[i]) {
+			return false
+		}
+	}
+	return true
+}

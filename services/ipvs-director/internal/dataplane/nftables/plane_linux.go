@@ -1,0 +1,309 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+const (
+	// exchangeTimeout bounds one exchange with the kernel. The library waits without end for replies that a full
+	// receive buffer has lost.
+	exchangeTimeout = 5 * time.Second
+	// receiveBuffer holds the replies to the largest transaction of one service; the default loses some of them.
+	receiveBuffer = 4 << 20
+	// elementsPerMessage bounds one netlink message; an attribute cannot be above 64 KiB.
+	elementsPerMessage = 200
+)
+
+// Plane is the nftables data plane of the network namespace that its methods are called in.
+type Plane struct {
+	conn   *nft.Conn
+	layout layout
+}
+
+// Probe tells whether this kernel can do what the plane needs, by making its objects in a transaction of a table of
+// another name and removing them in the same transaction: the kernel checks everything and nothing remains.
+func Probe() dataplane.Report {
+	r := dataplane.Report{Name: dataplane.NFTables}
+	p := open()
+	p.layout.table.Name = TableName + "_probe"
+	vip := netip.MustParseAddrPort("192.0.2.1:80") // RFC 5737: documentation only
+	p.addBase()
+	if err := p.addService(spec.Service{VIP: vip, Reals: []spec.Real{{Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1}}}); err != nil {
+		r.Reason = err.Error()
+		return r
+	}
+	p.conn.DelTable(p.layout.table)
+	if err := p.conn.Flush(); err != nil {
+		r.Reason = fmt.Sprintf("this kernel refuses a table with nat, numgen and maps: %v", err)
+		return r
+	}
+	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
+	return r
+}
+
+// Open makes the plane. Nothing is changed.
+func Open() *Plane { return open() }
+
+func open() *Plane {
+	conn, err := nft.New(nft.WithSockOptions(func(c *netlink.Conn) error {
+		// Below the limit of the system when this process may not exceed it.
+		_ = c.SetReadBuffer(receiveBuffer)
+		return c.SetDeadline(time.Now().Add(exchangeTimeout))
+	}))
+	if err != nil { // only a lasting connection can fail here, and this one is opened anew for each exchange
+		panic("nftables: " + err.Error())
+	}
+	return &Plane{conn: conn, layout: newLayout()}
+}
+
+// Close lets go of the kernel. The rules stay and go on forwarding.
+func (p *Plane) Close() error { return nil }
+
+// Remove takes the whole table away, as a director that now uses another plane must. No table is no error.
+func (p *Plane) Remove(ctx context.Context) error {
+	there, err := p.tableThere()
+	if err != nil || !there || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	p.conn.DelTable(p.layout.table)
+	if err := p.conn.Flush(); err != nil {
+		return fmt.Errorf("remove table ip %s: %w", TableName, err)
+	}
+	return nil
+}
+
+// Apply does the changes, those of one service in one transaction: packets see all of them or none.
+func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	have, err := p.Observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, batch := range perService(changes) {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		if err := p.transact(have, batch); err != nil {
+			p.conn = open().conn // the one there may hold a part of the transaction
+			return done, fmt.Errorf("%s: %w", batch[0], err)
+		}
+		done = append(done, batch...)
+	}
+	return done, nil
+}
+
+// perService groups the changes by service, in the order in which each service is first named.
+func perService(changes []plan.Change) (batches [][]plan.Change) {
+	at := map[netip.AddrPort]int{}
+	for _, c := range changes {
+		i, seen := at[c.VIP]
+		if !seen {
+			i = len(batches)
+			at[c.VIP] = i
+			batches = append(batches, nil)
+		}
+		batches[i] = append(batches[i], c)
+	}
+	return batches
+}
+
+// transact carries out the changes of one service. have is from before the first batch; no other batch has changed
+// this service.
+func (p *Plane) transact(have plan.Have, batch []plan.Change) (err error) {
+	if batch[0].Kind == plan.Rebuild {
+		return p.rebuild(batch[0].Services)
+	}
+	if have.Damage != "" {
+		return fmt.Errorf("the table was changed by somebody else: %s", have.Damage)
+	}
+	was, there := find(have, batch[0].VIP)
+	becomes, remains := was, there
+	for _, c := range batch {
+		if becomes, remains, err = plan.Fold(becomes, remains, c); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !there && !remains:
+		return nil
+	case !remains:
+		p.removeService(was)
+	case !there:
+		if tableThere, err := p.tableThere(); err != nil {
+			return err
+		} else if !tableThere {
+			p.addBase()
+		}
+		err = p.addService(becomes)
+	default:
+		err = p.changeService(was, becomes)
+	}
+	if err != nil {
+		return err
+	}
+	return p.conn.Flush()
+}
+
+func (p *Plane) rebuild(services []spec.Service) error {
+	// Adding a table that is there changes nothing, so that the deletion always finds one.
+	p.conn.AddTable(p.layout.table)
+	p.conn.DelTable(p.layout.table)
+	p.addBase()
+	for _, s := range services {
+		if err := p.addService(s); err != nil {
+			return err
+		}
+	}
+	return p.conn.Flush()
+}
+
+// addBase queues the table, its hook and the map of services.
+func (p *Plane) addBase() {
+	p.conn.AddTable(p.layout.table)
+	_ = p.conn.AddSet(p.layout.services(), nil) // fails for anonymous sets only
+	p.addRule(p.layout.hook(), hookRule(), nil)
+}
+
+// addRule queues a chain and its one rule.
+func (p *Plane) addRule(chain *nft.Chain, rule []expr.Any, note []byte) {
+	p.conn.AddChain(chain)
+	p.conn.AddRule(&nft.Rule{Table: p.layout.table, Chain: chain, Exprs: rule, UserData: note})
+}
+
+// addService queues the objects of a new service, last of all its entry in the map of services.
+func (p *Plane) addService(s spec.Service) error {
+	for _, set := range []*nft.Set{p.layout.slots(s.VIP), p.layout.weights(s.VIP)} {
+		if err := p.conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("add %s: %w", set.Name, err)
+		}
+	}
+	for _, r := range s.Reals {
+		p.addReal(s.VIP, r)
+	}
+	if err := p.fillService(s); err != nil {
+		return err
+	}
+	return p.addElements(p.layout.services(), []nft.SetElement{serviceElement(s.VIP)})
+}
+
+// changeService queues what makes one state of a service into another. The chains of real servers that stay are not
+// touched, because their counters would start again.
+func (p *Plane) changeService(was, becomes spec.Service) error {
+	p.emptyService(was.VIP)
+	for _, r := range without(becomes.Reals, was.Reals) {
+		p.addReal(was.VIP, r)
+	}
+	for _, r := range without(was.Reals, becomes.Reals) {
+		p.removeReal(was.VIP, r)
+	}
+	return p.fillService(becomes)
+}
+
+func (p *Plane) removeService(s spec.Service) {
+	_ = p.conn.SetDeleteElements(p.layout.services(), []nft.SetElement{serviceElement(s.VIP)}) // fails for anonymous sets only
+	p.emptyService(s.VIP)
+	p.conn.DelChain(p.layout.chain(serviceChain(s.VIP)))
+	p.conn.DelSet(p.layout.slots(s.VIP))
+	p.conn.DelSet(p.layout.weights(s.VIP))
+	for _, r := range s.Reals {
+		p.removeReal(s.VIP, r)
+	}
+}
+
+// emptyService queues the removal of a service's rule, slots and weights.
+func (p *Plane) emptyService(vip netip.AddrPort) {
+	p.conn.FlushChain(p.layout.chain(serviceChain(vip)))
+	p.conn.FlushSet(p.layout.slots(vip))
+	p.conn.FlushSet(p.layout.weights(vip))
+}
+
+// fillService queues rule, slots and weights of a service that has none; the chains of its real servers are there.
+func (p *Plane) fillService(s spec.Service) error {
+	turns := slots(s.Reals)
+	if err := p.addElements(p.layout.slots(s.VIP), slotElements(s.VIP, turns)); err != nil {
+		return err
+	}
+	var weights []nft.SetElement
+	for _, r := range s.Reals {
+		weights = append(weights, nft.SetElement{Key: key(r.Address), Val: weight(r.Weight)})
+	}
+	if err := p.addElements(p.layout.weights(s.VIP), weights); err != nil {
+		return err
+	}
+	p.addRule(p.layout.chain(serviceChain(s.VIP)), serviceRule(s.VIP, len(turns)), comment(s.Scheduler))
+	return nil
+}
+
+func (p *Plane) addReal(vip netip.AddrPort, r spec.Real) {
+	p.addRule(p.layout.chain(realChain(vip, r.Address)), realRule(r.Address), nil)
+}
+
+func (p *Plane) removeReal(vip netip.AddrPort, r spec.Real) {
+	chain := p.layout.chain(realChain(vip, r.Address))
+	p.conn.FlushChain(chain)
+	p.conn.DelChain(chain)
+}
+
+// without returns the real servers of all whose addresses are not in others.
+func without(all, others []spec.Real) []spec.Real {
+	return slices.DeleteFunc(slices.Clone(all), func(r spec.Real) bool {
+		return slices.ContainsFunc(others, func(o spec.Real) bool { return o.Address == r.Address })
+	})
+}
+
+func (p *Plane) addElements(set *nft.Set, elements []nft.SetElement) error {
+	for part := range slices.Chunk(elements, elementsPerMessage) {
+		if err := p.conn.SetAddElements(set, part); err != nil {
+			return fmt.Errorf("add to %s: %w", set.Name, err)
+		}
+	}
+	return nil
+}
+
+func (p *Plane) tableThere() (bool, error) {
+	tables, err := p.conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nft.Table) bool { return t.Name == TableName }), nil
+}
+
+func slotElements(vip netip.AddrPort, turns []netip.AddrPort) (elements []nft.SetElement) {
+	for i, real := range turns {
+		elements = append(elements, gotoElement(turn(i), realChain(vip, real)))
+	}
+	return elements
+}
+
+func serviceElement(vip netip.AddrPort) nft.SetElement {
+	return gotoElement(key(vip), serviceChain(vip))
+}
+
+func gotoElement(key []byte, chain string) nft.SetElement {
+	return nft.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+}
+
+func find(have plan.Have, vip netip.AddrPort) (spec.Service, bool) {
+	for _, s := range have.Services {
+		if s.VIP == vip {
+			found := spec.Service{VIP: vip, Scheduler: s.Scheduler}
+			for _, r := range s.Reals {
+				found.Reals = append(found.Reals, r.Real)
+			}
+			return found, true
+		}
+	}
+	return spec.Service{}, false
+}

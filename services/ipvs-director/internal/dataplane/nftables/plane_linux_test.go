@@ -1,0 +1,198 @@
+package nftables
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/twotier/twotier/services/internal/testreq"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// network is a test network whose director has a kernel that can do it.
+func network(t testing.TB) *planetest.Network {
+	t.Helper()
+	n := planetest.NewNetwork(t)
+	var r dataplane.Report
+	n.Director.Do(t, func() { r = Probe() })
+	if !r.Usable {
+		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
+	}
+	return n
+}
+
+func TestKernelConformance(t *testing.T) {
+	planetest.Run(t, func(t testing.TB) planetest.World {
+		n := network(t)
+		return planetest.World{Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
+	})
+}
+
+// Whatever somebody else does to the table is noticed, mended by the next plan, and moves no connection.
+func TestKernelForeignEditsAreMended(t *testing.T) {
+	n := network(t)
+	plane := n.Inside(t, Open())
+	want := spec.Want{}
+	for _, port := range []uint16{planetest.VIPPort, planetest.VIP2Port} {
+		want.Services = append(want.Services, spec.Service{VIP: addrPort(planetest.VIP, port), Scheduler: spec.WLC, Reals: []spec.Real{
+			{Address: n.Reals[0], Weight: 2}, {Address: n.Reals[1], Weight: 1},
+		}})
+	}
+	vip := want.Services[0].VIP
+	converge := func(t *testing.T) []plan.Change {
+		t.Helper()
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		changes := plan.Diff(want, have)
+		if _, err := plane.Apply(t.Context(), changes); err != nil {
+			t.Fatal(err)
+		}
+		if have, err = plane.Observe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := plan.Diff(want, have); len(left) > 0 {
+			t.Fatalf("still to do: %v", left)
+		}
+		return changes
+	}
+	converge(t)
+	held, err := n.Dial(t, planetest.VIPPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	l := newLayout()
+	foreign := &nft.Table{Name: "somebody_else", Family: nft.TableFamilyIPv4}
+	for _, c := range []struct {
+		name string
+		edit func(*nft.Conn)
+	}{
+		{"table deleted", func(c *nft.Conn) { c.DelTable(l.table) }},
+		{"rule of the hook deleted", func(c *nft.Conn) { c.FlushChain(l.hook()) }},
+		{"rule of a service deleted", func(c *nft.Conn) { c.FlushChain(l.chain(serviceChain(vip))) }},
+		{"rule added", func(c *nft.Conn) {
+			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.hook(), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		}},
+		{"slot deleted", func(c *nft.Conn) {
+			_ = c.SetDeleteElements(l.slots(vip), slotElements(vip, slots(want.Services[0].Reals))[:1])
+		}},
+		{"slots emptied", func(c *nft.Conn) { c.FlushSet(l.slots(vip)) }},
+		{"weights emptied", func(c *nft.Conn) { c.FlushSet(l.weights(vip)) }},
+		{"rule of a real server deleted", func(c *nft.Conn) { c.FlushChain(l.chain(realChain(vip, n.Reals[1]))) }},
+		{"service taken out", func(c *nft.Conn) { _ = c.SetDeleteElements(l.services(), []nft.SetElement{serviceElement(vip)}) }},
+		{"service led elsewhere", func(c *nft.Conn) {
+			_ = c.SetDeleteElements(l.services(), []nft.SetElement{serviceElement(vip)})
+			e := serviceElement(want.Services[1].VIP)
+			e.Key = key(vip)
+			_ = c.SetAddElements(l.services(), []nft.SetElement{e})
+		}},
+		{"chain added", func(c *nft.Conn) { c.AddChain(&nft.Chain{Table: l.table, Name: "stray"}) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n.Director.Do(t, func() {
+				conn := open().conn
+				conn.AddTable(foreign)
+				c.edit(conn)
+				if err := conn.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if len(converge(t)) == 0 {
+				t.Error("not noticed")
+			}
+			if len(converge(t)) > 0 {
+				t.Error("changed again")
+			}
+			held.Echo(t, c.name)
+			if _, err := n.Dial(t, planetest.VIPPort); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+
+	n.Director.Do(t, func() {
+		if err := Open().Remove(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := Open().Remove(t.Context()); err != nil {
+			t.Errorf("again: %v", err)
+		}
+		tables, err := open().conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, table := range tables {
+			names = append(names, table.Name)
+		}
+		if got := strings.Join(names, " "); got != foreign.Name {
+			t.Errorf("tables after the removal: %q, want only %q", got, foreign.Name)
+		}
+	})
+}
+
+// The counters of a real server go on when something beside it changes.
+func TestKernelCountersSurviveChanges(t *testing.T) {
+	n := network(t)
+	plane := n.Inside(t, Open())
+	service := spec.Service{VIP: addrPort(planetest.VIP, planetest.VIPPort), Scheduler: spec.WLC, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}}}
+	for round, change := range []func(){
+		func() {},
+		func() { service.Reals[0].Weight = 3 },
+		func() { service.Scheduler = spec.WRR },
+	} {
+		change()
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := plane.Apply(t.Context(), plan.Diff(spec.Want{Services: []spec.Service{service}}, have)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Dial(t, planetest.VIPPort); err != nil {
+			t.Fatal(err)
+		}
+		if have, err = plane.Observe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := have.Services[0].Reals[0].Total; got != uint64(round+1) {
+			t.Errorf("round %d: %d connections counted", round, got)
+		}
+	}
+}
+
+// A service as large as spec allows fits through the netlink socket.
+func TestKernelLargestService(t *testing.T) {
+	n := network(t)
+	plane := n.Inside(t, Open())
+	weights := make([]int, spec.MaxRealServers)
+	for i := range weights {
+		weights[i] = i * 251 % spec.MaxWeight
+	}
+	want := spec.Want{Services: []spec.Service{{VIP: addrPort(planetest.VIP, 80), Scheduler: spec.WLC, Reals: weighted(weights...)}}}
+	for range 2 {
+		if _, err := plane.Apply(t.Context(), plan.Diff(want, plan.Have{})); err != nil {
+			t.Fatal(err)
+		}
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := plan.Diff(want, have); len(left) > 0 {
+			t.Fatalf("still to do: %v", left)
+		}
+	}
+}
+
+func addrPort(address string, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(address), port)
+}
