@@ -140,12 +140,7 @@ func Healthy(t testing.TB, service string) {
 // Pid is the process id, on this host, of the first process of a running program or machine.
 func Pid(t testing.TB, service string) int {
 	t.Helper()
-	var pid int
-	out := Run(t, "docker", "inspect", "-f", "{{.State.Pid}}", Container(t, service))
-	if _, err := fmt.Sscan(out, &pid); err != nil || pid == 0 {
-		t.Fatalf("%s does not run (pid %q)", service, strings.TrimSpace(out))
-	}
-	return pid
+	return On(t, service).pid
 }
 
 // Within asks again and again until the question is answered without an error, and fails the test when the time is
@@ -178,7 +173,23 @@ type Machine struct {
 // On gives a machine of the lab.
 func On(t testing.TB, name string) *Machine {
 	t.Helper()
-	return &Machine{Name: name, id: Container(t, name), pid: Pid(t, name)}
+	return Is(t, name, Container(t, name))
+}
+
+// Is gives a container as a machine.
+func Is(t testing.TB, name, id string) *Machine {
+	t.Helper()
+	var pid int
+	if _, err := fmt.Sscan(Run(t, "docker", "inspect", "-f", "{{.State.Pid}}", id), &pid); err != nil || pid == 0 {
+		t.Fatalf("%s does not run", name)
+	}
+	return &Machine{Name: name, id: id, pid: pid}
+}
+
+// Network runs a program of this host in the machine's network, for containers that hold no programs of that kind.
+func (m *Machine) Network(t testing.TB, args ...string) string {
+	t.Helper()
+	return Run(t, "nsenter", append([]string{"-t", fmt.Sprint(m.pid), "-n"}, args...)...)
 }
 
 // Exec runs a program on the machine and returns what it printed; it fails the test when the program fails.
