@@ -71,10 +71,10 @@ type Post struct {
 
 // File is an uploaded file as it lies on the disk of the upload origin.
 type File struct {
-	Path   string   `json:"path"`   // below the files path, with slashes; see CheckFilePath
-	Size   int64    `json:"size"`   // bytes
-	SHA256 [32]byte `json:"sha256"` // of the content
-	Type   string   `json:"type"`   // image/png, image/jpeg, image/gif, image/webp or application/octet-stream, from the content
+	Path   string   // below the files path, with slashes; see CheckFilePath
+	Size   int64    // bytes
+	SHA256 [32]byte // of the content
+	Type   string   // image/png, image/jpeg, image/gif, image/webp or application/octet-stream, from the content
 }
 
 // Attachment is a file that belongs to a post.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"syscall"
 	"time"
 
 	"github.com/twotier/twotier/services/forum-backend/internal/forum"
@@ -30,18 +31,17 @@ const leftoverAge = 24 * time.Hour
 // Folder is the files path of this server. Nothing outside of it can be reached, by symbolic links neither.
 type Folder struct {
 	root    *os.Root
+	path    string
 	writing bool
-	limit   int64
 }
 
-// Open opens the folder at an absolute path; it must be there. With writing, which only the upload origin may say, it
-// takes files of at most limit bytes. Close it.
-func Open(folder string, writing bool, limit int64) (*Folder, error) {
+// Open opens the folder at an absolute path; it must be there. Only the upload origin may say writing. Close it.
+func Open(folder string, writing bool) (*Folder, error) {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return nil, fmt.Errorf("open files path: %w", err)
 	}
-	f := &Folder{root, writing, limit}
+	f := &Folder{root, folder, writing}
 	if writing {
 		if err := errors.Join(root.MkdirAll(incoming, 0o750), f.removeLeftovers()); err != nil {
 			_ = root.Close() // the error that led here says more
@@ -70,22 +70,22 @@ func (f *Folder) removeLeftovers() error {
 }
 
 // Ready reports whether the folder can be read, and on the upload origin written.
-func (f *Folder) Ready(context.Context) error {
-	if !f.writing {
-		_, err := f.root.Stat(".")
-		return err
+func (f *Folder) Ready() error {
+	_, err := f.root.Stat(".")
+	if err == nil && f.writing {
+		// Asked, not tried: a file that comes and goes would be seen by the file sync at every look.
+		const writable = 2 // W_OK of access(2)
+		if err = syscall.Access(path.Join(f.path, incoming), writable); err != nil {
+			err = &fs.PathError{Op: "write to", Path: path.Join(f.path, incoming), Err: err}
+		}
 	}
-	temp, name, err := f.temporary()
-	if err != nil {
-		return err
-	}
-	return errors.Join(temp.Close(), f.root.Remove(name))
+	return err
 }
 
-// Save keeps a file: in a temporary place first, then, whole and on the disk, under its name. commit may be nil; it is
-// asked before the file gets its name, and its error discards the file. forum.ErrTooLarge. Nothing is left of a file
-// that was not saved.
-func (f *Folder) Save(ctx context.Context, from io.Reader, commit func(forum.File) error) (saved forum.File, err error) {
+// Save keeps a file of at most limit bytes: in a temporary place first, then, whole and on the disk, under its name.
+// commit may be nil; it is asked before the file gets its name, and its error discards the file. forum.ErrTooLarge.
+// Nothing is left of a file that was not saved.
+func (f *Folder) Save(ctx context.Context, from io.Reader, limit int64, commit func(forum.File) error) (saved forum.File, err error) {
 	if !f.writing {
 		return saved, fmt.Errorf("save file: this server is not the upload origin: %w", fs.ErrPermission)
 	}
@@ -110,13 +110,13 @@ func (f *Folder) Save(ctx context.Context, from io.Reader, commit func(forum.Fil
 		return saved, fmt.Errorf("save file: %w", err)
 	}
 	// One byte more than allowed is read, to tell a file of the limit from a larger one.
-	rest, err := io.Copy(io.MultiWriter(temp, sum), io.LimitReader(from, f.limit-int64(n)+1))
+	rest, err := io.Copy(io.MultiWriter(temp, sum), io.LimitReader(from, limit-int64(n)+1))
 	if err != nil {
 		return saved, fmt.Errorf("save file: %w", err)
 	}
 	file := forum.File{Size: int64(n) + rest, SHA256: [32]byte(sum.Sum(nil)), Type: forum.FileType(http.DetectContentType(head))}
-	if file.Size > f.limit {
-		return saved, fmt.Errorf("save file: %w: more than %d bytes", forum.ErrTooLarge, f.limit)
+	if file.Size > limit {
+		return saved, fmt.Errorf("save file: %w: more than %d bytes", forum.ErrTooLarge, limit)
 	}
 	if err = ctx.Err(); err != nil {
 		return saved, fmt.Errorf("save file: %w", err)

@@ -35,9 +35,9 @@ func files(t *testing.T, root string) []string {
 	return all
 }
 
-func open(t *testing.T, root string, writing bool, limit int64) *media.Folder {
+func open(t *testing.T, root string, writing bool) *media.Folder {
 	t.Helper()
-	f, err := media.Open(root, writing, limit)
+	f, err := media.Open(root, writing)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func TestSaveAndOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := t.TempDir()
-			f := open(t, root, true, 3000)
-			got, err := f.Save(t.Context(), bytes.NewReader(c.content), nil)
+			f := open(t, root, true)
+			got, err := f.Save(t.Context(), bytes.NewReader(c.content), 3000, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +75,7 @@ func TestSaveAndOpen(t *testing.T) {
 			if all := files(t, root); len(all) != 1 || all[0] != got.Path {
 				t.Errorf("files: got %v, want only %s", all, got.Path)
 			}
-			r, err := open(t, root, false, 0).Open(got.Path)
+			r, err := open(t, root, false).Open(got.Path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestSaveLeavesNothingBehind(t *testing.T) {
 		"over":          {over, strings.NewReader("x"), nil, context.Canceled},
 	} {
 		root := t.TempDir()
-		got, err := open(t, root, true, 1000).Save(c.ctx, c.from, c.commit)
+		got, err := open(t, root, true).Save(c.ctx, c.from, 1000, c.commit)
 		if !errors.Is(err, c.want) || got != (forum.File{}) {
 			t.Errorf("%s: got %+v %v, want %v", name, got, err, c.want)
 		}
@@ -121,14 +121,14 @@ func TestSaveLeavesNothingBehind(t *testing.T) {
 func TestReplicaNeverWrites(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	f := open(t, root, false, 1000)
-	if _, err := f.Save(t.Context(), strings.NewReader("x"), nil); !errors.Is(err, fs.ErrPermission) {
+	f := open(t, root, false)
+	if _, err := f.Save(t.Context(), strings.NewReader("x"), 1000, nil); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("save: got %v, want ErrPermission", err)
 	}
 	if err := f.Remove("attachment/forum/202601/02/0304050123456789abcdef.png"); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("remove: got %v, want ErrPermission", err)
 	}
-	if err := f.Ready(t.Context()); err != nil {
+	if err := f.Ready(); err != nil {
 		t.Errorf("ready: %v", err)
 	}
 	if entries, err := os.ReadDir(root); err != nil || len(entries) != 0 {
@@ -149,7 +149,7 @@ func TestNothingOutsideIsReached(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(root, "attachment/forum/202601/02")); err != nil {
 		t.Fatal(err)
 	}
-	f := open(t, root, true, 1000)
+	f := open(t, root, true)
 	for _, p := range []string{"../etc/passwd", "/etc/passwd", "attachment/forum/202601/02/../../../../etc/passwd", name, ""} {
 		if r, err := f.Open(p); err == nil {
 			_ = r.Close()
@@ -164,7 +164,7 @@ func TestNothingOutsideIsReached(t *testing.T) {
 func TestOldLeftoversAreRemoved(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	open(t, root, true, 1000)
+	open(t, root, true)
 	for name, age := range map[string]time.Duration{"old": 25 * time.Hour, "new": time.Minute} {
 		p := filepath.Join(root, "attachment/forum/.incoming", name)
 		if err := os.WriteFile(p, nil, 0o644); err != nil {
@@ -174,7 +174,7 @@ func TestOldLeftoversAreRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	open(t, root, true, 1000)
+	open(t, root, true)
 	if all := files(t, root); len(all) != 1 || filepath.Base(all[0]) != "new" {
 		t.Errorf("got %v, want only the new one", all)
 	}
@@ -182,7 +182,7 @@ func TestOldLeftoversAreRemoved(t *testing.T) {
 
 func TestFolderThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	if _, err := media.Open(filepath.Join(t.TempDir(), "absent"), true, 1); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := media.Open(filepath.Join(t.TempDir(), "absent"), true); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want ErrNotExist: an absent folder may be a disk that is not mounted", err)
 	}
 }
