@@ -43,8 +43,8 @@ type Port struct {
 	Source netip.Addr
 }
 
-// Same tells whether two ports are the same place. A new name is no new place.
-func (p Port) Same(q Port) bool { return p.Index == q.Index && p.MAC == q.MAC && p.Source == q.Source }
+// Same tells whether two ports are the same place. A new name or Ethernet address makes no new place.
+func (p Port) Same(q Port) bool { return p.Index == q.Index && p.Source == q.Source }
 
 // ErrDown is the error of a card that is there but carries nothing.
 var ErrDown = errors.New("is down")

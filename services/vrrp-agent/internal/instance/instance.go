@@ -1,0 +1,408 @@
+// Package instance answers: what does this node do for an instance at this moment?
+//
+// One goroutine for each instance owns its state machine, its one timer and its place on the network; nothing else
+// decides when an advert is sent. Sending is a prebuilt packet and no allocation.
+package instance
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+const (
+	// announceCopies is how often gratuitous ARP is sent at once: single frames get lost (keepalived: garp_master_repeat).
+	announceCopies = 5
+	// announceAgain is the pause before it is sent once more, for switches that were still learning (keepalived:
+	// garp_master_delay).
+	announceAgain = 5 * time.Second
+	// announcePause is the shortest pause between two announcements that a rival's adverts can bring about.
+	announcePause = time.Second
+	// retryPause is how long an instance stays in fault after the kernel has refused its addresses or its socket.
+	retryPause = 30 * time.Second
+	// drainMost bounds the packets taken in at one go, so that a flood cannot keep the timer waiting.
+	drainMost = 64
+	// datagramMost holds any advert: 255 addresses behind an IP header with options make 1096 bytes.
+	datagramMost = 1500
+)
+
+// Causes of a fault. A tracker's cause is its name behind causeTracker.
+const (
+	causeCard      = "network card"
+	causeAddresses = "addresses"
+	causeTracker   = "tracker "
+)
+
+// Network is this node's network, as an instance needs it.
+type Network interface {
+	// View is the newest view of the cards.
+	View() nic.View
+	// Add puts a single address on a card and tells whether it was not there before.
+	Add(index int, a netip.Addr) (added bool, err error)
+	// Remove takes it off; that it is not there is no error.
+	Remove(index int, a netip.Addr) error
+	// Listen joins the adverts at a port.
+	Listen(p nic.Port) (Wire, error)
+}
+
+// Wire is a place where adverts go in and out.
+type Wire interface {
+	// Wait blocks until there is something to receive; it ends with an error when the wire is closed.
+	Wait() error
+	// Receive reads one IP packet without waiting; 0: there is none.
+	Receive(b []byte) (int, error)
+	// Send sends an advert without waiting.
+	Send(payload []byte) error
+	// Announce sends an Ethernet frame without waiting.
+	Announce(frame []byte) error
+	// Close ends it.
+	Close() error
+}
+
+// Watch runs one check until ctx ends and reports whenever the answer has changed, from its own goroutine; why tells
+// what is wrong. well is the state that it starts from.
+type Watch func(ctx context.Context, c spec.Check, well bool, report func(well bool, why string))
+
+// order is what the goroutine is told to do from now on.
+type order struct {
+	local          spec.Local
+	authentication packet.Authentication
+	obeyed         chan struct{} // closed when it is in force; nil with the first order
+}
+
+// finding is the report of a tracker.
+type finding struct {
+	tracker *tracker
+	well    bool
+	why     string
+}
+
+// tracker is a running check.
+type tracker struct {
+	check spec.Check
+	stop  context.CancelFunc
+}
+
+// counters may be read at any time.
+type counters struct {
+	transitions, sent, received, mismatched atomic.Uint64
+	dropped                                 [packet.Drops]atomic.Uint64
+}
+
+// instance is a running instance. All fields below "owned" belong to its goroutine.
+type instance struct {
+	network Network
+	watch   Watch
+	log     *zap.Logger
+	changed func() // tells that status is new
+
+	orders   chan order
+	pokes    chan struct{}
+	findings chan finding
+	done     chan struct{}
+
+	counters counters
+	status   atomic.Pointer[plan.Instance] // without the counters
+
+	// owned
+	order     order
+	state     fsm.State
+	why       string // reason for the state
+	heard     string // what the last advert heard would explain
+	config    fsm.Config
+	expect    packet.Expect
+	port      nic.Port
+	wire      Wire
+	readable  chan struct{}
+	closeWire chan struct{}
+	goroutine sync.WaitGroup
+
+	advert, resign []byte
+	frames         map[netip.Addr][]byte
+	held           []netip.Addr
+	master         netip.Addr
+	faults         map[string]string // cause -> reason
+	trackers       map[string]*tracker
+	refused        error // what the kernel said to the addresses during the present step
+
+	timer     *time.Timer
+	due       time.Time // zero: the timer is stopped
+	again     *time.Timer
+	retry     *time.Timer
+	announced time.Time
+	buffer    []byte
+}
+
+// newInstance prepares an instance; run runs it.
+func newInstance(n Network, w Watch, log *zap.Logger, changed func(), o order) *instance {
+	i := &instance{
+		network: n, watch: w, changed: changed,
+		log:      log.With(logging.Instance(o.local.Name)),
+		orders:   make(chan order),
+		pokes:    make(chan struct{}, 1),
+		findings: make(chan finding),
+		done:     make(chan struct{}),
+		faults:   map[string]string{},
+		trackers: map[string]*tracker{},
+		buffer:   make([]byte, datagramMost),
+	}
+	i.take(o)
+	i.publish()
+	return i
+}
+
+// poke asks the instance to look at the network again. It never blocks.
+func (i *instance) poke() {
+	select {
+	case i.pokes <- struct{}{}:
+	default:
+	}
+}
+
+// update gives the instance a new order and waits until it is in force.
+func (i *instance) update(ctx context.Context, o order) error {
+	o.obeyed = make(chan struct{})
+	select {
+	case i.orders <- o:
+	case <-i.done:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-o.obeyed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// observe returns how the instance stands. Any goroutine may call.
+func (i *instance) observe() plan.Instance {
+	o := *i.status.Load()
+	o.Transitions = i.counters.transitions.Load()
+	o.Sent = i.counters.sent.Load()
+	o.Received = i.counters.received.Load()
+	o.Mismatched = i.counters.mismatched.Load()
+	for n := range o.Dropped {
+		o.Dropped[n] = i.counters.dropped[n].Load()
+	}
+	return o
+}
+
+// run is the instance's goroutine. When ctx ends it resigns, removes the addresses and returns.
+func (i *instance) run(ctx context.Context) {
+	defer close(i.done)
+	i.timer, i.again, i.retry = stoppedTimer(), stoppedTimer(), stoppedTimer()
+	defer i.timer.Stop()
+	defer i.again.Stop()
+	defer i.retry.Stop()
+	defer i.goroutine.Wait()
+
+	tracking, stopTracking := context.WithCancel(ctx)
+	defer stopTracking()
+	for _, c := range i.order.local.Trackers {
+		// Nobody stands for election before the first answer.
+		i.faults[causeTracker+c.Name] = "tracker " + c.Name + " has not answered yet"
+		i.track(tracking, c, false)
+	}
+	i.look()
+	if len(i.faults) > 0 {
+		i.step(fsm.Event{Kind: fsm.Broken}, i.faultReason())
+	} else {
+		i.step(fsm.Event{Kind: fsm.Startup}, "started")
+	}
+
+	for {
+		select {
+		case <-ctx.Done():
+			i.step(fsm.Event{Kind: fsm.Shutdown}, "stopped")
+			i.hangUp()
+			return
+		case <-i.readable:
+			i.drain()
+		case <-i.timer.C:
+			i.timeout()
+		case <-i.again.C:
+			i.sendFrames()
+		case <-i.retry.C:
+			i.mend(causeAddresses)
+			i.look()
+		case <-i.pokes:
+			i.look()
+		case o := <-i.orders:
+			i.obey(tracking, o)
+			close(o.obeyed)
+		case f := <-i.findings:
+			i.judge(f)
+		}
+	}
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// step feeds the machine and does what it says.
+func (i *instance) step(e fsm.Event, why string) {
+	old := i.state
+	next, actions := fsm.Step(i.config, i.state, e)
+	i.state = next
+	for _, a := range actions {
+		i.act(a)
+	}
+	if next != old {
+		i.why, i.heard = why, ""
+		i.counters.transitions.Add(1)
+		i.log.Info("instance changed state", logging.Old(old.String()), logging.To(next.String()), logging.Reason(why))
+		i.publish()
+		i.changed()
+	}
+	i.checkRefused()
+}
+
+// checkRefused puts the instance in fault when the kernel has refused its addresses.
+func (i *instance) checkRefused() {
+	if err := i.refused; err != nil {
+		i.refused = nil
+		i.retry.Reset(retryPause)
+		i.fail(causeAddresses, err.Error())
+	}
+}
+
+func (i *instance) act(a fsm.Action) {
+	switch a {
+	case fsm.SendAdvert:
+		i.send(i.advert)
+	case fsm.SendResign:
+		i.send(i.resign)
+	case fsm.AddAddresses:
+		i.hold()
+	case fsm.RemoveAddresses:
+		i.release(i.held)
+	case fsm.Announce:
+		i.announce()
+	case fsm.TimeAdvert:
+		i.arm(i.config.Interval)
+	case fsm.TimeMasterDown:
+		i.arm(i.config.MasterDown())
+	case fsm.TimeSkew:
+		i.arm(i.config.Skew())
+	case fsm.StopTimer:
+		i.due = time.Time{}
+		i.timer.Stop()
+	}
+}
+
+// arm sets the timer.
+func (i *instance) arm(d time.Duration) {
+	i.due = time.Now().Add(d)
+	i.timer.Reset(d)
+}
+
+// timeout: the timer has run out. What lies in the socket is older than this moment and goes first: when the whole
+// process was held up, the master's adverts are there, unread, and there is no reason to take over.
+func (i *instance) timeout() {
+	i.drain()
+	if i.due.IsZero() || time.Now().Before(i.due) {
+		return
+	}
+	why := ""
+	if i.state == fsm.Backup {
+		why = i.heard
+		if why == "" {
+			why = "no advert for " + i.config.MasterDown().String()
+		}
+	}
+	i.step(fsm.Event{Kind: fsm.Timer}, why)
+}
+
+func (i *instance) send(payload []byte) {
+	if i.wire == nil {
+		return
+	}
+	if err := i.wire.Send(payload); err != nil {
+		// The next advert is the next try. A card that is gone is reported by its own event.
+		i.log.Debug("send advert", zap.Error(err))
+		return
+	}
+	i.counters.sent.Add(1)
+}
+
+// drain takes in the packets that have come.
+func (i *instance) drain() {
+	for range drainMost {
+		if i.wire == nil {
+			return
+		}
+		n, err := i.wire.Receive(i.buffer)
+		if err != nil {
+			i.fail(causeCard, "receive adverts: "+err.Error())
+			i.hangUp()
+			i.retry.Reset(retryPause)
+			return
+		}
+		if n == 0 {
+			return
+		}
+		i.receive(i.buffer[:n])
+	}
+}
+
+func (i *instance) receive(datagram []byte) {
+	a, from, err := i.expect.Receive(datagram)
+	if drop, ok := err.(packet.Drop); ok {
+		if drop != packet.DropOtherRouter { // of our neighbour instances, which is no fault
+			i.counters.dropped[drop].Add(1)
+		}
+		return
+	}
+	i.counters.received.Add(1)
+	if !sameAddresses(a.Addresses, i.order.local.Addresses) {
+		i.counters.mismatched.Add(1)
+	}
+	if from != i.master {
+		i.master = from
+		i.publish()
+	}
+	why := ""
+	if i.state == fsm.Master {
+		why = fmt.Sprintf("%v has priority %d", from, a.Priority)
+	}
+	i.step(fsm.Event{Kind: fsm.Heard, Priority: a.Priority, From: from}, why)
+	switch {
+	case a.Priority == packet.PriorityStop:
+		i.heard = fmt.Sprintf("master %v resigned", from)
+	case a.Priority < i.config.Priority:
+		i.heard = fmt.Sprintf("master %v has priority %d", from, a.Priority)
+	default:
+		i.heard = ""
+	}
+}
+
+// sameAddresses compares without regard to the order.
+func sameAddresses(a, b []netip.Addr) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(x netip.Addr) bool { return !slices.Contains(b, x) })
+}
+
+// publish makes the state visible.
+func (i *instance) publish() {
+	i.status.Store(&plan.Instance{
+		Local: i.order.local, State: i.state, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
+	})
+}

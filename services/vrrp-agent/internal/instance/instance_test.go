@@ -1,0 +1,468 @@
+package instance
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+// TestDualMaster is the tutorial's step 7: one address each, both on one, back again.
+func TestDualMaster(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		a.start(t, vi1(105), vi3(99))
+		b.start(t, vi1(99), vi3(105))
+		pass(9 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s), VI_3 backup [] (started)")
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (started), VI_3 master [192.168.60.55] (no advert for 3.58984375s)")
+		journal := l.take()
+		first := "3.590 haproxy advert 53 priority 105\n3.590 haproxy add 192.168.60.78"
+		if !strings.Contains(journal, first+strings.Repeat("\n3.590 haproxy announce 192.168.60.78", 5)+"\n") {
+			t.Errorf("want first the advert, then the address, then five announcements; got\n%s", journal)
+		}
+		if n := strings.Count(journal, "\n8.590 haproxy announce 192.168.60.78"); n != 5 {
+			t.Errorf("%d announcements after five seconds, want 5", n)
+		}
+		expect(t, grep(journal, "haproxy advert 53"), `3.590 haproxy advert 53 priority 105
+4.590 haproxy advert 53 priority 105
+5.590 haproxy advert 53 priority 105
+6.590 haproxy advert 53 priority 105
+7.590 haproxy advert 53 priority 105
+8.590 haproxy advert 53 priority 105`)
+
+		a.leave()
+		pass(time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (master 192.168.60.22 resigned), "+
+			"VI_3 master [192.168.60.55] (no advert for 3.58984375s)")
+		expect(t, grep(l.take(), "priority 0", "add", "remove"), // after the skew of priority 99, 157/256 s
+			`9.000 haproxy advert 53 priority 0
+9.000 haproxy remove 192.168.60.78
+9.613 haproxy2 add 192.168.60.78`)
+
+		a = l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105), vi3(99))
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (master 192.168.60.128 has priority 99), VI_3 backup [] (started)")
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (192.168.60.22 has priority 105), "+
+			"VI_3 master [192.168.60.55] (no advert for 3.58984375s)")
+		a.leave()
+		b.leave()
+	})
+}
+
+func TestNodeLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		a.start(t, vi1(105))
+		b.start(t, vi1(99))
+		pass(10 * time.Second)
+		l.take()
+		a.die() // the last advert was at 9.590
+		pass(4 * time.Second)
+		expect(t, grep(l.take(), "haproxy2 add"), "13.203 haproxy2 add 192.168.60.78") // 9.590 + 3 + 157/256
+		a.leave()
+		b.leave()
+	})
+}
+
+func TestNopreempt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		stays := func(p uint8) spec.Local { x := vi1(p); x.Preempt = false; return x }
+		b := l.join(t, "haproxy2", "192.168.60.128/24")
+		b.start(t, stays(99))
+		pass(5 * time.Second)
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, stays(105))
+		pass(time.Minute)
+		expect(t, a.print(), "haproxy: VI_1 backup [] (started)")
+		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (no advert for 3.61328125s)")
+		b.leave()
+		pass(time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (master 192.168.60.128 resigned)")
+		a.leave()
+	})
+}
+
+// TestSplitHeals: two masters find each other. The better one answers and announces at once, the other gives up.
+func TestSplitHeals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		a.die()
+		pass(20 * time.Second)
+		b := l.join(t, "haproxy2", "192.168.60.128/24")
+		b.start(t, vi1(99))
+		pass(20*time.Second + 300*time.Millisecond)
+		l.take()
+		l.mu.Lock()
+		l.nodes = append(l.nodes, a)
+		l.mu.Unlock()
+		pass(400 * time.Millisecond) // in which only haproxy2 is due to advertise, or haproxy
+		pass(time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (192.168.60.22 has priority 105)")
+		if j := l.take(); strings.Contains(j, "haproxy remove") || !strings.Contains(j, "haproxy2 remove 192.168.60.78") {
+			t.Errorf("journal\n%s", j)
+		}
+		a.leave()
+		b.leave()
+	})
+}
+
+// TestInsists: the answer to a rival of lower priority comes at once and does not wait for the next turn.
+func TestInsists(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		pass(20 * time.Second)
+		l.take()
+		rival := l.join(t, "rival", "192.168.60.200/24")
+		w, _ := rival.Listen(nic.Port{Index: 2, Source: netip.MustParseAddr("192.168.60.200")})
+		low := packet.Advertisement{VirtualRouterID: 53, Priority: 99, Interval: time.Second, Addresses: vi1(1).Addresses}
+		for range 3 {
+			if err := w.Send(low.Append(nil, packet.Authentication{})); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		expect(t, l.take(), `20.000 rival advert 53 priority 99
+20.000 haproxy advert 53 priority 105
+20.000 haproxy announce 192.168.60.78
+20.000 haproxy announce 192.168.60.78
+20.000 haproxy announce 192.168.60.78
+20.000 haproxy announce 192.168.60.78
+20.000 haproxy announce 192.168.60.78
+20.000 rival advert 53 priority 99
+20.000 haproxy advert 53 priority 105
+20.000 rival advert 53 priority 99
+20.000 haproxy advert 53 priority 105`)
+		a.leave()
+		rival.leave()
+	})
+}
+
+func TestTrackerFault(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		tracked := vi1(105)
+		tracked.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, tracked)
+		pass(10 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 fault [] (tracker router has not answered yet)")
+		a.watch.turn("router", true, "")
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		l.take()
+		a.watch.turn("router", false, "connection refused")
+		expect(t, a.print(), "haproxy: VI_1 fault [] (tracker router failed: connection refused)")
+		expect(t, l.take(), "14.000 haproxy advert 53 priority 0\n14.000 haproxy remove 192.168.60.78")
+		pass(time.Minute)
+		expect(t, l.take(), "")
+		a.watch.turn("router", true, "")
+		expect(t, a.print(), "haproxy: VI_1 backup [] (the fault is over)")
+		a.leave()
+	})
+}
+
+func TestAddressPutBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		pass(20 * time.Second)
+		l.take()
+		a.change(func() { a.card.Addresses = a.card.Addresses[:1] })
+		expect(t, l.take(), "20.000 haproxy add 192.168.60.78"+strings.Repeat("\n20.000 haproxy announce 192.168.60.78", 5))
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		a.leave()
+	})
+}
+
+func TestCard(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.gone = true
+		a.start(t, vi1(105))
+		pass(time.Minute)
+		expect(t, a.print(), "haproxy: VI_1 fault [] (no network card has an address in a subnet with [192.168.60.78])")
+		a.change(func() { a.gone = false })
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+
+		l.take()
+		a.change(func() { a.card.Name = "lan0" })
+		expect(t, l.take(), "")
+
+		a.change(func() { a.card.MAC[5] = 99 })
+		expect(t, l.take(), strings.TrimPrefix(strings.Repeat("\n64.000 haproxy announce 192.168.60.78", 5), "\n"))
+
+		a.change(func() { a.card.Up = false })
+		expect(t, a.print(), "haproxy: VI_1 fault [] (network card lan0 with 192.168.60.22/24: is down)")
+		a.change(func() { a.card.Up = true })
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+
+		// Pulled out and plugged in again between two looks: another index, and without the virtual address.
+		l.take()
+		a.change(func() {
+			a.card.Index, a.card.Name = 7, "eth2"
+			a.card.Addresses = a.card.Addresses[:1]
+		})
+		expect(t, a.print(), "haproxy: VI_1 backup [] (the fault is over)")
+		expect(t, l.take(), "68.000 haproxy remove 192.168.60.78")
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		if len(a.wires) != 1 || a.wires[0].index != 7 {
+			t.Errorf("wires: %+v", a.wires)
+		}
+		a.leave()
+	})
+}
+
+func TestKernelRefusesAddresses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.refuse = errors.New("operation not permitted")
+		a.start(t, vi1(105))
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 fault [] (operation not permitted)")
+		expect(t, l.take(), "3.590 haproxy advert 53 priority 105\n3.590 haproxy advert 53 priority 0")
+		a.change(func() { a.refuse = nil })
+		pass(retryPause + 4*time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		a.leave()
+	})
+}
+
+// TestHeldUp: the agent does not run for a while, and its timer with it. The adverts that have come meanwhile are
+// enough not to take over.
+func TestHeldUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		a.start(t, vi1(105))
+		b.start(t, vi1(99))
+		pass(10 * time.Second)
+		l.take()
+		l.mu.Lock()
+		b.mute = true
+		l.mu.Unlock()
+		pass(time.Minute)
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (started)")
+		expect(t, grep(l.take(), "haproxy2"), "")
+		a.leave()
+		b.leave()
+	})
+}
+
+func TestUpdateKeepsTheState(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		a.start(t, vi1(105))
+		b.start(t, vi1(99))
+		pass(10 * time.Second)
+		l.take()
+
+		update := func(n *node, x spec.Local) {
+			t.Helper()
+			if err := n.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: x}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		two := vi1(110)
+		two.Addresses = append(slices.Clone(two.Addresses), netip.MustParseAddr("192.168.60.79"))
+		two.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		update(a, two)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78 192.168.60.79] (no advert for 3.58984375s)")
+		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:7102 well=true")
+		expect(t, grep(l.take(), "add", "remove", "advert"), "10.000 haproxy add 192.168.60.79\n10.000 haproxy advert 53 priority 110")
+		if m := b.set.Instances()[0].Mismatched; m != 1 {
+			t.Errorf("%d adverts with other addresses counted, want 1", m)
+		}
+
+		one := vi1(110)
+		one.Addresses = two.Addresses[1:]
+		update(a, one)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.79] (no advert for 3.58984375s)")
+		expect(t, grep(l.take(), "add", "remove"), "10.000 haproxy remove 192.168.60.78")
+
+		// The other node's priority is now the better one: it takes over after the timer that runs already.
+		update(b, vi1(200))
+		pass(5 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 backup [] (192.168.60.128 has priority 200)")
+		a.leave()
+		b.leave()
+	})
+}
+
+func TestTrackerReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		x := vi1(105)
+		x.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:1"}}
+		a.start(t, x)
+		synctest.Wait()
+		a.watch.turn("router", false, "connection refused")
+		x.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: x}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:1 well=false, router 10.99.0.22:7102 well=false")
+		expect(t, a.print(), "haproxy: VI_1 fault [] (tracker router failed: connection refused)")
+		x.Trackers = nil
+		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: x}); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, a.print(), "haproxy: VI_1 backup [] (the fault is over)")
+		a.leave()
+	})
+}
+
+func TestDropsAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		pass(time.Second)
+		rival := l.join(t, "rival", "192.168.60.200/24")
+		w, _ := rival.Listen(nic.Port{Index: 2, Source: netip.MustParseAddr("192.168.60.200")})
+		other := packet.Advertisement{VirtualRouterID: 53, Priority: 200, Interval: time.Second}
+		neighbour := other
+		neighbour.VirtualRouterID = 54
+		for _, payload := range [][]byte{
+			other.Append(nil, packet.SimplePassword([]byte("1111"))), neighbour.Append(nil, packet.Authentication{}), {0x21, 53, 200},
+		} {
+			if err := w.Send(payload); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		got := a.set.Instances()[0]
+		var want [packet.Drops]uint64
+		want[packet.DropAuthentication], want[packet.DropLength] = 1, 1
+		if got.Dropped != want || got.Received != 0 {
+			t.Errorf("got %v and %d received, want %v and 0", got.Dropped, got.Received, want)
+		}
+		a.leave()
+		rival.leave()
+	})
+}
+
+func TestObserveAndClean(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.card.Addresses = append(a.card.Addresses, netip.MustParsePrefix("192.168.60.78/32"))
+		have, err := a.set.Observe(t.Context())
+		if err != nil || !slices.Equal(have.Single, vi1(1).Addresses) {
+			t.Fatalf("got %+v %v", have, err)
+		}
+		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Clean, Address: have.Single[0]}); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, l.take(), "0.000 haproxy remove 192.168.60.78")
+		a.leave()
+		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Start, Local: vi1(105)}); !errors.Is(err, errClosed) {
+			t.Errorf("start after the end: %v", err)
+		}
+	})
+}
+
+func TestReadPassword(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		"2222": "2222", "2222\n": "2222", "2222\r\n": "2222", "12345678\r\n": "12345678", " a b ": " a b ",
+		"": "refused", "\n": "refused", "123456789": "refused", "12345678\n\n": "refused",
+	} {
+		file := filepath.Join(t.TempDir(), "pass")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readPassword(file)
+		if want == "refused" {
+			if err == nil {
+				t.Errorf("%q: accepted", content)
+			}
+		} else if err != nil || got != packet.SimplePassword([]byte(want)) {
+			t.Errorf("%q: got %v %v, want %q", content, got, err, want)
+		}
+	}
+	if got, err := readPassword(""); err != nil || got != (packet.Authentication{}) {
+		t.Errorf("no file: got %v %v", got, err)
+	}
+	if _, err := readPassword("/nonexistent"); err == nil {
+		t.Error("a missing file is accepted")
+	}
+}
+
+// deaf is a network that hears nothing, for measuring.
+type deaf struct{}
+
+func (deaf) View() nic.View                    { return nic.View{} }
+func (deaf) Add(int, netip.Addr) (bool, error) { return true, nil }
+func (deaf) Remove(int, netip.Addr) error      { return nil }
+func (deaf) Listen(nic.Port) (Wire, error)     { return deaf{}, nil }
+func (deaf) Wait() error                       { return errors.New("deaf") }
+func (deaf) Receive([]byte) (int, error)       { return 0, nil }
+func (deaf) Send([]byte) error                 { return nil }
+func (deaf) Announce([]byte) error             { return nil }
+func (deaf) Close() error                      { return nil }
+
+func TestSteadyStateDoesNotAllocate(t *testing.T) {
+	i := newInstance(deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+	i.timer, i.again, i.retry = stoppedTimer(), stoppedTimer(), stoppedTimer()
+	if err := i.settle(nic.Port{Index: 2}); err != nil {
+		t.Fatal(err)
+	}
+	i.step(fsm.Event{Kind: fsm.Startup}, "started")
+	i.step(fsm.Event{Kind: fsm.Timer}, "alone")
+	before := i.counters.sent.Load()
+	n := testing.AllocsPerRun(100, func() {
+		i.due = time.Now()
+		i.timeout()
+	})
+	if sent := i.counters.sent.Load() - before; n != 0 || sent != 101 {
+		t.Errorf("%v allocations per advert, %d adverts", n, sent)
+	}
+	i.hangUp()
+	i.goroutine.Wait()
+}

@@ -1,0 +1,308 @@
+package instance
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+// lan is a network in memory: what one node sends all others hear. It keeps a journal of what was done on it.
+type lan struct {
+	mu      sync.Mutex
+	begin   time.Time
+	nodes   []*node
+	journal []string
+}
+
+func newLAN() *lan { return &lan{begin: time.Now()} }
+
+func (l *lan) note(format string, args ...any) {
+	l.journal = append(l.journal, fmt.Sprintf("%.3f ", time.Since(l.begin).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// take returns the journal since the last call.
+func (l *lan) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	j := strings.Join(l.journal, "\n")
+	l.journal = nil
+	return j
+}
+
+// node is a machine with one card.
+type node struct {
+	lan    *lan
+	name   string
+	card   nic.Card
+	gone   bool // the card has been pulled out
+	refuse error
+	mute   bool // its wires report nothing to Wait, as in a process that is held up
+	wires  []*wire
+	set    *Set
+	watch  *switches
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+// join starts an agent's set of instances on the lan.
+func (l *lan) join(t *testing.T, name, prefix string) *node {
+	t.Helper()
+	l.mu.Lock()
+	n := &node{lan: l, name: name, watch: &switches{}, ended: make(chan struct{}),
+		card: nic.Card{Index: 2, Name: "eth0", MAC: packet.MAC{2, 0, 0, 0, 0, byte(len(l.nodes))}, Up: true,
+			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
+	l.nodes = append(l.nodes, n)
+	l.mu.Unlock()
+	n.set = NewSet(n, n.watch.watch, zap.NewNop())
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(t.Context())
+	go func() {
+		defer close(n.ended)
+		_ = n.set.Run(ctx) // always nil
+	}()
+	return n
+}
+
+// leave stops the agent in an orderly way.
+func (n *node) leave() {
+	n.cancel()
+	<-n.ended
+}
+
+// die cuts the node off, as a loss of power does.
+func (n *node) die() {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	n.lan.nodes = slices.DeleteFunc(n.lan.nodes, func(m *node) bool { return m == n })
+}
+
+func (n *node) start(t *testing.T, locals ...spec.Local) {
+	t.Helper()
+	for _, l := range locals {
+		if err := n.set.Apply(t.Context(), plan.Change{Kind: plan.Start, Local: l}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// print tells how the instances stand.
+func (n *node) print() string {
+	var all []string
+	for _, i := range n.set.Instances() {
+		all = append(all, fmt.Sprintf("%s %s %v (%s)", i.Local.Name, i.State, i.Held, i.Reason))
+	}
+	return n.name + ": " + strings.Join(all, ", ")
+}
+
+// change alters the node's card and tells the instances, as the kernel's events do.
+func (n *node) change(f func()) {
+	n.lan.mu.Lock()
+	f()
+	n.lan.mu.Unlock()
+	n.set.Poke()
+	synctest.Wait()
+}
+
+func (n *node) View() nic.View {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if n.gone {
+		return nic.View{}
+	}
+	card := n.card
+	card.Addresses = slices.Clone(card.Addresses)
+	return nic.View{Cards: []nic.Card{card}}
+}
+
+func (n *node) Refresh() (nic.View, error) { return n.View(), nil }
+
+func (n *node) Add(index int, a netip.Addr) (bool, error) {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if n.refuse != nil {
+		return false, n.refuse
+	}
+	p := netip.PrefixFrom(a, 32)
+	if slices.Contains(n.card.Addresses, p) {
+		return false, nil
+	}
+	n.card.Addresses = append(n.card.Addresses, p)
+	n.lan.note("%s add %v", n.name, a)
+	return true, nil
+}
+
+func (n *node) Remove(index int, a netip.Addr) error {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	n.card.Addresses = slices.DeleteFunc(n.card.Addresses, func(p netip.Prefix) bool { return p == netip.PrefixFrom(a, 32) })
+	n.lan.note("%s remove %v", n.name, a)
+	return nil
+}
+
+func (n *node) Listen(p nic.Port) (Wire, error) {
+	w := &wire{node: n, index: p.Index, source: p.Source, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	n.wires = append(n.wires, w)
+	return w, nil
+}
+
+// wire is a socket on the lan.
+type wire struct {
+	node   *node
+	index  int
+	source netip.Addr
+	queue  [][]byte
+	wake   chan struct{}
+	closed chan struct{}
+}
+
+func (w *wire) Wait() error {
+	select {
+	case <-w.wake:
+		return nil
+	case <-w.closed:
+		return errors.New("closed")
+	}
+}
+
+func (w *wire) Receive(b []byte) (int, error) {
+	w.node.lan.mu.Lock()
+	defer w.node.lan.mu.Unlock()
+	if len(w.queue) == 0 {
+		return 0, nil
+	}
+	n := copy(b, w.queue[0])
+	w.queue = w.queue[1:]
+	return n, nil
+}
+
+func (w *wire) Send(payload []byte) error {
+	l := w.node.lan
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w.node.gone || w.index != w.node.card.Index {
+		return errors.New("no such device")
+	}
+	l.note("%s advert %d priority %d", w.node.name, payload[1], payload[2])
+	if !slices.Contains(l.nodes, w.node) {
+		return nil // cut off
+	}
+	datagram := ipv4(w.source, payload)
+	for _, n := range l.nodes {
+		for _, x := range n.wires {
+			if n == w.node {
+				continue
+			}
+			x.queue = append(x.queue, datagram)
+			if !n.mute {
+				select {
+				case x.wake <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (w *wire) Announce(frame []byte) error {
+	w.node.lan.mu.Lock()
+	defer w.node.lan.mu.Unlock()
+	w.node.lan.note("%s announce %v", w.node.name, netip.AddrFrom4([4]byte(frame[38:])))
+	return nil
+}
+
+func (w *wire) Close() error {
+	close(w.closed)
+	w.node.lan.mu.Lock()
+	defer w.node.lan.mu.Unlock()
+	w.node.wires = slices.DeleteFunc(w.node.wires, func(x *wire) bool { return x == w })
+	return nil
+}
+
+// ipv4 puts the header before a payload that the kernel would.
+func ipv4(source netip.Addr, payload []byte) []byte {
+	b := make([]byte, 20, 20+len(payload))
+	b[0], b[1], b[8], b[9] = 0x45, packet.TypeOfService, packet.TTL, packet.Protocol
+	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
+	from, to := source.As4(), packet.Group().As4()
+	copy(b[12:], from[:])
+	copy(b[16:], to[:])
+	return append(b, payload...)
+}
+
+// switches are trackers that the test turns.
+type switches struct {
+	mu      sync.Mutex
+	reports map[string]func(bool, string)
+	started []string
+}
+
+func (s *switches) watch(ctx context.Context, c spec.Check, well bool, report func(bool, string)) {
+	s.mu.Lock()
+	if s.reports == nil {
+		s.reports = map[string]func(bool, string){}
+	}
+	s.reports[c.Name] = report
+	s.started = append(s.started, fmt.Sprintf("%s %s well=%v", c.Name, c.Address, well))
+	s.mu.Unlock()
+	<-ctx.Done()
+}
+
+func (s *switches) turn(name string, well bool, why string) {
+	s.mu.Lock()
+	report := s.reports[name]
+	s.mu.Unlock()
+	report(well, why)
+	synctest.Wait()
+}
+
+// grep keeps the lines that contain one of the words.
+func grep(text string, words ...string) string {
+	var kept []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if slices.ContainsFunc(words, func(w string) bool { return strings.Contains(line, w) }) {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "\n")
+}
+
+func vi1(priority uint8) spec.Local {
+	return spec.Local{Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
+		Priority: priority, Interval: time.Second, Preempt: true}
+}
+
+func vi3(priority uint8) spec.Local {
+	return spec.Local{Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
+		Priority: priority, Interval: time.Second, Preempt: true}
+}
+
+func pass(d time.Duration) {
+	time.Sleep(d) // of the bubble's clock
+	synctest.Wait()
+}
+
+func expect(t *testing.T, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

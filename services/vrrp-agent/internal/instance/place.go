@@ -1,0 +1,187 @@
+package instance
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+)
+
+// look compares the network with what the instance needs: its port, and, as master, its addresses.
+func (i *instance) look() {
+	view := i.network.View()
+	port, err := view.Find(i.order.local.Addresses)
+	if err != nil {
+		i.fail(causeCard, err.Error())
+		i.hangUp()
+		return
+	}
+	if i.wire != nil && !port.Same(i.port) {
+		i.fail(causeCard, "network card "+i.port.Name+" has been replaced by "+port.Name)
+		i.hangUp()
+	}
+	if i.wire == nil {
+		if err := i.settle(port); err != nil {
+			i.fail(causeCard, err.Error())
+			i.retry.Reset(retryPause)
+			return
+		}
+		i.mend(causeCard)
+		return
+	}
+	moved := port.MAC != i.port.MAC
+	i.port = port
+	if moved {
+		i.build()
+	}
+	if i.state == fsm.Master {
+		i.putBack(view)
+		if moved {
+			i.sendFrames()
+		}
+	}
+}
+
+// settle takes the port for the instance.
+func (i *instance) settle(port nic.Port) error {
+	wire, err := i.network.Listen(port)
+	if err != nil {
+		return err
+	}
+	i.port, i.wire = port, wire
+	i.readable, i.closeWire = make(chan struct{}), make(chan struct{})
+	i.build()
+	readable, closed := i.readable, i.closeWire
+	i.goroutine.Go(func() {
+		for wire.Wait() == nil {
+			select {
+			case readable <- struct{}{}:
+			case <-closed:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// hangUp leaves the port.
+func (i *instance) hangUp() {
+	if i.wire == nil {
+		return
+	}
+	close(i.closeWire)
+	if err := i.wire.Close(); err != nil {
+		i.log.Warn("close the sockets", zap.Error(err))
+	}
+	i.wire, i.readable = nil, nil
+}
+
+// take makes an order the present one.
+func (i *instance) take(o order) {
+	i.order = o
+	i.build()
+}
+
+// build prepares everything that follows from the order and the port.
+func (i *instance) build() {
+	l := i.order.local
+	i.config = fsm.Config{Priority: l.Priority, Interval: l.Interval, Preempt: l.Preempt, Self: i.port.Source}
+	i.expect = packet.Expect{
+		VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication, Self: i.port.Source,
+	}
+	a := packet.Advertisement{
+		VirtualRouterID: l.VirtualRouterID, Priority: l.Priority, Interval: l.Interval, Addresses: l.Addresses,
+	}
+	i.advert = a.Append(nil, i.order.authentication)
+	a.Priority = packet.PriorityStop
+	i.resign = a.Append(nil, i.order.authentication)
+	i.frames = map[netip.Addr][]byte{}
+	for _, address := range l.Addresses {
+		i.frames[address] = packet.GratuitousARP(i.port.MAC, address)
+	}
+}
+
+// hold puts all addresses of the instance on the card. With an error the step ends in fault.
+func (i *instance) hold() {
+	for _, a := range i.order.local.Addresses {
+		if slices.Contains(i.held, a) {
+			continue
+		}
+		if _, err := i.network.Add(i.port.Index, a); err != nil {
+			i.refused = err
+			return
+		}
+		i.held = append(i.held, a)
+	}
+	i.publish()
+}
+
+// release takes addresses off the card.
+func (i *instance) release(addresses []netip.Addr) {
+	var errs []error
+	for _, a := range addresses {
+		errs = append(errs, i.network.Remove(i.port.Index, a))
+	}
+	if err := errors.Join(errs...); err != nil {
+		i.log.Error("remove addresses", logging.Device(i.port.Name), zap.Error(err))
+	}
+	i.held = slices.DeleteFunc(slices.Clone(i.held), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
+	if len(i.held) == 0 {
+		i.again.Stop()
+		i.announced = time.Time{}
+	}
+	i.publish()
+}
+
+// putBack restores addresses that someone else has removed. The view may be older than our own last change; adding what
+// is there does nothing.
+func (i *instance) putBack(view nic.View) {
+	for _, a := range i.held {
+		if view.On(i.port.Index, a) {
+			continue
+		}
+		added, err := i.network.Add(i.port.Index, a)
+		if err != nil {
+			i.retry.Reset(retryPause)
+			i.fail(causeAddresses, err.Error())
+			return
+		}
+		if added {
+			i.log.Warn("put back an address that was removed", logging.VIP(a.String()), logging.Device(i.port.Name))
+			i.announce()
+		}
+	}
+}
+
+// announce tells the network where the addresses are, now and once more later, but not in step with a rival who sends
+// adverts without end.
+func (i *instance) announce() {
+	if i.refused != nil {
+		return
+	}
+	if now := time.Now(); i.announced.IsZero() || now.Sub(i.announced) >= announcePause {
+		i.announced = now
+		i.sendFrames()
+	}
+	i.again.Reset(announceAgain)
+}
+
+func (i *instance) sendFrames() {
+	if i.wire == nil {
+		return
+	}
+	for range announceCopies {
+		for _, a := range i.held {
+			if err := i.wire.Announce(i.frames[a]); err != nil {
+				i.log.Debug("send gratuitous ARP", logging.VIP(a.String()), zap.Error(err))
+			}
+		}
+	}
+}

@@ -1,0 +1,228 @@
+package instance
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+var (
+	errStopped = errors.New("the instance has stopped")
+	errClosed  = errors.New("the agent is stopping")
+)
+
+// Host is what a Set needs beyond the network of one instance.
+type Host interface {
+	Network
+	// Refresh looks at the cards now.
+	Refresh() (nic.View, error)
+}
+
+// Set is the instances that run on this node.
+type Set struct {
+	host    Host
+	watch   Watch
+	log     *zap.Logger
+	changes chan struct{}
+
+	mu      sync.Mutex // protects running and closed
+	running map[string]*running
+	closed  bool
+}
+
+type running struct {
+	*instance
+	stop context.CancelFunc
+}
+
+// NewSet makes an empty set.
+func NewSet(h Host, w Watch, log *zap.Logger) *Set {
+	return &Set{
+		host: h, watch: w, log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
+	}
+}
+
+// Changed kicks when an instance has changed its state.
+func (s *Set) Changed() <-chan struct{} { return s.changes }
+
+func (s *Set) changed() {
+	select {
+	case s.changes <- struct{}{}:
+	default:
+	}
+}
+
+// Poke asks all instances to look at the network again. It never blocks on one of them.
+func (s *Set) Poke() {
+	for _, r := range s.all() {
+		r.poke()
+	}
+}
+
+// Run waits for the end of ctx and then stops all instances: each resigns and removes its addresses.
+func (s *Set) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	all := s.all()
+	for _, r := range all {
+		r.stop()
+	}
+	for _, r := range all {
+		<-r.done
+	}
+	return nil
+}
+
+// all returns the running instances in the order of their names.
+func (s *Set) all() []*running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.running), func(a, b *running) int {
+		return cmp.Compare(a.observe().Local.Name, b.observe().Local.Name)
+	})
+}
+
+// Instances returns the running instances as they stand, in the order of their names. Any goroutine may call.
+func (s *Set) Instances() []plan.Instance {
+	var all []plan.Instance
+	for _, r := range s.all() {
+		all = append(all, r.observe())
+	}
+	return all
+}
+
+// Observe reads what there is on this node, and has every instance compare it with what it needs.
+func (s *Set) Observe(context.Context) (plan.Have, error) {
+	view, err := s.host.Refresh()
+	if err != nil {
+		return plan.Have{}, err
+	}
+	s.Poke()
+	return plan.Have{Running: s.Instances(), Single: view.Single()}, nil
+}
+
+// Apply makes one change.
+func (s *Set) Apply(ctx context.Context, c plan.Change) error {
+	switch c.Kind {
+	case plan.Stop:
+		return s.stop(ctx, c.Local.Name)
+	case plan.Clean:
+		return s.clean(c.Address)
+	case plan.Update:
+		return s.update(ctx, c.Local)
+	case plan.Start:
+		return s.start(c.Local)
+	}
+	return fmt.Errorf("unknown change %v", c)
+}
+
+func (s *Set) start(l spec.Local) error {
+	authentication, err := readPassword(l.PasswordFile)
+	if err != nil {
+		return err
+	}
+	i := newInstance(s.host, s.watch, s.log, s.changed, order{local: l, authentication: authentication})
+	ctx, stop := context.WithCancel(context.Background()) // ended by stop or Run, which wait for it
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		stop()
+		return errClosed
+	}
+	if _, runs := s.running[l.Name]; runs {
+		stop()
+		return fmt.Errorf("instance %s runs already", l.Name)
+	}
+	s.running[l.Name] = &running{instance: i, stop: stop}
+	go i.run(ctx)
+	return nil
+}
+
+func (s *Set) stop(ctx context.Context, name string) error {
+	s.mu.Lock()
+	r, runs := s.running[name]
+	s.mu.Unlock()
+	if !runs {
+		return nil
+	}
+	r.stop()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, name)
+	return nil
+}
+
+func (s *Set) update(ctx context.Context, l spec.Local) error {
+	authentication, err := readPassword(l.PasswordFile)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	r, runs := s.running[l.Name]
+	s.mu.Unlock()
+	if !runs {
+		return errStopped
+	}
+	return r.update(ctx, order{local: l, authentication: authentication})
+}
+
+// clean removes an address from every card that has it.
+func (s *Set) clean(a netip.Addr) error {
+	view := s.host.View()
+	for _, card := range view.Cards {
+		if !view.On(card.Index, a) {
+			continue
+		}
+		if err := s.host.Remove(card.Index, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxPassword is the length of the field that carries it (RFC 2338, section 5.3.10).
+const maxPassword = 8
+
+// readPassword reads a password of 1 to 8 bytes; a line end behind it is ignored. Without a file there is no
+// authentication.
+func readPassword(file string) (packet.Authentication, error) {
+	if file == "" {
+		return packet.Authentication{}, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return packet.Authentication{}, fmt.Errorf("read the password: %w", err)
+	}
+	defer func() { _ = f.Close() }() // only read from
+	password, err := io.ReadAll(io.LimitReader(f, maxPassword+3))
+	if err != nil {
+		return packet.Authentication{}, fmt.Errorf("read the password: %w", err)
+	}
+	password = bytes.TrimSuffix(bytes.TrimSuffix(password, []byte("\n")), []byte("\r"))
+	if len(password) < 1 || len(password) > maxPassword {
+		return packet.Authentication{}, fmt.Errorf("password in %s: want 1 to %d bytes", file, maxPassword)
+	}
+	return packet.SimplePassword(password), nil
+}

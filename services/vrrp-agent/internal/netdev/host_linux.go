@@ -1,0 +1,221 @@
+// Package netdev answers: what is on this node's network cards, and how do adverts get in and out?
+//
+// It holds the calls to the kernel: addresses and link events by netlink, adverts by a raw socket, gratuitous ARP by a
+// packet socket. It decides nothing. CAP_NET_ADMIN and CAP_NET_RAW are all that it needs.
+package netdev
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+)
+
+const (
+	// kernelTimeout bounds one netlink request.
+	kernelTimeout = 2 * time.Second
+	// relook is how often the cards are looked at although the kernel has reported nothing: it heals lost events.
+	relook = 10 * time.Second
+	// resubscribe is the pause before the events are subscribed to again after an error, such as a queue run over.
+	resubscribe = 100 * time.Millisecond
+)
+
+// Host is the network of this node: of the network namespace that the process was started in.
+type Host struct {
+	log    *zap.Logger
+	handle *netlink.Handle
+	view   atomic.Pointer[nic.View]
+}
+
+// Open connects to the kernel and takes the first view. Close it.
+func Open(log *zap.Logger) (*Host, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	h := &Host{log: log.Named("netdev"), handle: handle}
+	if err := handle.SetSocketTimeout(kernelTimeout); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
+	}
+	if _, err := h.Refresh(); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// Close ends the connection to the kernel.
+func (h *Host) Close() { h.handle.Close() }
+
+// View is the newest view of the cards. Any goroutine may call; the view is not to be changed.
+func (h *Host) View() nic.View { return *h.view.Load() }
+
+// Refresh looks at the cards now. Any goroutine may call.
+func (h *Host) Refresh() (nic.View, error) {
+	links, err := h.handle.LinkList()
+	if err != nil {
+		return nic.View{}, fmt.Errorf("list network cards: %w", err)
+	}
+	addresses, err := h.handle.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nic.View{}, fmt.Errorf("list addresses: %w", err)
+	}
+	v := view(links, addresses)
+	h.view.Store(&v)
+	return v, nil
+}
+
+// view turns the kernel's answers into a View.
+func view(links []netlink.Link, addresses []netlink.Addr) nic.View {
+	var v nic.View
+	for _, link := range links {
+		a := link.Attrs()
+		card := nic.Card{Index: a.Index, Name: a.Name, Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0}
+		copy(card.MAC[:], a.HardwareAddr)
+		for _, address := range addresses {
+			ip, ok := netip.AddrFromSlice(address.IP.To4())
+			if bits, _ := address.Mask.Size(); ok && address.LinkIndex == a.Index {
+				card.Addresses = append(card.Addresses, netip.PrefixFrom(ip, bits))
+			}
+		}
+		v.Cards = append(v.Cards, card)
+	}
+	slices.SortFunc(v.Cards, func(a, b nic.Card) int { return cmp.Compare(a.Index, b.Index) })
+	return v
+}
+
+// Run keeps the view up to date until ctx ends, and calls changed after each event of the kernel. changed must not block.
+func (h *Host) Run(ctx context.Context, changed func()) error {
+	for ctx.Err() == nil {
+		if err := h.follow(ctx, changed); err != nil {
+			h.log.Warn("following network events", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(resubscribe):
+		}
+	}
+	return nil
+}
+
+// follow returns with the subscription.
+func (h *Host) follow(ctx context.Context, changed func()) error {
+	done := make(chan struct{})
+	links, addresses := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16)
+	failed := make(chan error, 2) // one for each subscription; later errors are of no interest
+	report := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	linkErr := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report})
+	var addressErr error
+	if linkErr == nil {
+		addressErr = netlink.AddrSubscribeWithOptions(addresses, done, netlink.AddrSubscribeOptions{ErrorCallback: report})
+	}
+	// The subscriptions end when done is closed, but hand over first what they have in hand.
+	defer func() {
+		close(done)
+		if linkErr == nil {
+			for range links {
+			}
+		}
+		if linkErr == nil && addressErr == nil {
+			for range addresses {
+			}
+		}
+	}()
+	if err := errors.Join(linkErr, addressErr); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+
+	ticker := time.NewTicker(relook)
+	defer ticker.Stop()
+	event := true // whatever happened before the subscription
+	for {
+		before := h.View()
+		after, err := h.Refresh()
+		if err != nil {
+			return err
+		}
+		if event || !reflect.DeepEqual(before, after) {
+			changed()
+		}
+		event = true
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case <-ticker.C:
+			event = false
+		case _, open := <-links:
+			if !open {
+				return errors.New("link events ended")
+			}
+		case _, open := <-addresses:
+			if !open {
+				return errors.New("address events ended")
+			}
+		}
+		drain(links)
+		drain(addresses)
+	}
+}
+
+// drain takes what is there: one look answers all events of the moment.
+func drain[T any](c <-chan T) {
+	for range cap(c) {
+		select {
+		case _, open := <-c:
+			if !open {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// Add puts a single address (/32) on a card and tells whether it was not there before.
+func (h *Host) Add(index int, a netip.Addr) (bool, error) {
+	err := h.handle.AddrAdd(card(index), single(a))
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("add %v to network card %d: %w", a, index, err)
+	}
+	return true, nil
+}
+
+// Remove takes a single address (/32) off a card. That it, or the card, is not there is no error.
+func (h *Host) Remove(index int, a netip.Addr) error {
+	err := h.handle.AddrDel(card(index), single(a))
+	if err == nil || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return fmt.Errorf("remove %v from network card %d: %w", a, index, err)
+}
+
+func card(index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+}
+
+func single(a netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}}
+}

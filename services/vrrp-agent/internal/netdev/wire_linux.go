@@ -1,0 +1,149 @@
+package netdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+)
+
+// Wire sends and receives adverts and sends gratuitous ARP at one port. Send, Announce and Receive are for one
+// goroutine, Wait for another; Close may be called by any.
+type Wire struct {
+	adverts *os.File // raw socket
+	arp     *os.File // packet socket
+	raw     syscall.RawConn
+	arpRaw  syscall.RawConn
+
+	// What the three calls below work on; kept here so that sending allocates nothing.
+	buffer               []byte
+	n                    int
+	err                  error
+	send, announce, recv func(fd uintptr)
+	toGroup              unix.SockaddrInet4
+	toCard               unix.SockaddrLinklayer
+	advertsPoll          [1]unix.PollFd
+	readable             func(fd uintptr) bool
+	waitErr              error
+}
+
+// Listen joins the adverts of a port. Close the wire.
+func (h *Host) Listen(p nic.Port) (*Wire, error) {
+	adverts, err := openAdverts(p)
+	if err != nil {
+		return nil, fmt.Errorf("open the advert socket on %s: %w", p.Name, err)
+	}
+	arp, err := openARP()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ARP socket on %s: %w", p.Name, err), adverts.Close())
+	}
+	w := &Wire{adverts: adverts, arp: arp}
+	w.raw, err = adverts.SyscallConn()
+	if err == nil {
+		w.arpRaw, err = arp.SyscallConn()
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	w.toGroup.Addr = packet.Group().As4()
+	w.toCard = unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: p.Index}
+	w.send = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toGroup) }
+	w.announce = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toCard) }
+	w.recv = func(fd uintptr) { w.n, w.err = unix.Read(int(fd), w.buffer) }
+	w.readable = func(fd uintptr) bool {
+		w.advertsPoll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+		n, err := unix.Poll(w.advertsPoll[:], 0)
+		if errors.Is(err, unix.EINTR) {
+			n, err = 1, nil // look; finding nothing is no harm
+		}
+		w.waitErr = err
+		return n > 0 || err != nil
+	}
+	return w, nil
+}
+
+// openAdverts opens a raw socket for protocol 112 that hears the group on one card only, and sends there.
+func openAdverts(p nic.Port) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, packet.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	set := func(option, value int) func() error {
+		return func() error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, option, value) }
+	}
+	membership := unix.IPMreqn{Multiaddr: packet.Group().As4(), Ifindex: int32(p.Index)}
+	sender := unix.IPMreqn{Address: p.Source.As4(), Ifindex: int32(p.Index)}
+	for _, step := range []func() error{
+		set(unix.IP_TOS, packet.TypeOfService),
+		set(unix.IP_MULTICAST_TTL, packet.TTL),
+		set(unix.IP_MULTICAST_LOOP, 0),
+		// Without this a raw socket hears every group that anyone on this node has joined, on every card.
+		set(unix.IP_MULTICAST_ALL, 0),
+		// No path MTU discovery: adverts carry no DF bit.
+		set(unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT),
+		func() error { return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &membership) },
+		func() error { return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &sender) },
+	} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, unix.Close(fd))
+		}
+	}
+	return os.NewFile(uintptr(fd), "vrrp"), nil
+}
+
+// openARP opens a packet socket that only sends: with protocol 0 it receives nothing.
+func openARP() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "arp"), nil
+}
+
+// Send sends an advert to the group. It never waits: an advert that cannot leave now is of no use later.
+func (w *Wire) Send(payload []byte) error {
+	w.buffer = payload
+	if err := w.raw.Control(w.send); err != nil {
+		return err
+	}
+	return w.err
+}
+
+// Announce sends an Ethernet frame. It never waits.
+func (w *Wire) Announce(frame []byte) error {
+	w.buffer = frame
+	if err := w.arpRaw.Control(w.announce); err != nil {
+		return err
+	}
+	return w.err
+}
+
+// Receive reads one IP packet into b, header included. It never waits: 0 means that there is none.
+func (w *Wire) Receive(b []byte) (int, error) {
+	w.buffer = b
+	if err := w.raw.Control(w.recv); err != nil {
+		return 0, err
+	}
+	if errors.Is(w.err, unix.EAGAIN) || errors.Is(w.err, unix.EINTR) {
+		return 0, nil
+	}
+	return max(w.n, 0), w.err
+}
+
+// Wait waits until there is something to receive. It ends with an error when the wire is closed.
+func (w *Wire) Wait() error {
+	if err := w.raw.Read(w.readable); err != nil {
+		return err
+	}
+	return w.waitErr
+}
+
+// Close ends the wire, and Wait.
+func (w *Wire) Close() error { return errors.Join(w.adverts.Close(), w.arp.Close()) }
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
