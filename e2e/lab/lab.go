@@ -189,7 +189,13 @@ func Is(t testing.TB, name, id string) *Machine {
 // Network runs a program of this host in the machine's network, for containers that hold no programs of that kind.
 func (m *Machine) Network(t testing.TB, args ...string) string {
 	t.Helper()
-	return Run(t, "nsenter", append([]string{"-t", fmt.Sprint(m.pid), "-n"}, args...)...)
+	enter := m.Enter()
+	return Run(t, enter[0], append(enter[1:], args...)...)
+}
+
+// Enter is the beginning of a command line that runs a program of this host in the machine's network.
+func (m *Machine) Enter() []string {
+	return []string{"/usr/bin/nsenter", "-t", fmt.Sprint(m.pid), "-n", "--"}
 }
 
 // Exec runs a program on the machine and returns what it printed; it fails the test when the program fails.
