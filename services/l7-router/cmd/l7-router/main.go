@@ -1,0 +1,69 @@
+// Command l7-router sends each HTTP request to the right server of the right backend.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/twotier/twotier/services/internal/daemon"
+	"github.com/twotier/twotier/services/internal/desired"
+	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/metrics"
+	"github.com/twotier/twotier/services/internal/status"
+	"github.com/twotier/twotier/services/internal/verbs"
+	"github.com/twotier/twotier/services/l7-router/internal/control"
+	"github.com/twotier/twotier/services/l7-router/internal/loop"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/proxy"
+)
+
+func main() { os.Exit(daemon.Main("l7-router", nil, run)) }
+
+func run(ctx context.Context, p *daemon.Process) error {
+	store, err := desired.Open(p.DesiredConfig(loop.Kinds(), p.Log))
+	if err != nil {
+		return err
+	}
+	reporter, err := status.Open(p.StatusConfig(p.Version, p.Log))
+	if err != nil {
+		return err
+	}
+	door, err := grpcserver.New(p.GRPCConfig(p.Log))
+	if err != nil {
+		return err
+	}
+	tls, err := p.ServerTLS()
+	if err != nil {
+		return err
+	}
+	figures, err := metrics.Server(p.MetricsListen, tls, metrics.New(p.Service, p.Version))
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+
+	servers := pool.New(p.Log)
+	engine := proxy.New(servers, p.Log)
+	reconciler := loop.New(loop.Config{
+		Store: store, Status: reporter, Plane: engine, Log: p.Log,
+		Serving: func(ok bool) {
+			door.SetServing(control.Service, ok)
+			door.SetServing("", ok)
+		},
+	})
+	control.Register(door.Registrar(), verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, servers)
+
+	// Not before the first pass has said so.
+	door.SetServing(control.Service, false)
+	door.SetServing("", false)
+
+	group := daemon.NewGroup(p.Log)
+	group.Add("desired", store.Run)
+	group.Add("status", reporter.Run)
+	group.Add("grpc", door.Run)
+	group.Add("metrics", figures.Run)
+	group.Add("pool", servers.Run)
+	group.Add("proxy", engine.Run)
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, engine.Changed()) })
+	return group.Run(ctx)
+}

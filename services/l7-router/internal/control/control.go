@@ -1,0 +1,98 @@
+// Package control answers the router's gRPC calls: it translates, and decides nothing.
+package control
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"github.com/twotier/twotier/services/internal/verbs"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
+)
+
+// Service is the name under which the router's health is told.
+const Service = "twotier.router.v1.Router"
+
+// Servers tells the servers, live.
+type Servers interface {
+	Servers() []pool.State
+}
+
+// server answers both services.
+type server struct {
+	routerv1.UnsafeRouterServer
+	routerv1.UnsafeRouterAdminServer
+	verbs.Verbs
+	servers Servers
+}
+
+// Register makes the calls known to a gRPC server.
+func Register(registrar grpc.ServiceRegistrar, v verbs.Verbs, servers Servers) {
+	s := &server{Verbs: v, servers: servers}
+	routerv1.RegisterRouterServer(registrar, s)
+	routerv1.RegisterRouterAdminServer(registrar, s)
+}
+
+// ListDesired shows a page of the desired objects.
+func (s *server) ListDesired(ctx context.Context, request *commonv1.PageRequest) (*routerv1.ListDesiredResponse, error) {
+	answer := &routerv1.ListDesiredResponse{}
+	next, err := s.ListObjects(ctx, request, func(object func(proto.Message), etag string) {
+		stored := &routerv1.StoredObject{Object: &routerv1.Object{}, Etag: etag}
+		object(stored.GetObject())
+		answer.Objects = append(answer.Objects, stored)
+	})
+	if err != nil {
+		return nil, err
+	}
+	answer.NextPageToken = next
+	return answer, nil
+}
+
+// PreviewPlan tells what would be done.
+func (s *server) PreviewPlan(ctx context.Context, request *routerv1.PreviewPlanRequest) (*commonv1.PreviewPlanResponse, error) {
+	return s.PreviewObject(ctx, request.GetObject())
+}
+
+// Apply stores an object.
+func (s *server) Apply(ctx context.Context, request *routerv1.ApplyRequest) (*commonv1.ApplyResponse, error) {
+	return s.ApplyObject(ctx, request.GetObject(), request.GetEtag(), request.GetValidateOnly())
+}
+
+// ListServers shows the servers, live.
+func (s *server) ListServers(_ context.Context, request *routerv1.ListServersRequest) (*routerv1.ListServersResponse, error) {
+	answer := &routerv1.ListServersResponse{}
+	wanted := request.GetBackend()
+	for _, state := range s.servers.Servers() {
+		if wanted != "" && state.Backend != wanted {
+			continue
+		}
+		health := routerv1.Health_HEALTH_UP
+		switch {
+		case !state.Checked:
+			health = routerv1.Health_HEALTH_NO_CHECK
+		case state.Down:
+			health = routerv1.Health_HEALTH_DOWN
+		}
+		answer.Servers = append(answer.Servers, &routerv1.ServerState{
+			Backend:        state.Backend,
+			Name:           state.Server.Name,
+			Address:        state.Server.Address.String(),
+			Weight:         uint32(state.Server.Weight),
+			Backup:         state.Server.Backup,
+			Health:         health,
+			LastCheck:      state.LastCheck,
+			ActiveRequests: uint64(max(state.Active, 0)),
+			TotalRequests:  state.Total,
+			ConnectErrors:  state.ConnectErrors,
+		})
+	}
+	if wanted != "" && len(answer.GetServers()) == 0 {
+		return nil, status.Errorf(codes.NotFound, "no server of a backend %q is in force", wanted)
+	}
+	return answer, nil
+}

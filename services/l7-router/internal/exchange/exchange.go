@@ -1,0 +1,143 @@
+// Package exchange decides everything about one request and its response that needs no socket: which backend, which
+// servers in which order, the heads that are passed on, and what becomes of the connections afterwards. Connection
+// drivers move the bytes.
+package exchange
+
+import (
+	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/route"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+)
+
+// Frontend is a frontend with the backends that it can send to. It is never changed once it is in use.
+type Frontend struct {
+	Spec     spec.Frontend
+	Backends map[string]*pool.Backend
+}
+
+// Client is what has to be known of a client's connection.
+type Client struct {
+	// Address of the client, without the port. Example: 10.10.60.1
+	Address string
+	// Local is the address that the client has connected to. Example: 10.10.60.22:80
+	Local string
+}
+
+// Request is one request on its way. It is reused: Begin sets everything.
+type Request struct {
+	// Backend that takes it; nil: none does.
+	Backend *pool.Backend
+	// Head is the head for the server.
+	Head []byte
+	// Body is how its body is framed, towards the server too.
+	Body http1.Body
+	// Repeatable: it has no body and a method that may be sent twice (RFC 9110 section 9.2.2), so it can be sent again
+	// when a connection that was idle turns out to be dead. Others never go over a connection that was idle.
+	Repeatable bool
+	// ToHead: the request's method is HEAD.
+	ToHead bool
+	// KeepAlive: the client keeps its connection.
+	KeepAlive bool
+
+	minor    int
+	upgrade  bool
+	named    int // the server that a valid cookie names, or balance.None
+	server   int // the server that was chosen last, or balance.None
+	tried    []int
+	triedFew [8]int
+	safe     bool // the response to its method may be stored by caches
+}
+
+// Begin decides about a request whose head is complete.
+func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
+	method := h.Method()
+	r.Backend = f.Backends[route.Backend(&f.Spec, method, h.Path())]
+	r.Body = h.RequestBody()
+	r.Repeatable = r.Body.Framing == http1.NoBody && idempotent(method)
+	r.ToHead = string(method) == "HEAD"
+	r.safe = r.ToHead || string(method) == "GET"
+	r.KeepAlive = h.KeepAlive()
+	r.minor = h.Minor()
+	r.upgrade = h.Upgrade() != nil
+	r.named, r.server, r.tried = balance.None, balance.None, r.triedFew[:0]
+	r.Head = r.Head[:0]
+	if r.Backend != nil {
+		r.appendHead(h, c)
+	}
+}
+
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// Next chooses the server to try: the one that the cookie names, then by turns, each server once. nil: none is left.
+func (r *Request) Next() *pool.Server {
+	r.server = r.named
+	if len(r.tried) > 0 || r.server == balance.None {
+		r.server = r.Backend.Next(r.tried)
+	}
+	if r.server == balance.None {
+		return nil
+	}
+	r.tried = append(r.tried, r.server)
+	return r.Backend.Server(r.server)
+}
+
+// appendHead makes the head for the server: the client's, without what was for this hop only.
+func (r *Request) appendHead(h *http1.Head, c *Client) {
+	cookie := &r.Backend.Spec.Cookie
+	out := http1.AppendRequestLine(r.Head, h.Method(), h.Target())
+	if !h.HasHost() {
+		// A client of HTTP/1.0 may leave it out, but what goes to the server is HTTP/1.1.
+		out = http1.AppendField(out, "Host", c.Local)
+	}
+	forwarded := false
+	for i := range h.Fields() {
+		if h.HopByHop(i) {
+			continue
+		}
+		switch h.Known(i) {
+		case http1.XForwardedFor:
+			forwarded = true
+			continue
+		case http1.Expect:
+			if r.minor == 0 {
+				continue // RFC 9110 10.1.1: to be ignored
+			}
+		case http1.Cookie:
+			if cookie.Name != "" {
+				named := r.readCookies(h.Value(i), cookie.Name)
+				if named && cookie.Indirect {
+					out = appendWithoutCookie(out, h.Name(i), h.Value(i), cookie.Name)
+					continue
+				}
+			}
+		}
+		out = http1.AppendField(out, h.Name(i), h.Value(i))
+	}
+	out = append(out, "X-Forwarded-For: "...)
+	if forwarded {
+		for i := range h.Fields() {
+			if h.Known(i) == http1.XForwardedFor && !h.HopByHop(i) && len(h.Value(i)) > 0 {
+				out = append(out, h.Value(i)...)
+				out = append(out, ", "...)
+			}
+		}
+	}
+	out = append(out, c.Address...)
+	out = append(out, "\r\n"...)
+	if r.Body.Framing == http1.Chunked {
+		out = http1.AppendField(out, "Transfer-Encoding", "chunked")
+	}
+	if r.upgrade {
+		out = http1.AppendField(out, "Connection", "Upgrade")
+		out = http1.AppendField(out, "Upgrade", h.Upgrade())
+	}
+	r.Head = http1.AppendEnd(out)
+}

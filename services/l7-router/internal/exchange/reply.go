@@ -1,0 +1,135 @@
+package exchange
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+)
+
+// Reply tells the driver what to do with a final response.
+type Reply struct {
+	// Body is how the server frames the body.
+	Body http1.Body
+	// Unchunk: pass on the data of the chunks only; the client speaks HTTP/1.0.
+	Unchunk bool
+	// KeepClient and KeepServer say whether the connections can be used again once everything is through.
+	KeepClient, KeepServer bool
+	// Tunnel: both sides have switched to another protocol; pass on everything until they close.
+	Tunnel bool
+}
+
+// ErrUpgrade is a 101 that nobody asked for.
+var ErrUpgrade = errors.New("the server switches protocols without being asked")
+
+// Interim appends a 1xx response for the client; nothing when the client's HTTP/1.0 does not know it.
+func (r *Request) Interim(dst []byte, h *http1.Head) []byte {
+	if r.minor == 0 {
+		return dst
+	}
+	dst = http1.AppendStatusLine(dst, h.Status(), h.Reason())
+	for i := range h.Fields() {
+		if !h.HopByHop(i) && h.Known(i) != http1.ContentLength {
+			dst = http1.AppendField(dst, h.Name(i), h.Value(i))
+		}
+	}
+	return http1.AppendEnd(dst)
+}
+
+// Reply appends the head of a final response for the client. closing says that the client's connection is to be closed
+// in any case. The server is the one that Next chose last.
+func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply, error) {
+	reply := Reply{Body: h.ResponseBody(r.ToHead), KeepServer: h.KeepAlive()}
+	reply.Tunnel = h.Status() == 101
+	if reply.Tunnel && (!r.upgrade || h.Upgrade() == nil) {
+		return dst, reply, ErrUpgrade
+	}
+	reply.Unchunk = reply.Body.Framing == http1.Chunked && r.minor == 0
+	if reply.Body.Framing == http1.UntilClose {
+		reply.KeepServer = false
+	}
+	reply.KeepClient = r.KeepAlive && !closing && !reply.Unchunk && reply.Body.Framing != http1.UntilClose
+
+	cookie := &r.Backend.Spec.Cookie
+	dst = http1.AppendStatusLine(dst, h.Status(), h.Reason())
+	for i := range h.Fields() {
+		if h.HopByHop(i) {
+			continue
+		}
+		switch h.Known(i) {
+		case http1.ContentLength:
+			if h.Status() < 200 || h.Status() == 204 {
+				continue // RFC 9110 8.6: must not be there
+			}
+		case http1.SetCookie:
+			if cookie.Name != "" && setsCookie(h.Value(i), cookie.Name) {
+				continue
+			}
+		}
+		dst = http1.AppendField(dst, h.Name(i), h.Value(i))
+	}
+	if cookie.Name != "" && (r.named == balance.None || r.named != r.server) {
+		dst = appendSetCookie(dst, cookie, r.Backend.Server(r.server))
+		if cookie.NoCache && r.safe && cacheable(h) {
+			dst = http1.AppendField(dst, "Cache-Control", "private")
+		}
+	}
+	switch {
+	case reply.Tunnel:
+		dst = http1.AppendField(dst, "Connection", "Upgrade")
+		dst = http1.AppendField(dst, "Upgrade", h.Upgrade())
+	case reply.Body.Framing == http1.Chunked && !reply.Unchunk:
+		dst = http1.AppendField(dst, "Transfer-Encoding", "chunked")
+	}
+	return http1.AppendEnd(r.appendConnection(dst, reply)), reply, nil
+}
+
+// appendConnection says what becomes of the client's connection where its version of HTTP would assume otherwise.
+func (r *Request) appendConnection(dst []byte, reply Reply) []byte {
+	switch {
+	case reply.Tunnel:
+	case !reply.KeepClient:
+		dst = http1.AppendField(dst, "Connection", "close")
+	case r.minor == 0:
+		dst = http1.AppendField(dst, "Connection", "keep-alive")
+	}
+	return dst
+}
+
+type failure struct{ reason, text string }
+
+// failures are the router's own answers, as HAProxy words them where it has them.
+var failures = map[int]failure{
+	400: {"Bad request", "Your browser sent an invalid request."},
+	408: {"Request Time-out", "Your browser didn't send a complete request in time."},
+	431: {"Request Header Fields Too Large", "The request's head is too large."},
+	501: {"Not Implemented", "The server does not support the functionality required to fulfill the request."},
+	502: {"Bad Gateway", "The server returned an invalid or incomplete response."},
+	503: {"Service Unavailable", "No server is available to handle this request."},
+	504: {"Gateway Time-out", "The server didn't respond in time."},
+	505: {"HTTP Version Not Supported", "This version of HTTP is not supported."},
+}
+
+// Failure appends an answer of the router's own, with its body unless it answers a HEAD. keep says whether the client's
+// connection stays open; a client of HTTP/1.0 has to be closed.
+func Failure(dst []byte, status int, toHead, keep bool) []byte {
+	f := failures[status]
+	code := strconv.Itoa(status)
+	body := "<html><body><h1>" + code + " " + f.reason + "</h1>\n" + f.text + "\n</body></html>\n"
+	dst = http1.AppendStatusLine(dst, status, []byte(f.reason))
+	dst = http1.AppendField(dst, "Content-Length", strconv.Itoa(len(body)))
+	dst = http1.AppendField(dst, "Cache-Control", "no-cache")
+	dst = http1.AppendField(dst, "Content-Type", "text/html")
+	if !keep {
+		dst = http1.AppendField(dst, "Connection", "close")
+	}
+	dst = http1.AppendEnd(dst)
+	if toHead {
+		return dst
+	}
+	return append(dst, body...)
+}
+
+// Minor returns x of the client's HTTP/1.x.
+func (r *Request) Minor() int { return r.minor }

@@ -1,0 +1,291 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
+)
+
+// keepAlivePeriod is how often the kernel probes a quiet connection, so that one whose other side has vanished ends.
+const keepAlivePeriod = 30 * time.Second
+
+// errStale: a connection that had been idle was closed before any byte of a response, and the request may be repeated.
+var errStale = errors.New("the idle connection was closed")
+
+// carry takes one request to a server and the response back. It reports whether the client's connection goes on.
+//
+// A server that cannot be connected to is passed over at once, each at most once in a request; so the time lost is at
+// most one connect timeout for each server. A request of which something may have reached a server goes nowhere else.
+func (c *conn) carry(f *exchange.Frontend) bool {
+	x := &c.request
+	keep := x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.closing()
+	if x.Backend == nil {
+		return c.refuse(503, keep)
+	}
+	for {
+		server := x.Next()
+		if server == nil {
+			return c.refuse(503, keep)
+		}
+		server.Begin()
+		goOn, err := c.try(f, server, keep)
+		server.End()
+		if err == nil {
+			return goOn
+		}
+	}
+}
+
+// refuse answers in the router's own name.
+func (c *conn) refuse(status int, keep bool) bool {
+	if !c.fail(status, keep) {
+		return false
+	}
+	if !keep {
+		c.linger()
+	}
+	return keep
+}
+
+// try carries the request to one server. An error means that no server has seen anything of it.
+func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn bool, err error) {
+	x := &c.request
+	if x.Repeatable {
+		if idle, ok := server.Idle().(*sock); ok {
+			goOn, err = c.through(f, server, idle, true, keep)
+			if err == nil {
+				return goOn, nil
+			}
+		}
+	}
+	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: keepAlivePeriod}
+	dialed, err := dialer.Dial("tcp", server.Address())
+	if err != nil {
+		server.ConnectFailed()
+		return false, err
+	}
+	srv, err := newSock(dialed.(*net.TCPConn))
+	if err != nil {
+		_ = dialed.Close() // it cannot be used
+		return false, err
+	}
+	return c.through(f, server, srv, false, keep)
+}
+
+// relay is one request on its way through one connection to a server.
+type relay struct {
+	c      *conn
+	srv    *sock
+	active activity
+	stop   atomic.Bool
+	up     direction
+	down   direction
+	// sending ends with the result of the request's body; nil when that has been sent before the response is waited for.
+	sending chan error
+}
+
+// through sends the request over srv and the response to the client, and takes care of srv. The only error is errStale.
+func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reused, keep bool) (goOn bool, err error) {
+	x := &c.request
+	r := &relay{c: c, srv: srv}
+	r.active.touch()
+	client, behind := f.Spec.TimeoutClient, x.Backend.Spec.TimeoutServer
+	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.stop, head: x.Head}
+	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: new(atomic.Bool)}
+
+	in := borrow()
+	defer func() { giveBack(in) }()
+	r.sendRequest()
+	status, err := r.awaitResponse(&in)
+	if err != nil {
+		sendErr := r.stopSending()
+		_ = srv.Close() // a request without a response: of no further use
+		switch {
+		case errors.Is(err, errGone):
+			return false, nil
+		case r.down.sent:
+			return false, nil // an interim response is out; what follows would be taken for its final one
+		case sendErr != nil && reading(sendErr):
+			return c.refuseBody(sendErr), nil
+		case reused && x.Repeatable && in.empty() && !errors.Is(err, errSilent):
+			return false, errStale
+		}
+		return c.refuse(status, keep && r.sending == nil), nil
+	}
+	return r.finish(server, in)
+}
+
+// sendRequest sends head and body. A body that has not come whole is sent by a goroutine of its own, because a server
+// may answer before it has read all.
+func (r *relay) sendRequest() {
+	x, in := &r.c.request, r.c.in
+	whole := x.Body.Framing == http1.NoBody || x.Body.Framing == http1.Length && x.Body.Length <= int64(len(in.bytes()))
+	if whole {
+		// An error shows when the response is read: the server may have answered before it closed.
+		_ = r.up.stream(in, x.Body, false)
+		r.down.watch = r.watchClient
+		return
+	}
+	r.sending = make(chan error, 1)
+	go func() {
+		err := r.up.stream(in, x.Body, false)
+		if err != nil && reading(err) {
+			_ = r.srv.Close() // wakes the one who waits for the response: there will be none
+		}
+		r.sending <- err
+	}()
+}
+
+// watchClient is asked while a server is waited for.
+func (r *relay) watchClient() error {
+	if r.c.ended() {
+		return errGone
+	}
+	return nil
+}
+
+// stopSending ends the sending of the body and returns how it ended; nil when it was through.
+func (r *relay) stopSending() error {
+	if r.sending == nil {
+		return nil
+	}
+	r.stop.Store(true)
+	expire(r.c.sock)
+	expire(r.srv)
+	err := <-r.sending
+	_ = r.c.SetDeadline(time.Time{}) // for the answer; a closed socket has none
+	return err
+}
+
+// refuseBody answers a body that cannot be sent on; a client that has gone gets no answer.
+func (c *conn) refuseBody(err error) bool {
+	var refused *http1.Error
+	switch {
+	case errors.As(err, &refused):
+		return c.refuse(refused.Status, false)
+	case errors.Is(err, errSilent):
+		return c.refuse(408, false)
+	}
+	return false
+}
+
+// awaitResponse reads up to a final response's head, which is left in c.head, and passes interim ones on. With an error
+// it returns the status to answer with.
+func (r *relay) awaitResponse(in **buffer) (status int, err error) {
+	h := &r.c.head
+	h.Reset(http1.Response)
+	for {
+		complete, err := h.Parse((*in).bytes())
+		if err != nil {
+			return 502, err
+		}
+		if complete {
+			if h.Status() >= 200 || h.Status() == 101 {
+				return 0, nil
+			}
+			r.c.out = r.c.request.Interim(r.c.out[:0], h)
+			(*in).consume(h.Len())
+			h.Reset(http1.Response)
+			if err := r.down.writeAll(r.c.out); err != nil {
+				return 0, errGone
+			}
+			continue
+		}
+		*in = grown(*in)
+		n, err := r.down.readInto((*in).room())
+		if err != nil {
+			if errors.Is(err, errSilent) {
+				return 504, err
+			}
+			return 502, err
+		}
+		(*in).w += n
+	}
+}
+
+// finish passes the final response on.
+func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
+	c, h := r.c, &r.c.head
+	// A server that refuses a body which is still coming will not read the rest.
+	closing := c.closing() || r.sending != nil && len(r.sending) == 0 && h.Status() >= 400
+	out, reply, err := c.request.Reply(c.out[:0], h, closing)
+	c.out = out
+	if err != nil {
+		_ = r.stopSending() // nothing can be made of it
+		_ = r.srv.Close()
+		return c.refuse(502, false), nil
+	}
+	in.consume(h.Len())
+	if reply.Tunnel {
+		r.tunnel(in)
+		return false, nil
+	}
+
+	r.down.head = out
+	r.down.watch = nil
+	err = r.down.stream(in, reply.Body, reply.Unchunk)
+	var sendErr error
+	if err != nil || !reply.KeepServer || closing {
+		sendErr = r.stopSending()
+	} else if r.sending != nil {
+		sendErr = <-r.sending // the server keeps the connection, so it reads the rest
+	}
+	if err == nil && sendErr == nil && reply.KeepServer && in.empty() {
+		server.Keep(r.srv)
+	} else {
+		_ = r.srv.Close() // something is missing, or was too much
+	}
+	switch {
+	case err != nil && reading(err) && reply.Body.Framing == http1.UntilClose:
+		c.abort() // or the client would take what it has for the whole
+		return false, nil
+	case err != nil:
+		return false, nil
+	case sendErr != nil || !reply.KeepClient:
+		if sendErr != nil {
+			c.linger()
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// tunnel passes everything on, both ways, until both sides have ended or nothing has moved for the longer timeout.
+func (r *relay) tunnel(in *buffer) {
+	defer func() { _ = r.srv.Close() }() // it belongs to another protocol now
+	if r.sending != nil {
+		if err := <-r.sending; err != nil {
+			return
+		}
+	}
+	quiet := max(r.up.fromTimeout, r.up.toTimeout)
+	r.up.fromTimeout, r.up.toTimeout, r.down.fromTimeout, r.down.toTimeout = quiet, quiet, quiet, quiet
+	r.down.head, r.down.watch = r.c.out, nil
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.oneWay(&r.up, r.c.in)
+	}()
+	r.oneWay(&r.down, in)
+	<-done
+}
+
+// oneWay passes one direction on, then tells its end to the other side; an error ends both directions.
+func (r *relay) oneWay(d *direction, in *buffer) {
+	err := d.untilClose(in)
+	if err == nil {
+		err = d.to.CloseWrite()
+	}
+	if err != nil && !errors.Is(err, syscall.ENOTCONN) {
+		r.up.stop.Store(true)
+		r.down.stop.Store(true)
+		expire(r.c.sock)
+		expire(r.srv)
+	}
+}

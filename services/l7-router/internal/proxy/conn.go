@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"errors"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+)
+
+const (
+	// lingerTimeout is how long the rest of what a client sends is thrown away before its connection is closed, so that
+	// a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+	lingerTimeout = 2 * time.Second
+	// lingerBytes is the most that is thrown away.
+	lingerBytes = 1 << 20
+)
+
+// What a client's connection is doing.
+const (
+	busy int32 = iota
+	idle
+	closed
+)
+
+// conn is one client connection, owned by the goroutine of serve.
+type conn struct {
+	*sock
+	engine   *Engine
+	listener *listener
+	client   exchange.Client
+
+	in      *buffer // nil while idle
+	head    http1.Head
+	request exchange.Request
+	out     []byte
+
+	state    atomic.Int32
+	retiring atomic.Bool
+}
+
+// serve carries requests until the connection ends.
+func (c *conn) serve() {
+	defer func() {
+		giveBack(c.in)
+		_ = c.Close() // whatever had to be said has been said
+	}()
+	for first := true; ; first = false {
+		front := c.listener.front.Load()
+		f := front.current.Load()
+		timeout := f.Spec.TimeoutKeepAlive
+		if first {
+			timeout = f.Spec.TimeoutRequest
+		}
+		if !c.await(timeout) {
+			return
+		}
+		front = c.listener.front.Load()
+		f = front.current.Load()
+		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
+			if status > 0 {
+				c.fail(status, false)
+				c.linger()
+			}
+			return
+		}
+		c.request.Begin(f, &c.head, &c.client)
+		c.in.consume(c.head.Len())
+		if !c.carry(f) {
+			return
+		}
+		if c.in.empty() {
+			giveBack(c.in)
+			c.in = nil
+		}
+	}
+}
+
+// closing reports whether the connection has to end after the request under way.
+func (c *conn) closing() bool { return c.retiring.Load() }
+
+// retire lets the connection end after the request under way, or at once when there is none.
+func (c *conn) retire() {
+	c.retiring.Store(true)
+	if c.state.CompareAndSwap(idle, closed) {
+		_ = c.Close() // nothing is under way on it
+	}
+}
+
+// await waits for the first byte of a request.
+func (c *conn) await(timeout time.Duration) bool {
+	if c.in != nil {
+		return true // it came together with the request before
+	}
+	c.state.Store(idle)
+	if c.closing() {
+		return false
+	}
+	_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
+	b, err := c.readFirst()
+	c.in = b
+	return c.state.CompareAndSwap(idle, busy) && err == nil
+}
+
+// readHead reads a request's head: 0 when it is complete, a status to refuse it with, or -1 when the client has gone.
+func (c *conn) readHead(timeout time.Duration) int {
+	c.head.Reset(http1.Request)
+	armed := false
+	for {
+		complete, err := c.head.Parse(c.in.bytes())
+		if complete {
+			return 0
+		}
+		var refused *http1.Error
+		if errors.As(err, &refused) {
+			return refused.Status
+		}
+		c.in = grown(c.in)
+		if !armed {
+			armed = true
+			_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
+		}
+		n, err := c.Read(c.in.room())
+		c.in.w += n
+		switch {
+		case n > 0:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return 408
+		default:
+			return -1
+		}
+	}
+}
+
+// fail answers in the router's own name. It reports whether the answer could be sent.
+func (c *conn) fail(status int, keep bool) bool {
+	c.out = exchange.Failure(c.out[:0], status, c.request.ToHead, keep)
+	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
+	_, err := c.Write(c.out)
+	return err == nil
+}
+
+// linger throws away what the client is still sending, within bounds.
+func (c *conn) linger() {
+	if c.CloseWrite() != nil {
+		return
+	}
+	if c.in == nil {
+		c.in = borrow()
+	}
+	_ = c.SetReadDeadline(time.Now().Add(lingerTimeout)) // the read says why it cannot be
+	for left := lingerBytes; left > 0; {
+		n, err := c.Read(c.in.b)
+		if err != nil {
+			return
+		}
+		left -= n
+	}
+}

@@ -1,0 +1,315 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+)
+
+const (
+	// spliceMin is the least rest of a body, or of a chunk, that is worth a pipe.
+	spliceMin = 64 << 10
+	// pulse is how often a wait for a server is interrupted to see whether the client is still there.
+	pulse = 250 * time.Millisecond
+)
+
+var (
+	errEnd     = io.EOF
+	errSilent  = errors.New("silent for too long")
+	errGone    = errors.New("the client has gone")
+	errCut     = errors.New("the body ends too early")
+	errStopped = errors.New("stopped")
+)
+
+// failed is an error of one side of an exchange.
+type failed struct {
+	reading bool // from the sender, otherwise writing to the receiver
+	err     error
+}
+
+func (f *failed) Error() string { return f.err.Error() }
+func (f *failed) Unwrap() error { return f.err }
+
+// activity is when a byte last moved in either direction of an exchange: a side is only silent while both are.
+type activity struct{ last atomic.Int64 }
+
+var epoch = time.Now()
+
+func (a *activity) touch()               { a.last.Store(int64(time.Since(epoch))) }
+func (a *activity) quiet() time.Duration { return time.Since(epoch) - time.Duration(a.last.Load()) }
+
+// direction moves bytes from one socket to another.
+type direction struct {
+	from, to *sock
+	// fromTimeout and toTimeout are how long each side may stay silent.
+	fromTimeout, toTimeout time.Duration
+	active                 *activity
+	// stop ends the direction before its next wait; set it, then expire the deadlines.
+	stop *atomic.Bool
+	// watch, when not nil, is asked every pulse while waiting to read.
+	watch func() error
+	// head is sent before anything else, together with the first bytes of the body when they fit.
+	head []byte
+	// sent: something has been written.
+	sent bool
+}
+
+// readInto reads once.
+func (d *direction) readInto(p []byte) (int, error) {
+	for {
+		if err := d.beforeRead(); err != nil {
+			return 0, err
+		}
+		n, err := d.from.Read(p)
+		if n > 0 {
+			d.active.touch()
+			return n, nil
+		}
+		if err = d.afterWait(err, d.fromTimeout); err != nil {
+			return 0, &failed{reading: true, err: err}
+		}
+	}
+}
+
+func (d *direction) beforeRead() error {
+	wait := d.fromTimeout
+	if d.watch != nil {
+		wait = min(wait, pulse)
+	}
+	// A deadline cannot be set on a closed socket; the read then says so.
+	_ = d.from.SetReadDeadline(time.Now().Add(wait))
+	if d.stop.Load() {
+		return errStopped
+	}
+	return nil
+}
+
+// afterWait turns a timeout that is none yet into nil.
+func (d *direction) afterWait(err error, timeout time.Duration) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if d.stop.Load() {
+		return errStopped
+	}
+	if d.watch != nil {
+		if err := d.watch(); err != nil {
+			return err
+		}
+	}
+	if d.active.quiet() >= timeout {
+		return errSilent
+	}
+	return nil
+}
+
+// write sends p, after the head when that has not been sent yet.
+func (d *direction) write(p []byte) error {
+	if len(d.head) > 0 {
+		if len(p) <= cap(d.head)-len(d.head) {
+			p = append(d.head, p...)
+			d.head = nil
+		} else {
+			head := d.head
+			d.head = nil
+			if err := d.writeAll(head); err != nil {
+				return err
+			}
+		}
+	}
+	return d.writeAll(p)
+}
+
+func (d *direction) flush() error {
+	if len(d.head) == 0 {
+		return nil
+	}
+	return d.write(nil)
+}
+
+func (d *direction) writeAll(p []byte) error {
+	for len(p) > 0 {
+		d.beforeWrite()
+		n, err := d.to.Write(p)
+		if n > 0 {
+			d.sent = true
+			d.active.touch()
+			p = p[n:]
+		}
+		if err == nil {
+			continue
+		}
+		if err := d.afterWait(err, d.toTimeout); err != nil {
+			return &failed{err: err}
+		}
+	}
+	return nil
+}
+
+func (d *direction) beforeWrite() {
+	_ = d.to.SetWriteDeadline(time.Now().Add(d.toTimeout)) // the write says why it cannot be
+}
+
+// stream moves a whole body. What has been read of it already is in the buffer; what follows it stays there. With
+// unchunk only the data of chunks is passed on.
+func (d *direction) stream(in *buffer, body http1.Body, unchunk bool) error {
+	switch body.Framing {
+	case http1.Length:
+		return d.length(in, body.Length)
+	case http1.Chunked:
+		return d.chunks(in, unchunk)
+	case http1.UntilClose:
+		return d.untilClose(in)
+	}
+	return d.flush()
+}
+
+func (d *direction) length(in *buffer, left int64) error {
+	for {
+		if have := min(int64(len(in.bytes())), left); have > 0 {
+			if err := d.write(in.bytes()[:have]); err != nil {
+				return err
+			}
+			in.consume(int(have))
+			left -= have
+		}
+		if err := d.flush(); err != nil || left == 0 {
+			return err
+		}
+		if left >= spliceMin {
+			_, err := d.splice(left)
+			return err
+		}
+		room := in.room()
+		n, err := d.readInto(room[:min(int64(len(room)), left)])
+		if err != nil {
+			return cut(err)
+		}
+		in.w += n
+	}
+}
+
+func (d *direction) chunks(in *buffer, unchunk bool) error {
+	var reader http1.ChunkReader
+	for {
+		passed := 0
+		for {
+			n, data, err := reader.Next(in.bytes()[passed:])
+			if err != nil {
+				return &failed{reading: true, err: err}
+			}
+			passed += n
+			if n == 0 {
+				break
+			}
+			if unchunk && len(data) > 0 {
+				if err := d.write(data); err != nil {
+					return err
+				}
+			}
+		}
+		if !unchunk && passed > 0 {
+			if err := d.write(in.bytes()[:passed]); err != nil {
+				return err
+			}
+		}
+		in.consume(passed)
+		if err := d.flush(); err != nil || reader.Done() {
+			return err
+		}
+		if left := reader.Left(); left >= spliceMin && in.empty() {
+			moved, err := d.splice(left)
+			reader.Skip(moved)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := d.readInto(in.room())
+		if err != nil {
+			return cut(err)
+		}
+		in.w += n
+	}
+}
+
+func (d *direction) untilClose(in *buffer) error {
+	if err := d.write(in.bytes()); err != nil {
+		return err
+	}
+	in.consume(len(in.bytes()))
+	for {
+		_, err := d.splice(1 << 40)
+		switch {
+		case errors.Is(err, errCut):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// splice moves n bytes without bringing them into this process. It reports how many it has moved.
+func (d *direction) splice(n int64) (moved int64, err error) {
+	p, err := borrowPipe()
+	if err != nil {
+		return 0, &failed{reading: true, err: err}
+	}
+	defer giveBackPipe(p)
+	for moved < n {
+		if err := d.beforeRead(); err != nil {
+			return moved, err
+		}
+		took, err := p.take(d.from, n-moved)
+		if err != nil {
+			if err = d.afterWait(err, d.fromTimeout); err != nil {
+				return moved, &failed{reading: true, err: err}
+			}
+			continue
+		}
+		if took == 0 {
+			return moved, &failed{reading: true, err: errCut}
+		}
+		d.active.touch()
+		for p.held > 0 {
+			d.beforeWrite()
+			gave, err := p.give(d.to)
+			if err != nil {
+				if err = d.afterWait(err, d.toTimeout); err != nil {
+					return moved, &failed{err: err}
+				}
+				continue
+			}
+			moved += gave
+			d.sent = true
+			d.active.touch()
+		}
+	}
+	return moved, nil
+}
+
+// cut says of the end of a stream that it came in the middle of a body.
+func cut(err error) error {
+	if errors.Is(err, errEnd) {
+		return &failed{reading: true, err: errCut}
+	}
+	return err
+}
+
+// reading reports whether err came from the sending side.
+func reading(err error) bool {
+	var f *failed
+	return errors.As(err, &f) && f.reading
+}
+
+// expire ends the waits of a socket at once.
+func expire(s *sock) {
+	_ = s.SetDeadline(time.Unix(1, 0)) // a closed socket has no waits
+}
+
+var _ net.Conn = (*sock)(nil)

@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"net"
+	"syscall"
+)
+
+// sock is one TCP connection with the few calls that package net has no words for. Its raw calls keep their results in
+// the struct, so that none allocates; each may be used by one goroutine at a time.
+type sock struct {
+	*net.TCPConn
+	raw syscall.RawConn
+
+	read    *buffer
+	readN   int
+	readErr error
+	readNow func(uintptr) bool
+
+	peekErr error
+	peekN   int
+	peekB   [1]byte
+	peekNow func(uintptr)
+}
+
+func newSock(c *net.TCPConn) (*sock, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s := &sock{TCPConn: c, raw: raw}
+	s.readNow = s.readReady
+	s.peekNow = s.peekFD
+	return s, nil
+}
+
+// readFirst waits until something has come and only then borrows a buffer for it, so that an idle connection holds none.
+func (s *sock) readFirst() (*buffer, error) {
+	s.read, s.readN, s.readErr = nil, 0, nil
+	err := s.raw.Read(s.readNow)
+	b := s.read
+	s.read = nil
+	switch {
+	case err != nil:
+	case s.readErr != nil:
+		err = s.readErr
+	case s.readN == 0:
+		err = errEnd
+	default:
+		b.w = s.readN
+		return b, nil
+	}
+	giveBack(b)
+	return nil, err
+}
+
+func (s *sock) readReady(fd uintptr) bool {
+	b := borrow()
+	for {
+		n, err := syscall.Read(int(fd), b.b)
+		switch err {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			giveBack(b)
+			return false
+		}
+		s.read, s.readN, s.readErr = b, n, err
+		return true
+	}
+}
+
+// peek looks at what can be read without waiting: n is 0 with nil error at the end of the stream.
+func (s *sock) peek() (n int, err error) {
+	if err := s.raw.Control(s.peekNow); err != nil {
+		return 0, err
+	}
+	return s.peekN, s.peekErr
+}
+
+func (s *sock) peekFD(fd uintptr) {
+	for {
+		s.peekN, _, s.peekErr = syscall.Recvfrom(int(fd), s.peekB[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		if s.peekErr != syscall.EINTR {
+			return
+		}
+	}
+}
+
+// Alive reports whether the connection is open and quiet.
+func (s *sock) Alive() bool {
+	_, err := s.peek()
+	return err == syscall.EAGAIN
+}
+
+// ended reports whether the other side has closed or reset the connection and nothing is left to read.
+func (s *sock) ended() bool {
+	n, err := s.peek()
+	return err == nil && n == 0 || err != nil && err != syscall.EAGAIN
+}
+
+// abort closes with a reset, for streams whose end would otherwise look like a good one.
+func (s *sock) abort() {
+	_ = s.SetLinger(0) // without it the close is an ordinary one
+	_ = s.Close()      // nothing to be saved
+}

@@ -1,0 +1,368 @@
+package spec
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Limits of what may be wanted.
+const (
+	// MaxName is the most bytes of a name or of a cookie value.
+	MaxName = 63
+	// MaxBinds is the most addresses of a frontend.
+	MaxBinds = 64
+	// MaxRules is the most rules of a frontend.
+	MaxRules = 256
+	// MaxServers is the most servers of a backend.
+	MaxServers = 256
+	// MaxWeight is the largest weight of a server.
+	MaxWeight = 256
+	// MaxConn is the largest maxconn of a frontend.
+	MaxConn = 1 << 20
+	// MaxTimeout is the longest timeout.
+	MaxTimeout = 24 * time.Hour
+)
+
+// Defaults of what is left out.
+const (
+	DefaultTimeoutClient    = 60 * time.Second
+	DefaultTimeoutRequest   = 10 * time.Second
+	DefaultTimeoutKeepAlive = 60 * time.Second
+	DefaultTimeoutConnect   = 3 * time.Second
+	DefaultTimeoutServer    = 60 * time.Second
+	DefaultMaxConn          = 10000
+	DefaultInterval         = 2 * time.Second
+	DefaultRise             = 2
+	DefaultFall             = 3
+)
+
+// parser collects what is wrong.
+type parser struct {
+	violations []*commonv1.Violation
+}
+
+func (p *parser) refuse(field, format string, args ...any) {
+	p.violations = append(p.violations, &commonv1.Violation{Field: field, Description: fmt.Sprintf(format, args...)})
+}
+
+// Parse checks everything that is wanted together. With violations the state is not to be used.
+func Parse(frontends []*routerv1.Frontend, backends []*routerv1.Backend) (State, []*commonv1.Violation) {
+	var (
+		p     parser
+		state State
+		known = map[string]bool{}
+		seen  = map[string]bool{}
+	)
+	for _, message := range backends {
+		path := "backend/" + message.GetName()
+		if known[message.GetName()] {
+			p.refuse(path+".name", "there is another backend of this name")
+		}
+		known[message.GetName()] = true
+		state.Backends = append(state.Backends, p.backend(path, message))
+	}
+	for _, message := range frontends {
+		path := "frontend/" + message.GetName()
+		if seen[message.GetName()] {
+			p.refuse(path+".name", "there is another frontend of this name")
+		}
+		seen[message.GetName()] = true
+		state.Frontends = append(state.Frontends, p.frontend(path, message, known))
+	}
+	slices.SortFunc(state.Backends, func(a, b Backend) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(state.Frontends, func(a, b Frontend) int { return cmp.Compare(a.Name, b.Name) })
+	p.binds(state.Frontends)
+	p.cookies(state.Backends)
+	if len(p.violations) > 0 {
+		return State{}, p.violations
+	}
+	return state, nil
+}
+
+func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string]bool) Frontend {
+	p.name(path+".name", m.GetName())
+	f := Frontend{
+		Name:             m.GetName(),
+		DefaultBackend:   m.GetDefaultBackend(),
+		TimeoutClient:    p.duration(path+".timeout_client", m.GetTimeoutClient(), DefaultTimeoutClient, time.Millisecond, MaxTimeout),
+		TimeoutRequest:   p.duration(path+".timeout_http_request", m.GetTimeoutHttpRequest(), DefaultTimeoutRequest, time.Millisecond, MaxTimeout),
+		TimeoutKeepAlive: p.duration(path+".timeout_http_keep_alive", m.GetTimeoutHttpKeepAlive(), DefaultTimeoutKeepAlive, time.Millisecond, MaxTimeout),
+		MaxConn:          p.number(path+".maxconn", m.GetMaxconn(), DefaultMaxConn, MaxConn),
+	}
+	if len(m.GetBind()) == 0 || len(m.GetBind()) > MaxBinds {
+		p.refuse(path+".bind", "want 1 to %d addresses, got %d", MaxBinds, len(m.GetBind()))
+	}
+	for i, text := range m.GetBind() {
+		address, err := parseBind(text)
+		if err != nil {
+			p.refuse(fmt.Sprintf("%s.bind[%d]", path, i), "want HOST:PORT with an IP address or * as host and a port of 1 to 65535, got %q", text)
+			continue
+		}
+		f.Bind = append(f.Bind, address)
+	}
+	if len(m.GetRules()) > MaxRules {
+		p.refuse(path+".rules", "want at most %d rules, got %d", MaxRules, len(m.GetRules()))
+	}
+	for i, rule := range m.GetRules() {
+		f.Rules = append(f.Rules, p.rule(fmt.Sprintf("%s.rules[%d]", path, i), rule, backends))
+	}
+	if name := m.GetDefaultBackend(); name != "" && !backends[name] {
+		p.refuse(path+".default_backend", "there is no backend %q", name)
+	}
+	return f
+}
+
+func (p *parser) rule(path string, m *routerv1.Rule, backends map[string]bool) Rule {
+	r := Rule{
+		Methods:      slices.Clone(m.GetCondition().GetMethods()),
+		PathPrefixes: slices.Clone(m.GetCondition().GetPathPrefixes()),
+		Backend:      m.GetBackend(),
+	}
+	for i, method := range r.Methods {
+		if !token(method) {
+			p.refuse(fmt.Sprintf("%s.condition.methods[%d]", path, i), "want a method such as POST, got %q", method)
+		}
+	}
+	for i, prefix := range r.PathPrefixes {
+		if !strings.HasPrefix(prefix, "/") || !visible(prefix) || strings.ContainsAny(prefix, "?#") {
+			p.refuse(fmt.Sprintf("%s.condition.path_prefixes[%d]", path, i), "want the start of a path, such as /static/, got %q", prefix)
+		}
+	}
+	if !backends[r.Backend] {
+		p.refuse(path+".backend", "there is no backend %q", r.Backend)
+	}
+	return r
+}
+
+func (p *parser) backend(path string, m *routerv1.Backend) Backend {
+	p.name(path+".name", m.GetName())
+	b := Backend{
+		Name:           m.GetName(),
+		Cookie:         p.cookie(path+".cookie", m.GetCookie()),
+		Check:          p.check(path+".check", m.GetCheck()),
+		TimeoutConnect: p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
+		TimeoutServer:  p.duration(path+".timeout_server", m.GetTimeoutServer(), DefaultTimeoutServer, time.Millisecond, MaxTimeout),
+	}
+	switch m.GetBalance() {
+	case routerv1.Balance_BALANCE_UNSPECIFIED, routerv1.Balance_BALANCE_ROUNDROBIN:
+	default:
+		p.refuse(path+".balance", "not a known way to balance: %v", m.GetBalance())
+	}
+	if len(m.GetServers()) > MaxServers {
+		p.refuse(path+".servers", "want at most %d servers, got %d", MaxServers, len(m.GetServers()))
+	}
+	names := map[string]bool{}
+	for i, message := range m.GetServers() {
+		at := fmt.Sprintf("%s.servers[%d]", path, i)
+		s := p.server(at, message)
+		if names[s.Name] {
+			p.refuse(at+".name", "there is another server %q in this backend", s.Name)
+		}
+		names[s.Name] = true
+		if s.Cookie != "" && b.Cookie.Name == "" {
+			p.refuse(at+".cookie", "the backend has no cookie, so the value has no use")
+		}
+		b.Servers = append(b.Servers, s)
+	}
+	return b
+}
+
+func (p *parser) server(path string, m *routerv1.Server) Server {
+	p.name(path+".name", m.GetName())
+	s := Server{Name: m.GetName(), Weight: 1, Backup: m.GetBackup(), Cookie: m.GetCookie()}
+	address, err := netip.ParseAddrPort(m.GetAddress())
+	if err != nil || address.Port() == 0 || address.Addr().IsUnspecified() || address.Addr().IsMulticast() {
+		p.refuse(path+".address", "want HOST:PORT with the IP address of one machine, got %q", m.GetAddress())
+	}
+	s.Address = netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
+	if m.Weight != nil {
+		if m.GetWeight() > MaxWeight {
+			p.refuse(path+".weight", "want 0 to %d, got %d", MaxWeight, m.GetWeight())
+		}
+		s.Weight = int(min(m.GetWeight(), MaxWeight))
+	}
+	// RFC 6265 4.1.1 cookie-octet. "|" is kept free for the dates that HAProxy appends to a value.
+	if !visible(s.Cookie) || strings.ContainsAny(s.Cookie, "\",;\\|") || len(s.Cookie) > MaxName {
+		p.refuse(path+".cookie", "want at most %d visible characters without \" , ; \\ |, got %q", MaxName, s.Cookie)
+	}
+	return s
+}
+
+func (p *parser) cookie(path string, m *routerv1.Cookie) Cookie {
+	if m == nil {
+		return Cookie{}
+	}
+	if !token(m.GetName()) || len(m.GetName()) > MaxName {
+		p.refuse(path+".name", "want a cookie name of 1 to %d characters, such as webserver, got %q", MaxName, m.GetName())
+	}
+	return Cookie{Name: m.GetName(), NoCache: m.GetNocache(), Indirect: m.GetIndirect(), HTTPOnly: m.GetHttponly(), Secure: m.GetSecure()}
+}
+
+func (p *parser) check(path string, m *routerv1.Check) Check {
+	if m == nil {
+		return Check{}
+	}
+	c := Check{
+		Kind:     CheckTCP,
+		Interval: p.duration(path+".interval", m.GetInterval(), DefaultInterval, 10*time.Millisecond, time.Hour),
+		Rise:     p.number(path+".rise", m.GetRise(), DefaultRise, 100),
+		Fall:     p.number(path+".fall", m.GetFall(), DefaultFall, 100),
+	}
+	c.Timeout = p.duration(path+".timeout", m.GetTimeout(), min(c.Interval, DefaultInterval), time.Millisecond, time.Minute)
+	h := m.GetHttp()
+	if h == nil {
+		return c
+	}
+	c.Kind, c.Method, c.Path, c.Host = CheckHTTP, cmp.Or(h.GetMethod(), "OPTIONS"), cmp.Or(h.GetPath(), "/"), h.GetHost()
+	if !token(c.Method) || c.Method == "CONNECT" {
+		p.refuse(path+".http.method", "want a method such as GET, got %q", c.Method)
+	}
+	if !strings.HasPrefix(c.Path, "/") || !visible(c.Path) || strings.Contains(c.Path, "#") {
+		p.refuse(path+".http.path", "want a path such as /healthz, got %q", c.Path)
+	}
+	if !visible(c.Host) || strings.ContainsAny(c.Host, "/@?#") {
+		p.refuse(path+".http.host", "want a host name such as www.example.org, got %q", c.Host)
+	}
+	return c
+}
+
+func (p *parser) name(path, name string) {
+	ok := name != "" && len(name) <= MaxName
+	for _, c := range name {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
+	}
+	if !ok {
+		p.refuse(path, "want 1 to %d of a-z 0-9 - _ . , got %q", MaxName, name)
+	}
+}
+
+func (p *parser) duration(path string, d *durationpb.Duration, otherwise, least, most time.Duration) time.Duration {
+	if d == nil {
+		return otherwise
+	}
+	value := d.AsDuration()
+	if !d.IsValid() || value < least || value > most {
+		p.refuse(path, "want %v to %v, got %v", least, most, value)
+		return otherwise
+	}
+	return value
+}
+
+// number takes 0 as left out.
+func (p *parser) number(path string, n uint32, otherwise, most int) int {
+	if n == 0 {
+		return otherwise
+	}
+	if uint64(n) > uint64(most) {
+		p.refuse(path, "want 1 to %d, got %d", most, n)
+		return otherwise
+	}
+	return int(n)
+}
+
+// parseBind reads HOST:PORT; host "" or "*" becomes the zero Addr.
+func parseBind(text string) (netip.AddrPort, error) {
+	text = strings.TrimPrefix(text, "*")
+	if port, ok := strings.CutPrefix(text, ":"); ok {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return netip.AddrPort{}, fmt.Errorf("port %q: want 1 to 65535", port)
+		}
+		return netip.AddrPortFrom(netip.Addr{}, uint16(n)), nil
+	}
+	address, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if address.Port() == 0 || address.Addr().IsMulticast() {
+		return netip.AddrPort{}, fmt.Errorf("%v cannot be listened on", address)
+	}
+	return netip.AddrPortFrom(address.Addr().Unmap(), address.Port()), nil
+}
+
+// binds refuses addresses that could not be bound beside each other.
+func (p *parser) binds(frontends []Frontend) {
+	type owner struct {
+		address netip.AddrPort
+		field   string
+	}
+	var taken []owner
+	for _, f := range frontends {
+		for i, address := range f.Bind {
+			field := fmt.Sprintf("frontend/%s.bind[%d]", f.Name, i)
+			for _, other := range taken {
+				if overlap(address, other.address) {
+					p.refuse(field, "%s overlaps %s of %s", BindString(address), BindString(other.address), other.field)
+				}
+			}
+			taken = append(taken, owner{address, field})
+		}
+	}
+}
+
+func overlap(a, b netip.AddrPort) bool {
+	if a.Port() != b.Port() {
+		return false
+	}
+	x, y := a.Addr(), b.Addr()
+	if !x.IsValid() || !y.IsValid() || x == y {
+		return true
+	}
+	return x.Is4() == y.Is4() && (x.IsUnspecified() || y.IsUnspecified())
+}
+
+// cookies holds addresses and values to one of each under one cookie name, in all backends: a client that one backend
+// has sent to a machine must reach the same machine through another.
+func (p *parser) cookies(backends []Backend) {
+	type key struct{ cookie, of string }
+	values, addresses := map[key]string{}, map[key]string{}
+	for _, b := range backends {
+		for i, s := range b.Servers {
+			if b.Cookie.Name == "" || s.Cookie == "" {
+				continue
+			}
+			field := fmt.Sprintf("backend/%s.servers[%d].cookie", b.Name, i)
+			address := s.Address.String()
+			if other, ok := values[key{b.Cookie.Name, address}]; ok && other != s.Cookie {
+				p.refuse(field, "%s has the value %q elsewhere under cookie %s; one address has one value", address, other, b.Cookie.Name)
+			}
+			if other, ok := addresses[key{b.Cookie.Name, s.Cookie}]; ok && other != address {
+				p.refuse(field, "the value %q means %s elsewhere under cookie %s; one value means one address", s.Cookie, other, b.Cookie.Name)
+			}
+			values[key{b.Cookie.Name, address}] = s.Cookie
+			addresses[key{b.Cookie.Name, s.Cookie}] = address
+		}
+	}
+}
+
+func token(s string) bool {
+	if s == "" {
+		return false
+	}
+	for _, c := range []byte(s) {
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// visible reports whether s holds only visible ASCII characters; the empty string does.
+func visible(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,104 @@
+// Package spec says what is wanted of the router: it turns desired messages into checked values with every default filled in.
+package spec
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State is everything that is wanted, in the order of names.
+type State struct {
+	Frontends []Frontend
+	Backends  []Backend
+}
+
+// Frontend accepts connections and chooses a backend for each request.
+type Frontend struct {
+	Name string
+	// Bind holds the addresses to listen on. The zero Addr stands for every address, IPv4 and IPv6.
+	Bind []netip.AddrPort
+	// Rules are asked in order; the first that holds decides.
+	Rules []Rule
+	// DefaultBackend takes what no rule claims; empty: such a request gets 503.
+	DefaultBackend string
+	// TimeoutClient is how long a client may stay silent while a message is under way.
+	TimeoutClient time.Duration
+	// TimeoutRequest is how long a client may take to send a whole head.
+	TimeoutRequest time.Duration
+	// TimeoutKeepAlive is how long an idle connection is kept.
+	TimeoutKeepAlive time.Duration
+	// MaxConn is the most connections at a time.
+	MaxConn int
+}
+
+// Rule sends the requests for which everything that is set holds to a backend.
+type Rule struct {
+	// Methods, compared exactly; empty: every method.
+	Methods []string
+	// PathPrefixes; empty: every path.
+	PathPrefixes []string
+	// Backend is the name of the backend.
+	Backend string
+}
+
+// Backend is a group of servers that can each answer the same requests.
+type Backend struct {
+	Name    string
+	Servers []Server
+	// Cookie keeps a client on one server; the zero value does not.
+	Cookie Cookie
+	// Check tells the living servers from the dead; the zero value does not check.
+	Check Check
+	// TimeoutConnect is how long connecting to a server may take.
+	TimeoutConnect time.Duration
+	// TimeoutServer is how long a server may stay silent while a message is under way.
+	TimeoutServer time.Duration
+}
+
+// Server is one machine behind a backend.
+type Server struct {
+	Name    string
+	Address netip.AddrPort
+	// Weight is its share of the requests, 0 to 256; 0: only those whose cookie names it.
+	Weight int
+	// Backup servers are used only when no other is usable.
+	Backup bool
+	// Cookie is the value that names this server; empty: none.
+	Cookie string
+}
+
+// Cookie is persistence by an inserted cookie.
+type Cookie struct {
+	// Name of the cookie; empty: no persistence.
+	Name                                string
+	NoCache, Indirect, HTTPOnly, Secure bool
+}
+
+// CheckKind is how a server is checked.
+type CheckKind uint8
+
+// The kinds of check.
+const (
+	CheckNone CheckKind = iota
+	CheckTCP
+	CheckHTTP
+)
+
+// Check is how the servers of a backend are checked.
+type Check struct {
+	Kind CheckKind
+	// Method, Path and Host of the request; set when Kind is CheckHTTP. An empty Host is the server's address.
+	Method, Path, Host string
+	// Interval is the pause between two checks, Timeout how long one may take.
+	Interval, Timeout time.Duration
+	// Rise and Fall are how many results in a row change a server's health.
+	Rise, Fall int
+}
+
+// BindString prints an address to listen on as it is configured.
+func BindString(a netip.AddrPort) string {
+	if !a.Addr().IsValid() {
+		return "*:" + netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String()[len("0.0.0.0:"):]
+	}
+	return a.String()
+}
