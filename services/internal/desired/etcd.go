@@ -47,9 +47,11 @@ var errCompacted = errors.New("the history since the last revision seen has been
 // replaced in between it would wait for a revision that is years away. Here a lost stream means: read the whole again,
 // and check that it is a continuation.
 type etcd struct {
-	store  *Store
-	client *clientv3.Client
-	prefix string
+	store         *Store
+	client        *clientv3.Client
+	prefix        string
+	progressEvery time.Duration
+	silence       time.Duration
 }
 
 func openEtcd(s *Store, cfg Config) (*etcd, error) {
@@ -73,7 +75,13 @@ func openEtcd(s *Store, cfg Config) (*etcd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)
 	}
-	return &etcd{store: s, client: client, prefix: "/twotier/desired/" + cfg.Service + "/"}, nil
+	return &etcd{
+		store:         s,
+		client:        client,
+		prefix:        "/twotier/desired/" + cfg.Service + "/",
+		progressEvery: progressEvery,
+		silence:       silence,
+	}, nil
 }
 
 func (e *etcd) close() error { return e.client.Close() }
@@ -149,14 +157,14 @@ func (e *etcd) watch(ctx context.Context, state *state, revision int64) error {
 		return fmt.Errorf("watch: %w", errors.Join(err, lost()))
 	}
 
-	ask := time.NewTicker(progressEvery)
+	ask := time.NewTicker(e.progressEvery)
 	defer ask.Stop()
-	quiet := time.NewTimer(silence)
+	quiet := time.NewTimer(e.silence)
 	defer quiet.Stop()
 	for {
 		select {
 		case answer := <-answers:
-			quiet.Reset(silence)
+			quiet.Reset(e.silence)
 			if revision, err = e.take(state, answer, revision); err != nil {
 				_ = lost() // what ended the stream is that it was cancelled
 				return err
@@ -168,7 +176,7 @@ func (e *etcd) watch(ctx context.Context, state *state, revision int64) error {
 			}})
 		case <-quiet.C:
 			_ = lost()
-			return fmt.Errorf("watch: nothing heard for %v", silence)
+			return fmt.Errorf("watch: nothing heard for %v", e.silence)
 		case err := <-ended:
 			cancel()
 			return fmt.Errorf("watch: %w", err)
@@ -265,18 +273,22 @@ func (e *etcd) remove(ctx context.Context, kind, name, etag string) (int64, erro
 }
 
 // commit does one change if the conditions hold; if not, it counts what is stored at path.
-func (e *etcd) commit(ctx context.Context, conditions []clientv3.Cmp, change clientv3.Op, path string) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, WriteTimeout)
+func (e *etcd) commit(caller context.Context, conditions []clientv3.Cmp, change clientv3.Op, path string) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(caller, WriteTimeout)
 	defer cancel()
 	answer, err := e.client.Txn(clientv3.WithRequireLeader(ctx)).
 		If(conditions...).
 		Then(change).
 		Else(clientv3.OpGet(path, clientv3.WithCountOnly())).
 		Commit()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	switch {
+	case err == nil:
+		return answer, nil
+	case caller.Err() != nil:
+		return nil, caller.Err()
 	}
-	return answer, nil
+	// Opaque: a deadline in there is ours, and not that of the caller.
+	return nil, fmt.Errorf("%w: %v", ErrUnavailable, err)
 }
 
 // whenUnchanged is the condition that an etag stands for.

@@ -22,7 +22,7 @@ var (
 	ErrConflict = errors.New("the stored object has another etag")
 	// ErrNotFound: there is no such object.
 	ErrNotFound = errors.New("there is no such object")
-	// ErrUnavailable: etcd does not answer.
+	// ErrUnavailable: etcd does not answer. A change that was under way may have been stored all the same.
 	ErrUnavailable = errors.New("etcd does not answer")
 	// ErrHistory: this etcd is not the continuation of the one known before, and nobody has accepted it yet.
 	ErrHistory = errors.New("this etcd is not the continuation of the one known before; reconcile with accept_new_history lets it rule")

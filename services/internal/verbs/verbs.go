@@ -302,14 +302,14 @@ const MaxName = 63
 
 // checkName tells what is wrong with a name that is to be part of a key; empty when nothing is.
 func checkName(name string) string {
-	good := name != "" && len(name) <= MaxName && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == ""
+	good := name != "" && len(name) <= MaxName
 	for _, c := range name {
-		good = good && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.", c))
+		good = good && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_.", c))
 	}
 	if good {
 		return ""
 	}
-	return fmt.Sprintf(`want 1 to %d of a-z, 0-9, "-", "_", ".", got %q`, MaxName, name)
+	return fmt.Sprintf(`want 1 to %d of a-z, A-Z, 0-9, "-", "_", ".", got %q`, MaxName, name)
 }
 
 func refuse(field, description string) error {
