@@ -38,7 +38,8 @@ type Real struct {
 	Drift string
 	// Active is the number of established connections; nil when the plane does not count them.
 	Active *uint64
-	// Total is the number of new connections since the real server was added or the plane was rebuilt.
+	// Total is the number of new connections since the real server was added or the plane was rebuilt. IPVS adds up
+	// its counters every 2 s, and the library hands out 32 bits of them.
 	Total uint64
 }
 

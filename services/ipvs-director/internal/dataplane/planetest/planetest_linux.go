@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -239,29 +240,47 @@ func (r *run) connect(port, n int) (conns []*Conn, taken map[netip.AddrPort]int)
 }
 
 func spread(t *testing.T, r *run) {
-	for _, scheduler := range []spec.Scheduler{spec.WLC, spec.WRR} {
-		r.become() // counters start at zero again
-		r.become(r.service(VIPPort, scheduler, 3, 1, 0))
-		conns, taken := r.connect(VIPPort, 40)
+	for port, scheduler := range map[int]spec.Scheduler{VIPPort: spec.WLC, VIP2Port: spec.WRR} {
+		r.become(r.service(port, scheduler, 3, 1, 0))
+		conns, taken := r.connect(port, 40)
 		// Least connection may deal a turn earlier or later than 3:1 says.
 		if a, b, c := taken[r.reals[0]], taken[r.reals[1]], taken[r.reals[2]]; a < 29 || a > 31 || a+b != 40 || c != 0 {
 			t.Errorf("%s: with weights 3:1:0 the 40 connections went %d:%d:%d", scheduler, a, b, c)
 		}
-		for _, s := range r.observe().Services {
-			for _, real := range s.Reals {
-				if real.Total != uint64(taken[real.Address]) {
-					t.Errorf("%s: %s counts %d connections, %d were made", scheduler, real.Address, real.Total, taken[real.Address])
-				}
-				if real.Active != nil && *real.Active != uint64(taken[real.Address]) {
-					t.Errorf("%s: %s has %d active connections, %d are open", scheduler, real.Address, *real.Active, taken[real.Address])
-				}
-			}
-		}
+		r.counts(port, taken)
 		for _, c := range conns {
 			c.Echo(t, "still there")
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// counts waits until the plane has counted the connections, all of which are open.
+func (r *run) counts(port int, taken map[netip.AddrPort]int) {
+	r.t.Helper()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	deadline := time.After(patience)
+	for {
+		wrong := ""
+		for _, s := range r.observe().Services {
+			for _, real := range s.Reals {
+				want := uint64(taken[real.Address])
+				if int(s.VIP.Port()) == port && (real.Total != want || real.Active != nil && *real.Active != want) {
+					wrong += fmt.Sprintf("%s counts %d connections, %d were made\n", real.Address, real.Total, want)
+				}
+			}
+		}
+		if wrong == "" {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-deadline:
+			r.t.Errorf("port %d: %s", port, wrong)
+			return
 		}
 	}
 }
