@@ -462,7 +462,7 @@ type PairState struct {
 	Connected bool `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
 	// Whether the target equalled the source at the last look, and no change has waited since.
 	InSync bool `protobuf:"varint,4,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
-	// Changes that wait to be carried over; only the source knows.
+	// Changes that wait to be carried over. The target knows of it what the source said at last.
 	PendingChanges uint64 `protobuf:"varint,5,opt,name=pending_changes,json=pendingChanges,proto3" json:"pending_changes,omitempty"`
 	// Files carried over since the start.
 	Files uint64 `protobuf:"varint,6,opt,name=files,proto3" json:"files,omitempty"`
@@ -471,7 +471,17 @@ type PairState struct {
 	// Deletes carried over since the start.
 	Deletes uint64 `protobuf:"varint,8,opt,name=deletes,proto3" json:"deletes,omitempty"`
 	// The last error, with its path. Empty when all is well.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Whether a comparison waits for a person, because it would delete more than half of a target of 100 members or more
+	// and nobody was seen deleting them. Reconcile on the target's node agrees to it, and to no more than it.
+	Held bool `protobuf:"varint,10,opt,name=held,proto3" json:"held,omitempty"`
+	// Members of the source that are not copied, at the last comparison: devices, sockets, pipes, reserved names. Only the
+	// source knows.
+	Skipped uint64 `protobuf:"varint,11,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// How often an owner could not be set since the start, because the process may not (CAP_CHOWN). Only the target knows.
+	OwnersNotKept uint64 `protobuf:"varint,12,opt,name=owners_not_kept,json=ownersNotKept,proto3" json:"owners_not_kept,omitempty"`
+	// Connections that were not let in since the start. Only the target knows.
+	RefusedPeers  uint64 `protobuf:"varint,13,opt,name=refused_peers,json=refusedPeers,proto3" json:"refused_peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -569,6 +579,34 @@ func (x *PairState) GetError() string {
 	return ""
 }
 
+func (x *PairState) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *PairState) GetSkipped() uint64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *PairState) GetOwnersNotKept() uint64 {
+	if x != nil {
+		return x.OwnersNotKept
+	}
+	return 0
+}
+
+func (x *PairState) GetRefusedPeers() uint64 {
+	if x != nil {
+		return x.RefusedPeers
+	}
+	return 0
+}
+
 var File_filesync_v1_control_proto protoreflect.FileDescriptor
 
 const file_filesync_v1_control_proto_rawDesc = "" +
@@ -591,7 +629,7 @@ const file_filesync_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x12\n" +
 	"\x10ListPairsRequest\"I\n" +
 	"\x11ListPairsResponse\x124\n" +
-	"\x05pairs\x18\x01 \x03(\v2\x1e.twotier.filesync.v1.PairStateR\x05pairs\"\x8a\x02\n" +
+	"\x05pairs\x18\x01 \x03(\v2\x1e.twotier.filesync.v1.PairStateR\x05pairs\"\x85\x03\n" +
 	"\tPairState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04side\x18\x02 \x01(\x0e2\x19.twotier.filesync.v1.SideR\x04side\x12\x1c\n" +
@@ -601,7 +639,12 @@ const file_filesync_v1_control_proto_rawDesc = "" +
 	"\x05files\x18\x06 \x01(\x04R\x05files\x12\x14\n" +
 	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12\x18\n" +
 	"\adeletes\x18\b \x01(\x04R\adeletes\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error*>\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12\x12\n" +
+	"\x04held\x18\n" +
+	" \x01(\bR\x04held\x12\x18\n" +
+	"\askipped\x18\v \x01(\x04R\askipped\x12&\n" +
+	"\x0fowners_not_kept\x18\f \x01(\x04R\rownersNotKept\x12#\n" +
+	"\rrefused_peers\x18\r \x01(\x04R\frefusedPeers*>\n" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSIDE_SOURCE\x10\x01\x12\x0f\n" +

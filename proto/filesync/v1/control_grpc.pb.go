@@ -312,7 +312,8 @@ type SyncAdminClient interface {
 	// Delete removes a desired object, after checking that the others are still valid without it. Errors as in Apply;
 	// NOT_FOUND: there is no such object.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
-	// Reconcile compares the world with the desired state at once and mends what differs.
+	// Reconcile compares the world with the desired state at once and mends what differs. On the node of a target it also
+	// releases deletes that are held (PairState.held).
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
 }
 
@@ -367,7 +368,8 @@ type SyncAdminServer interface {
 	// Delete removes a desired object, after checking that the others are still valid without it. Errors as in Apply;
 	// NOT_FOUND: there is no such object.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
-	// Reconcile compares the world with the desired state at once and mends what differs.
+	// Reconcile compares the world with the desired state at once and mends what differs. On the node of a target it also
+	// releases deletes that are held (PairState.held).
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
 	mustEmbedUnimplementedSyncAdminServer()
 }

@@ -104,7 +104,8 @@ type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Node name, as given with --node. Example: server2
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// Absolute path of the folder. An absent folder is an error, never an empty one. Example: /data
+	// Absolute path of the folder. An absent folder is an error, never an empty one; and one that was emptied while nobody
+	// watched does not empty the target without asking (PairState.held). Example: /data
 	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -161,8 +162,9 @@ type Target struct {
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Absolute path of the folder; made when absent. Example: /web
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	// Where the target's file-sync takes the source's connection, HOST:PORT with an IP address. Both sides show their
-	// certificates (--tls-cert); only a loopback address may do without. Example: 172.16.0.88:8730
+	// Where the target's file-sync takes the source's connection, HOST:PORT with an IP address, one for each pair. Both
+	// sides show their certificates (--tls-cert), which must carry the names of the pair's nodes; only a loopback address
+	// may do without. Example: 172.16.0.88:8730
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	// Networks that the source may come from, as prefixes; nobody else may connect. Required unless the address is a
 	// loopback one. Example: 172.16.0.99/32

@@ -14,7 +14,7 @@ import (
 const (
 	greetTimeout = 5 * time.Second  // TLS handshake and Hello
 	ioTimeout    = 30 * time.Second // a peer that sends or takes nothing for so long is gone
-	pingInterval = 5 * time.Second  // the source lets hear from itself at least so often
+	beatInterval = 5 * time.Second  // each side lets hear from itself at least so often
 )
 
 // headerLen is the length of what precedes a payload: the kind, and the payload's length (big-endian).

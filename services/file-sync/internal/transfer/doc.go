@@ -15,5 +15,6 @@
 //	                              <-      Ack
 //	Put / File …                  ->              changes, for as long as both live
 //	                              <-      Ack …
-//	Ping waiting                  ->      Pong    every 5 s, and when nothing waits any more
+//	Ping waiting                  ->              every 5 s, and when nothing waits any more
+//	                              <-      Pong    every 5 s
 package transfer

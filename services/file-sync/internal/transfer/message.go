@@ -40,8 +40,8 @@ const (
 	kindFileEnd  kind = 13 // S: the file ends, as good or as not good
 	kindAck      kind = 14 // T: what became of a Put or a File
 	kindFinish   kind = 15 // S: what was needed is sent; the directories may get their times
-	kindPing     kind = 16 // S: I live
-	kindPong     kind = 17 // T: so do I
+	kindPing     kind = 16 // S: I live, and so much waits
+	kindPong     kind = 17 // T: I live
 )
 
 // message is anything that goes over the wire.

@@ -1,5 +1,11 @@
 package tree
 
+import "errors"
+
+// ErrStale says that a target's file is not the one that a change of mode, owner or time was meant for: the content has
+// to be sent.
+var ErrStale = errors.New("the content differs")
+
 // Rules say what counts as a difference.
 type Rules struct {
 	Owners bool // owner and group count; unset where the target's side may not change them

@@ -20,10 +20,6 @@ import (
 	"github.com/twotier/twotier/services/file-sync/internal/tree"
 )
 
-// ErrStale says that the target's file is not the one that a change of mode, owner or time was meant for: the content
-// has to be sent.
-var ErrStale = errors.New("the content differs")
-
 // Config says how a target is written.
 type Config struct {
 	Owners bool // set owner and group; see MayChown
@@ -163,7 +159,7 @@ func (w *Writer) Symlink(e tree.Entry) error {
 }
 
 // Meta sets mode, owner and time of what is at path already. A regular file must have the size and time of the
-// entry; otherwise it returns ErrStale and changes nothing.
+// entry; otherwise it returns tree.ErrStale and changes nothing.
 func (w *Writer) Meta(e tree.Entry) error {
 	if e.Type == tree.Symlink {
 		return w.Symlink(e)
@@ -171,7 +167,7 @@ func (w *Writer) Meta(e tree.Entry) error {
 	fd, err := w.root.At(e.Path, unix.O_PATH)
 	if err != nil {
 		if folder.Gone(err) && e.Type == tree.File {
-			return ErrStale
+			return tree.ErrStale
 		}
 		return wrap("open", e.Path, err)
 	}
@@ -182,7 +178,7 @@ func (w *Writer) Meta(e tree.Entry) error {
 	}
 	switch is := st.Mode & unix.S_IFMT; {
 	case e.Type == tree.File && (is != unix.S_IFREG || st.Size != e.Size || st.Mtim.Nano() != e.Mtime):
-		return ErrStale
+		return tree.ErrStale
 	case e.Type == tree.Dir && is != unix.S_IFDIR:
 		return wrap("set mode of", e.Path, unix.ENOTDIR)
 	}
