@@ -480,10 +480,13 @@ type InstanceState struct {
 	AdvertsSent uint64 `protobuf:"varint,8,opt,name=adverts_sent,json=advertsSent,proto3" json:"adverts_sent,omitempty"`
 	// Adverts taken in.
 	AdvertsReceived uint64 `protobuf:"varint,9,opt,name=adverts_received,json=advertsReceived,proto3" json:"adverts_received,omitempty"`
-	// Packets dropped by the receive checks (RFC 3768, section 7.1), by reason.
-	Dropped       map[string]uint64 `protobuf:"bytes,10,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Packets dropped by the receive checks (RFC 3768, section 7.1), by reason: header, destination, ttl, version, type,
+	// length, checksum, authentication, interval, own_address. Adverts of other instances are not counted.
+	Dropped map[string]uint64 `protobuf:"bytes,10,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Adverts taken in that named other virtual addresses than ours. Growing: the nodes do not agree on the addresses.
+	AddressesMismatched uint64 `protobuf:"varint,11,opt,name=addresses_mismatched,json=addressesMismatched,proto3" json:"addresses_mismatched,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *InstanceState) Reset() {
@@ -586,6 +589,13 @@ func (x *InstanceState) GetDropped() map[string]uint64 {
 	return nil
 }
 
+func (x *InstanceState) GetAddressesMismatched() uint64 {
+	if x != nil {
+		return x.AddressesMismatched
+	}
+	return 0
+}
+
 var File_vrrp_v1_control_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_control_proto_rawDesc = "" +
@@ -608,7 +618,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xc6\x03\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xf9\x03\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -620,7 +630,8 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\fadverts_sent\x18\b \x01(\x04R\vadvertsSent\x12)\n" +
 	"\x10adverts_received\x18\t \x01(\x04R\x0fadvertsReceived\x12E\n" +
 	"\adropped\x18\n" +
-	" \x03(\v2+.twotier.vrrp.v1.InstanceState.DroppedEntryR\adropped\x1a:\n" +
+	" \x03(\v2+.twotier.vrrp.v1.InstanceState.DroppedEntryR\adropped\x121\n" +
+	"\x14addresses_mismatched\x18\v \x01(\x04R\x13addressesMismatched\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*i\n" +

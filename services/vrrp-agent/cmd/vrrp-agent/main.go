@@ -1,0 +1,90 @@
+// Command vrrp-agent keeps each virtual address on exactly one living node.
+package main
+
+import (
+	"context"
+	"os"
+
+	"google.golang.org/protobuf/proto"
+
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/internal/daemon"
+	"github.com/twotier/twotier/services/internal/desired"
+	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/metrics"
+	"github.com/twotier/twotier/services/internal/status"
+	"github.com/twotier/twotier/services/internal/verbs"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/control"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/loop"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/netdev"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/track"
+)
+
+const service = "vrrp-agent"
+
+func main() { os.Exit(daemon.Main(service, nil, run)) }
+
+func run(ctx context.Context, p *daemon.Process) error {
+	clientTLS, err := p.ClientTLS()
+	if err != nil {
+		return err
+	}
+	serverTLS, err := p.ServerTLS()
+	if err != nil {
+		return err
+	}
+	kinds := []desired.Kind{{Name: spec.KindInstance, New: func() proto.Message { return new(vrrpv1.Instance) }}}
+	store, err := desired.Open(p.DesiredConfig(kinds, p.Log))
+	if err != nil {
+		return err
+	}
+	reporter, err := status.Open(p.StatusConfig(p.Version, p.Log))
+	if err != nil {
+		return err
+	}
+	host, err := netdev.Open(p.Log)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	server, err := grpcserver.New(p.GRPCConfig(p.Log))
+	if err != nil {
+		return err
+	}
+	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, metrics.New(service, p.Version))
+	if err != nil {
+		return err
+	}
+
+	set := instance.NewSet(network{host}, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
+	reconciler := loop.New(loop.Config{
+		Node: p.Node, Store: store, Status: reporter, World: set, Log: p.Log,
+		Ready: func() { server.SetServing("", true) },
+	})
+	server.SetServing("", false)
+	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, set)
+
+	group := daemon.NewGroup(p.Log)
+	group.Add("desired", store.Run)
+	group.Add("status", reporter.Run)
+	group.Add("grpc", server.Run)
+	group.Add("metrics", endpoint.Run)
+	group.Add("netdev", func(ctx context.Context) error { return host.Run(ctx, set.Poke) })
+	group.Add("instances", set.Run)
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed(), set.Changed()) })
+	return group.Run(ctx)
+}
+
+// network lets an instance use the host's wires.
+type network struct{ *netdev.Host }
+
+func (n network) Listen(p nic.Port) (instance.Wire, error) {
+	wire, err := n.Host.Listen(p)
+	if err != nil {
+		return nil, err
+	}
+	return wire, nil
+}

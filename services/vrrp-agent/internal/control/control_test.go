@@ -1,0 +1,41 @@
+package control
+
+import (
+	"net/netip"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+type some []plan.Instance
+
+func (s some) Instances() []plan.Instance { return s }
+
+func TestListInstances(t *testing.T) {
+	t.Parallel()
+	master := plan.Instance{
+		Local: spec.Local{Name: "VI_1", Priority: 105}, State: fsm.Master, Reason: "no advert for 3.6s",
+		Held: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Master: netip.MustParseAddr("192.168.60.128"),
+		Transitions: 2, Sent: 3, Received: 4, Mismatched: 5,
+	}
+	master.Dropped[packet.DropAuthentication] = 6
+	a := &agent{instances: some{master, {Local: spec.Local{Name: "VI_3", Priority: 99}, State: fsm.Fault}}}
+	got, err := a.ListInstances(t.Context(), nil)
+	want := &vrrpv1.ListInstancesResponse{Instances: []*vrrpv1.InstanceState{
+		{
+			Name: "VI_1", State: vrrpv1.State_STATE_MASTER, Priority: 105, HeldAddresses: []string{"192.168.60.78"},
+			MasterAddress: "192.168.60.128", Reason: "no advert for 3.6s", Transitions: 2, AdvertsSent: 3, AdvertsReceived: 4,
+			AddressesMismatched: 5, Dropped: map[string]uint64{"authentication": 6},
+		},
+		{Name: "VI_3", State: vrrpv1.State_STATE_FAULT, Priority: 99},
+	}}
+	if err != nil || !proto.Equal(got, want) {
+		t.Errorf("got %v %v, want %v", got, err, want)
+	}
+}
