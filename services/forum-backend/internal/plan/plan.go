@@ -41,15 +41,16 @@ type Have struct {
 // Kind is what a change does.
 type Kind int
 
-// The changes, in the order in which they are done: pages are served before the database is touched, so that a database
-// that is away is told to visitors instead of a refused connection.
+// The changes, in the order in which they are done. Pages are served before the files and the database are touched, so
+// that visitors are told what is away instead of finding a refused connection. None up to Serve needs anything outside
+// of this machine.
 const (
 	StopServing Kind = iota + 1
 	UseKey
-	UseFiles
 	UseDatabase
 	UseSettings
 	Serve
+	UseFiles
 	EnsureTables
 	Install
 )
@@ -83,14 +84,8 @@ func Diff(want spec.Want, have Have) []Change {
 	if have.KeyFile != s.KeyFile || have.Lifetime != s.Lifetime || have.Used.Key != have.OnDisk.Key {
 		add(UseKey, "take the session key from %s, logins last %s", s.KeyFile, s.Lifetime)
 	}
-	if have.FilesPath != s.Self.FilesPath || have.Origin != s.Origin || have.IsOrigin != s.IsOrigin() {
-		if s.IsOrigin() {
-			add(UseFiles, "keep files under %s as the upload origin", s.Self.FilesPath)
-		} else {
-			add(UseFiles, "read files under %s, pass uploads on to %s at %s", s.Self.FilesPath, s.Origin.Node, s.Origin.Address)
-		}
-	}
-	if have.Database != s.Database || have.Used.Database != have.OnDisk.Database {
+	another := have.Database != s.Database || have.Used.Database != have.OnDisk.Database
+	if another {
 		add(UseDatabase, "use database %s at %s as %s", s.Database.Name, s.Database.Address, s.Database.User)
 	}
 	if have.Title != s.Title || have.MaxUploadBytes != s.MaxUploadBytes {
@@ -99,11 +94,19 @@ func Diff(want spec.Want, have Have) []Change {
 	if have.Serving != s.Self.Address {
 		add(Serve, "serve on %s", s.Self.Address)
 	}
+	if have.FilesPath != s.Self.FilesPath || have.Origin != s.Origin || have.IsOrigin != s.IsOrigin() {
+		if s.IsOrigin() {
+			add(UseFiles, "keep files under %s as the upload origin", s.Self.FilesPath)
+		} else {
+			add(UseFiles, "read files under %s, pass uploads on to %s at %s", s.Self.FilesPath, s.Origin.Node, s.Origin.Address)
+		}
+	}
 	// Tables newer than this program are left alone: the other server has been upgraded first.
-	if have.Schema < have.LatestSchema {
+	// What is known of the database is not about one that comes now.
+	if another || have.Schema < have.LatestSchema {
 		add(EnsureTables, "ensure tables of version %d in database %s", have.LatestSchema, s.Database.Name)
 	}
-	if s.Unattended != nil && !have.Installed {
+	if s.Unattended != nil && (another || !have.Installed) {
 		add(Install, "ensure that the forum is installed, administrator %s", s.Unattended.AdminName)
 	}
 	return changes

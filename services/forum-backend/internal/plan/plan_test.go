@@ -40,20 +40,21 @@ func TestDiff(t *testing.T) {
 			*h = plan.Have{OnDisk: h.OnDisk, LatestSchema: 1}
 			s.Unattended = &spec.Unattended{AdminName: "admin"}
 		}, `take the session key from /key, logins last 1h0m0s
-read files under /web, pass uploads on to server2 at 172.16.0.99:80
 use database discuz at 172.16.0.44:3306 as discuz
 set title "Forum", uploads to 100 bytes
 serve on 172.16.0.88:80
+read files under /web, pass uploads on to server2 at 172.16.0.99:80
 ensure tables of version 1 in database discuz
 ensure that the forum is installed, administrator admin`},
 		"another address": {func(s *spec.Site, h *plan.Have) { s.Self.Address = "172.16.0.88:8080" },
 			"stop serving on 172.16.0.88:80\nserve on 172.16.0.88:8080"},
-		"another password": {func(s *spec.Site, h *plan.Have) { h.OnDisk.Database = "d2" }, "use database discuz at 172.16.0.44:3306 as discuz"},
-		"another key":      {func(s *spec.Site, h *plan.Have) { h.OnDisk.Key = "k2" }, "take the session key from /key, logins last 1h0m0s"},
-		"becomes origin":   {func(s *spec.Site, h *plan.Have) { s.Origin = s.Self }, "keep files under /web as the upload origin"},
-		"another limit":    {func(s *spec.Site, h *plan.Have) { s.MaxUploadBytes = 7 }, `set title "Forum", uploads to 7 bytes`},
-		"newer tables":     {func(s *spec.Site, h *plan.Have) { h.Schema = 2 }, ""},
-		"wizard":           {func(s *spec.Site, h *plan.Have) { h.Installed = false }, ""},
+		"another password": {func(s *spec.Site, h *plan.Have) { h.OnDisk.Database = "d2" },
+			"use database discuz at 172.16.0.44:3306 as discuz\nensure tables of version 1 in database discuz"},
+		"another key":    {func(s *spec.Site, h *plan.Have) { h.OnDisk.Key = "k2" }, "take the session key from /key, logins last 1h0m0s"},
+		"becomes origin": {func(s *spec.Site, h *plan.Have) { s.Origin = s.Self }, "keep files under /web as the upload origin"},
+		"another limit":  {func(s *spec.Site, h *plan.Have) { s.MaxUploadBytes = 7 }, `set title "Forum", uploads to 7 bytes`},
+		"newer tables":   {func(s *spec.Site, h *plan.Have) { h.Schema = 2 }, ""},
+		"wizard":         {func(s *spec.Site, h *plan.Have) { h.Installed = false }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

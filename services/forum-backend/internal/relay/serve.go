@@ -101,7 +101,8 @@ func (h *Handler) admit(r *http.Request, now time.Time) (nonce string, ok bool) 
 }
 
 func (h *Handler) save(w http.ResponseWriter, r *http.Request, nonce string) {
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(uploadTime)); err != nil {
+	control, end := http.NewResponseController(w), time.Now().Add(uploadTime)
+	if err := errors.Join(control.SetReadDeadline(end), control.SetWriteDeadline(end.Add(answerTimeout))); err != nil {
 		h.fail(w, err)
 		return
 	}
