@@ -1,0 +1,269 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+)
+
+const both = vip3 + " " + vip1
+
+// TestKernelDualMaster is the tutorial's step 7, with a witness on the wire, and what the tutorial did not try: the
+// agent killed, and the address deleted by hand.
+func TestKernelDualMaster(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
+	desired := tutorial(t, "")
+	onA, onB := a.agent(t, desired), b.agent(t, desired)
+
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	advert := "advert 53 priority 105 from 192.168.60.22 to 224.0.0.18 (01:00:5e:00:00:12): ttl 255 tos 0xc0 df false: " +
+		"213569010101" + "136d" + "c0a83c4e" + "3232323200000000"
+	arp := fmt.Sprintf("arp %s from %s to ff:ff:ff:ff:ff:ff: operation 1 sender %s target ff:ff:ff:ff:ff:ff",
+		vip1, a.mac(t, "eth0"), a.mac(t, "eth0"))
+	awaitThat(t, "adverts and announcements of VI_1", func() string {
+		if w.count(0, advert) < 5 || w.count(0, arp) != 10 {
+			return fmt.Sprintf("%d of %s\n%d of %s", w.count(0, advert), advert, w.count(0, arp), arp)
+		}
+		return ""
+	})
+
+	onA.stop(t)
+	if held := a.held(t); held != "" {
+		t.Errorf("%s is left after the end", held)
+	}
+	if w.count(0, "advert 53 priority 0 from 192.168.60.22") != 1 {
+		t.Error("the master did not resign")
+	}
+	await(t, "haproxy stopped", map[*machine]string{a: "", b: both})
+	onA = a.agent(t, desired)
+	await(t, "haproxy started again", map[*machine]string{a: vip1, b: vip3})
+
+	onB.stop(t)
+	await(t, "haproxy2 stopped", map[*machine]string{a: both, b: ""})
+	onB = b.agent(t, desired)
+	await(t, "haproxy2 started again", map[*machine]string{a: vip1, b: vip3})
+
+	since := len(w.all())
+	a.Exec(t, "ip", "address", "del", vip1+"/32", "dev", "eth0")
+	await(t, "address deleted by hand", map[*machine]string{a: vip1, b: vip3})
+	awaitThat(t, "announcements after that", func() string {
+		if got := w.count(since, arp); got < 5 {
+			return fmt.Sprintf("%d announcements", got)
+		}
+		return ""
+	})
+	if i := onA.instances(t)["VI_1"]; i.GetState() != vrrpv1.State_STATE_MASTER || w.count(since, "advert 53 priority 0") > 0 {
+		t.Errorf("the instance left its state over a deleted address: %v", i)
+	}
+
+	onA.kill()
+	await(t, "haproxy killed: its address is left behind, as README says", map[*machine]string{a: vip1, b: both})
+	onA = a.agent(t, desired)
+	awaitThat(t, "the left address is removed before the election", func() string {
+		if !strings.Contains(onA.output.String(), "left by an earlier run") {
+			return "no clean-up in the log"
+		}
+		return ""
+	})
+	await(t, "haproxy started after the kill", map[*machine]string{a: vip1, b: vip3})
+	onB.stop(t)
+	onA.stop(t)
+}
+
+// TestKernelHeldUp stops the backup's process for longer than it would wait for a master. When it goes on it must not
+// take over: the adverts of the meantime lie in its socket.
+func TestKernelHeldUp(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
+	desired := tutorial(t, "")
+	a.agent(t, desired)
+	onB := b.agent(t, desired)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+
+	adverts := func(since, want int) {
+		t.Helper()
+		awaitThat(t, "adverts of VI_1", func() string {
+			if got := w.count(since, "advert 53 priority 105"); got < want {
+				return fmt.Sprintf("%d adverts, want %d", got, want)
+			}
+			return ""
+		})
+	}
+	onB.signal(syscall.SIGSTOP)
+	since := len(w.all())
+	adverts(since, 6) // more than three missed
+	onB.signal(syscall.SIGCONT)
+	adverts(len(w.all()), 2)
+	if got := w.count(since, "advert 53 priority 99"); got != 0 {
+		t.Errorf("the backup took over %d times", got)
+	}
+	await(t, "both go on", map[*machine]string{a: vip1, b: vip3})
+}
+
+// TestKernelTracker lets the watched service on one node fail and come back.
+func TestKernelTracker(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	onNode := map[string]*health.Server{}
+	sockets := map[string]string{}
+	for _, node := range []string{"haproxy", "haproxy2"} {
+		sockets[node] = filepath.Join(t.TempDir(), "router.sock")
+		listener, err := net.Listen("unix", sockets[node])
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, state := grpc.NewServer(), health.NewServer()
+		grpc_health_v1.RegisterHealthServer(server, state)
+		onNode[node] = state
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(listener) }()
+		t.Cleanup(func() {
+			server.Stop()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	desired := tutorial(t, fmt.Sprintf("trackers: [{name: router, grpc_health: {address: {haproxy: 'unix:%s', haproxy2: 'unix:%s'}}}]\n",
+		sockets["haproxy"], sockets["haproxy2"]))
+	onA := a.agent(t, desired)
+	b.agent(t, desired)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+
+	onNode["haproxy"].SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	await(t, "router of haproxy failed", map[*machine]string{a: "", b: both})
+	i := onA.instances(t)["VI_1"]
+	if want := `tracker router failed: health of "": NOT_SERVING`; i.GetState() != vrrpv1.State_STATE_FAULT || i.GetReason() != want {
+		t.Errorf("got %v, want fault because of %s", i, want)
+	}
+	onNode["haproxy"].SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
+	await(t, "router of haproxy is back", map[*machine]string{a: vip1, b: vip3})
+}
+
+// TestKernelCard renames, empties and replaces the network card of a master.
+func TestKernelCard(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	desired := tutorial(t, "")
+	onA := a.agent(t, desired)
+	b.agent(t, desired)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	inFault := func(reason string) {
+		t.Helper()
+		awaitThat(t, "fault", func() string {
+			i := onA.instances(t)["VI_1"]
+			if i.GetState() != vrrpv1.State_STATE_FAULT || !strings.Contains(i.GetReason(), reason) {
+				return fmt.Sprintf("%v %s, want fault because of %q", i.GetState(), i.GetReason(), reason)
+			}
+			return ""
+		})
+	}
+
+	a.Exec(t, "ip", "link", "set", "eth0", "down")
+	inFault("is down")
+	a.Exec(t, "ip", "link", "set", "eth0", "name", "lan0")
+	a.Exec(t, "ip", "link", "set", "lan0", "up")
+	await(t, "card renamed", map[*machine]string{a: vip1, b: vip3})
+
+	a.Exec(t, "ip", "address", "del", "192.168.60.22/24", "dev", "lan0")
+	inFault("no network card has an address in a subnet with [192.168.60.78]")
+	await(t, "own address gone", map[*machine]string{a: "", b: both})
+	a.Exec(t, "ip", "address", "add", "192.168.60.22/24", "dev", "lan0")
+	await(t, "own address back", map[*machine]string{a: vip1, b: vip3})
+
+	a.Exec(t, "ip", "link", "del", "lan0")
+	inFault("no network card has an address in a subnet with [192.168.60.78]")
+	await(t, "card pulled out", map[*machine]string{a: "", b: both})
+	a.plug(t, "eth2", "192.168.60.22/24")
+	await(t, "another card plugged in", map[*machine]string{a: vip1, b: vip3})
+}
+
+// TestKernelUpdate changes the desired state under a running pair: nothing moves but what has to.
+func TestKernelUpdate(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
+	desired := tutorial(t, "")
+	onA := a.agent(t, desired)
+	b.agent(t, desired)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	before := onA.instances(t)["VI_1"].GetTransitions()
+
+	text, err := os.ReadFile(desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "{node: haproxy, priority: 105}", "{node: haproxy, priority: 110}", 1)
+	changed = strings.Replace(changed, `["`+vip1+`"]`, `["`+vip1+`", "192.168.60.79"]`, 1)
+	since := len(w.all())
+	if err := os.WriteFile(desired, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "an address more", map[*machine]string{a: vip1 + " 192.168.60.79", b: vip3})
+	awaitThat(t, "adverts of the new priority", func() string {
+		if w.count(since, "advert 53 priority 110") == 0 {
+			return "none"
+		}
+		return ""
+	})
+	if i := onA.instances(t)["VI_1"]; i.GetTransitions() != before || w.count(since, "advert 53 priority 0") > 0 {
+		t.Errorf("the update has changed the state: %v", i)
+	}
+}
+
+// complaints are words that keepalived uses when it does not like an advert.
+var complaints = regexp.MustCompile(`(?i)error|invalid|mismatch|bogus|wrong|incorrect|unable|fail|expected|dropp`)
+
+// TestKernelKeepalived pairs the agent with keepalived, both ways: each is master of one instance and backup of the
+// other, with the tutorial's configuration.
+func TestKernelKeepalived(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	requireKeepalived(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	desired := tutorial(t, "")
+
+	onA, onB := a.agent(t, desired), b.keepalived(t)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	onA.stop(t)
+	await(t, "agent stopped", map[*machine]string{a: "", b: both})
+	onA = a.agent(t, desired)
+	await(t, "agent started again", map[*machine]string{a: vip1, b: vip3})
+	first := onB.output.String()
+	onB.stop(t)
+	await(t, "keepalived stopped", map[*machine]string{a: both, b: ""})
+	onB = b.keepalived(t)
+	await(t, "keepalived started again", map[*machine]string{a: vip1, b: vip3})
+
+	for line := range strings.Lines(first + onB.output.String()) {
+		if complaints.MatchString(line) {
+			t.Errorf("keepalived says: %s", line)
+		}
+	}
+	for name, i := range onA.instances(t) {
+		if len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 || i.GetAdvertsReceived() == 0 {
+			t.Errorf("%s: %v", name, i)
+		}
+	}
+	onA.stop(t)
+	onB.stop(t)
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/internal/netnstest"
+	"github.com/twotier/twotier/services/internal/testreq"
+)
+
+const (
+	vip1 = "192.168.60.78"
+	vip3 = "192.168.60.55"
+)
+
+// agentFile is the agent, built once.
+var agentFile = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "vrrp-agent-test")
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(folder, "vrrp-agent")
+	if out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+	}
+	return file, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if file, err := agentFile(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(file)) // what is left is in the temporary folder
+	}
+	os.Exit(code)
+}
+
+// lan is a switch in a namespace of its own, with the machines of the tutorial's dispatch network around it.
+type lan struct {
+	hub *netnstest.NS
+}
+
+func newLAN(t *testing.T) *lan {
+	t.Helper()
+	netnstest.Require(t)
+	for _, program := range []string{"ip", "setpriv"} {
+		if _, err := exec.LookPath(program); err != nil {
+			testreq.Missing(t, program)
+		}
+	}
+	n := &lan{hub: netnstest.New(t)}
+	netnstest.Bridge(t, n.hub, "switch")
+	return n
+}
+
+// machine is a namespace on the network.
+type machine struct {
+	*netnstest.NS
+	lan  *lan
+	name string
+}
+
+func (n *lan) machine(t *testing.T, name, prefix string) *machine {
+	t.Helper()
+	m := &machine{NS: netnstest.New(t), lan: n, name: name}
+	m.plug(t, "eth0", prefix)
+	return m
+}
+
+// plug lays a cable from the machine to the switch.
+func (m *machine) plug(t *testing.T, device, prefix string) {
+	t.Helper()
+	netnstest.Veth(t, m.NS, device, prefix, m.lan.hub, m.name, "")
+	m.lan.hub.Exec(t, "ip", "link", "set", m.name, "master", "switch")
+}
+
+var single = regexp.MustCompile(`inet (\S+)/32 `)
+
+// held returns the single addresses on the machine's cards.
+func (m *machine) held(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, match := range single.FindAllStringSubmatch(m.Exec(t, "ip", "-4", "-o", "address"), -1) {
+		all = append(all, match[1])
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// await waits until the machines hold what is wanted: pairs of machine and addresses.
+func await(t *testing.T, what string, want map[*machine]string) {
+	t.Helper()
+	awaitThat(t, what, func() string {
+		var wrong []string
+		for m, addresses := range want {
+			if got := m.held(t); got != addresses {
+				wrong = append(wrong, fmt.Sprintf("%s holds [%s], want [%s]", m.name, got, addresses))
+			}
+		}
+		slices.Sort(wrong)
+		return strings.Join(wrong, "; ")
+	})
+}
+
+// patience is how long a test waits for what must come; far longer than it takes.
+const patience = 30 * time.Second
+
+// awaitThat waits until wrong returns nothing.
+func awaitThat(t *testing.T, what string, wrong func() string) {
+	t.Helper()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(patience)
+	for {
+		last := wrong()
+		if last == "" {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatalf("%s: %s", what, last)
+		}
+	}
+}
+
+// process is a program that runs on a machine.
+type process struct {
+	command *exec.Cmd
+	output  *output
+	exited  chan struct{}
+}
+
+// output collects what a program prints.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// run starts a program. What it printed is shown when the test fails.
+func (m *machine) run(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	p := &process{command: exec.Command(name, args...), output: &output{}, exited: make(chan struct{})}
+	p.command.Stdout, p.command.Stderr = p.output, p.output
+	var err error
+	m.Do(t, func() { err = p.command.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.exited)
+		_ = p.command.Wait() // the exit code is in ProcessState
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s on %s printed\n%s", filepath.Base(name), m.name, p.output)
+		}
+	})
+	return p
+}
+
+func (p *process) signal(s syscall.Signal) { _ = p.command.Process.Signal(s) } // gone is as good
+
+// kill ends the process without giving it a chance.
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.exited
+}
+
+// stop asks the process to end and checks that it ends well.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		t.Fatalf("process %d does not end", p.command.Process.Pid)
+	}
+	if code := p.command.ProcessState.ExitCode(); code != 0 {
+		t.Fatalf("process ended with %v", p.command.ProcessState)
+	}
+}
+
+// agent is a running vrrp-agent.
+type agent struct {
+	*process
+	socket string
+}
+
+// agent starts the agent with what the lab gives it: uid 0, two capabilities, no way to more.
+func (m *machine) agent(t *testing.T, desired string) *agent {
+	t.Helper()
+	file, err := agentFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	socket := filepath.Join(folder, "control.sock")
+	return &agent{socket: socket, process: m.run(t, "setpriv", "--no-new-privs", "--inh-caps=-all",
+		"--bounding-set=-all,+net_admin,+net_raw", file, "--node", m.name, "--desired", desired,
+		"--state-dir", filepath.Join(folder, "state"), "--grpc-listen", "unix:"+socket)}
+}
+
+// instances asks the agent for its instances.
+func (a *agent) instances(t *testing.T) map[string]*vrrpv1.InstanceState {
+	t.Helper()
+	conn, err := grpc.NewClient("unix:"+a.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }() // nothing hangs on it
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	answer, err := vrrpv1.NewAgentClient(conn).ListInstances(ctx, &vrrpv1.ListInstancesRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*vrrpv1.InstanceState{}
+	for _, i := range answer.GetInstances() {
+		all[i.GetName()] = i
+	}
+	return all
+}
+
+// tutorial writes the tutorial's two instances as desired state. more is added to each.
+func tutorial(t *testing.T, more string) string {
+	t.Helper()
+	folder := t.TempDir()
+	for name, password := range map[string]string{"VI_1": "2222\n", "VI_3": "1111\n"} {
+		if err := os.WriteFile(filepath.Join(folder, name+".pass"), []byte(password), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := `
+kind: instance
+name: VI_1
+virtual_router_id: 53
+virtual_addresses: ["` + vip1 + `"]
+members:
+  - {node: haproxy, priority: 105}
+  - {node: haproxy2, priority: 99}
+authentication: {password_file: ` + folder + `/VI_1.pass}
+` + more + `
+---
+kind: instance
+name: VI_3
+virtual_router_id: 56
+virtual_addresses: ["` + vip3 + `"]
+members:
+  - {node: haproxy, priority: 99}
+  - {node: haproxy2, priority: 105}
+authentication: {password_file: ` + folder + `/VI_3.pass}
+` + more
+	file := filepath.Join(folder, "desired.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+var ether = regexp.MustCompile(`link/ether (\S+)`)
+
+// mac returns the Ethernet address of a card.
+func (m *machine) mac(t *testing.T, device string) string {
+	t.Helper()
+	match := ether.FindStringSubmatch(m.Exec(t, "ip", "-o", "link", "show", "dev", device))
+	if match == nil {
+		t.Fatalf("%s has no Ethernet address", device)
+	}
+	return match[1]
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// witness sees every frame on its card and writes down adverts and gratuitous ARP, one line each.
+type witness struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// shown is how many lines of a witness are shown when a test fails.
+const shown = 40
+
+// watch makes the machine a witness.
+func (m *machine) watch(t *testing.T, device string) *witness {
+	t.Helper()
+	var file *os.File
+	m.Do(t, func() {
+		index, err := net.InterfaceByName(device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index.Index}); err != nil {
+			t.Fatal(err)
+		}
+		file = os.NewFile(uintptr(fd), "witness")
+	})
+	w, done := &witness{}, make(chan struct{})
+	go func() {
+		defer close(done)
+		buffer := make([]byte, 2048)
+		for {
+			n, err := file.Read(buffer)
+			if err != nil {
+				return
+			}
+			w.see(buffer[:n])
+		}
+	}()
+	t.Cleanup(func() {
+		_ = file.Close() // ends the goroutine
+		<-done
+		if t.Failed() {
+			lines := w.all()
+			t.Logf("%s saw last\n%s", m.name, strings.Join(lines[max(0, len(lines)-shown):], "\n"))
+		}
+	})
+	return w
+}
+
+func (w *witness) see(frame []byte) {
+	if len(frame) < 34 {
+		return
+	}
+	line := ""
+	payload := frame[14:]
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_ARP:
+		// Only what names one address as sender and target.
+		if string(payload[14:18]) != string(payload[24:28]) {
+			return
+		}
+		line = fmt.Sprintf("arp %s from %s to %s: operation %d sender %s target %s",
+			net.IP(payload[14:18]), net.HardwareAddr(frame[6:12]), net.HardwareAddr(frame[:6]), payload[7],
+			net.HardwareAddr(payload[8:14]), net.HardwareAddr(payload[18:24]))
+	case unix.ETH_P_IP:
+		if payload[9] != 112 {
+			return
+		}
+		line = fmt.Sprintf("advert %d priority %d from %s to %s (%s): ttl %d tos %#x df %v: %s",
+			payload[21], payload[22], net.IP(payload[12:16]), net.IP(payload[16:20]), net.HardwareAddr(frame[:6]),
+			payload[8], payload[1], payload[6]&0x40 != 0, hex.EncodeToString(payload[20:binary.BigEndian.Uint16(payload[2:])]))
+	default:
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, line)
+}
+
+func (w *witness) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.lines...)
+}
+
+// count tells how many lines from the given one on begin with prefix.
+func (w *witness) count(since int, prefix string) int {
+	n := 0
+	for _, line := range w.all()[since:] {
+		if strings.HasPrefix(line, prefix) {
+			n++
+		}
+	}
+	return n
+}
