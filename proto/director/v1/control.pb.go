@@ -579,7 +579,9 @@ type ServiceState struct {
 	// Scheduler that is in force in this plane.
 	Scheduler string `protobuf:"bytes,2,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Its real servers.
-	RealServers   []*RealServerState `protobuf:"bytes,3,rep,name=real_servers,json=realServers,proto3" json:"real_servers,omitempty"`
+	RealServers []*RealServerState `protobuf:"bytes,3,rep,name=real_servers,json=realServers,proto3" json:"real_servers,omitempty"`
+	// Somebody else made it; the director leaves it alone.
+	Foreign       bool `protobuf:"varint,4,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -635,6 +637,13 @@ func (x *ServiceState) GetRealServers() []*RealServerState {
 	return nil
 }
 
+func (x *ServiceState) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
 // RealServerState is one real server as the kernel has it.
 type RealServerState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -642,9 +651,10 @@ type RealServerState struct {
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// Weight.
 	Weight uint32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
-	// Connections that are established at present.
-	ActiveConnections uint64 `protobuf:"varint,3,opt,name=active_connections,json=activeConnections,proto3" json:"active_connections,omitempty"`
-	// New connections since the real server was added.
+	// Connections that are established at present. Absent on a plane that does not count them (nftables).
+	ActiveConnections *uint64 `protobuf:"varint,3,opt,name=active_connections,json=activeConnections,proto3,oneof" json:"active_connections,omitempty"`
+	// New connections since the real server was added. The ipvs plane adds them up every 2 s, in 32 bits; on the nftables
+	// plane they start again when damage to its table was mended.
 	TotalConnections uint64 `protobuf:"varint,4,opt,name=total_connections,json=totalConnections,proto3" json:"total_connections,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -695,8 +705,8 @@ func (x *RealServerState) GetWeight() uint32 {
 }
 
 func (x *RealServerState) GetActiveConnections() uint64 {
-	if x != nil {
-		return x.ActiveConnections
+	if x != nil && x.ActiveConnections != nil {
+		return *x.ActiveConnections
 	}
 	return 0
 }
@@ -739,16 +749,18 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x15\n" +
 	"\x13ListServicesRequest\"U\n" +
 	"\x14ListServicesResponse\x12=\n" +
-	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\x8f\x01\n" +
+	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\xa9\x01\n" +
 	"\fServiceState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tscheduler\x18\x02 \x01(\tR\tscheduler\x12G\n" +
-	"\freal_servers\x18\x03 \x03(\v2$.twotier.director.v1.RealServerStateR\vrealServers\"\x9f\x01\n" +
+	"\freal_servers\x18\x03 \x03(\v2$.twotier.director.v1.RealServerStateR\vrealServers\x12\x18\n" +
+	"\aforeign\x18\x04 \x01(\bR\aforeign\"\xbb\x01\n" +
 	"\x0fRealServerState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06weight\x18\x02 \x01(\rR\x06weight\x12-\n" +
-	"\x12active_connections\x18\x03 \x01(\x04R\x11activeConnections\x12+\n" +
-	"\x11total_connections\x18\x04 \x01(\x04R\x10totalConnections2\xad\x04\n" +
+	"\x06weight\x18\x02 \x01(\rR\x06weight\x122\n" +
+	"\x12active_connections\x18\x03 \x01(\x04H\x00R\x11activeConnections\x88\x01\x01\x12+\n" +
+	"\x11total_connections\x18\x04 \x01(\x04R\x10totalConnectionsB\x15\n" +
+	"\x13_active_connections2\xad\x04\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
@@ -845,6 +857,7 @@ func file_director_v1_control_proto_init() {
 		(*Object_VirtualService)(nil),
 		(*Object_Address)(nil),
 	}
+	file_director_v1_control_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

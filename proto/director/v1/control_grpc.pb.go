@@ -46,7 +46,8 @@ type DirectorClient interface {
 	PreviewPlan(ctx context.Context, in *PreviewPlanRequest, opts ...grpc.CallOption) (*v1.PreviewPlanResponse, error)
 	// GetDataplane tells which data plane is in use, and why the others are not.
 	GetDataplane(ctx context.Context, in *GetDataplaneRequest, opts ...grpc.CallOption) (*GetDataplaneResponse, error)
-	// ListServices shows the virtual services as the kernel has them, with counters.
+	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
+	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 }
 
@@ -143,7 +144,8 @@ type DirectorServer interface {
 	PreviewPlan(context.Context, *PreviewPlanRequest) (*v1.PreviewPlanResponse, error)
 	// GetDataplane tells which data plane is in use, and why the others are not.
 	GetDataplane(context.Context, *GetDataplaneRequest) (*GetDataplaneResponse, error)
-	// ListServices shows the virtual services as the kernel has them, with counters.
+	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
+	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	mustEmbedUnimplementedDirectorServer()
 }
@@ -347,12 +349,14 @@ const (
 type DirectorAdminClient interface {
 	// Apply stores a desired object, made or replaced, after checking it together with all others. INVALID_ARGUMENT
 	// names each bad field; ABORTED: the etag is not the stored one; FAILED_PRECONDITION: the desired state comes
-	// from a file, which is named; UNAVAILABLE: etcd does not answer.
+	// from a file, which is named, or the data plane cannot be used here, with the reason; UNAVAILABLE: etcd does not
+	// answer.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*v1.ApplyResponse, error)
 	// Delete removes a desired object, after checking that the others are still valid without it. Errors as in Apply;
 	// NOT_FOUND: there is no such object.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
-	// Reconcile compares the world with the desired state at once and mends what differs.
+	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
+	// plane cannot be used here, with the reason.
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
 }
 
@@ -402,12 +406,14 @@ func (c *directorAdminClient) Reconcile(ctx context.Context, in *v1.ReconcileReq
 type DirectorAdminServer interface {
 	// Apply stores a desired object, made or replaced, after checking it together with all others. INVALID_ARGUMENT
 	// names each bad field; ABORTED: the etag is not the stored one; FAILED_PRECONDITION: the desired state comes
-	// from a file, which is named; UNAVAILABLE: etcd does not answer.
+	// from a file, which is named, or the data plane cannot be used here, with the reason; UNAVAILABLE: etcd does not
+	// answer.
 	Apply(context.Context, *ApplyRequest) (*v1.ApplyResponse, error)
 	// Delete removes a desired object, after checking that the others are still valid without it. Errors as in Apply;
 	// NOT_FOUND: there is no such object.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
-	// Reconcile compares the world with the desired state at once and mends what differs.
+	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
+	// plane cannot be used here, with the reason.
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
 	mustEmbedUnimplementedDirectorAdminServer()
 }

@@ -296,7 +296,7 @@ type Address struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, unique among the addresses. Example: inner-gateway
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Address with the length of its subnet. Example: 192.168.60.99/24
+	// Address with the length of its subnet, 8 to 32. Example: 192.168.60.99/24
 	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// Nodes that hold it. Default: every node that runs a director, which is right for one director only.
 	Nodes         []string `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`

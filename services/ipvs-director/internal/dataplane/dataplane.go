@@ -3,6 +3,7 @@
 //
 //	Observe(ctx) (plan.Have, error)                  what the kernel holds, Services and Damage only
 //	Apply(ctx, []plan.Change) ([]plan.Change, error) does them, stops at the first error, returns what was done
+//	Remove(ctx) error                                takes away all that a director has made with this plane
 //	Close() error                                    lets go of the kernel, which keeps everything that is in it
 //
 // A plane keeps no state of its own: after a restart, Observe reads from the kernel what an earlier process did.

@@ -107,6 +107,19 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	return done, nil
 }
 
+// Remove empties the kernel.
+func (p *Plane) Remove(ctx context.Context) error {
+	k := p.kernel
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.err(ctx); err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	clear(k.services)
+	k.damage = ""
+	return nil
+}
+
 // Close lets go of the kernel, which keeps its state.
 func (p *Plane) Close() error { return nil }
 

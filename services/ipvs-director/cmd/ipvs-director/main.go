@@ -1,0 +1,98 @@
+// Command ipvs-director sends each connection that arrives at a virtual address to a living real server.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/daemon"
+	"github.com/twotier/twotier/services/internal/desired"
+	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/metrics"
+	"github.com/twotier/twotier/services/internal/status"
+	"github.com/twotier/twotier/services/internal/verbs"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/control"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/address"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/ipvs"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
+	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+const service = "ipvs-director"
+
+// candidates are the data planes, the preferred one first.
+var candidates = []loop.Candidate{
+	{Name: dataplane.IPVS, Probe: ipvs.Probe, Open: func() loop.Plane { return ipvs.Open() }},
+	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }},
+}
+
+var kinds = []desired.Kind{
+	{Name: spec.KindVirtualService, New: func() proto.Message { return new(directorv1.VirtualService) }},
+	{Name: spec.KindAddress, New: func() proto.Message { return new(directorv1.Address) }},
+}
+
+func main() {
+	plane := dataplane.Auto
+	extra := func(fs *flag.FlagSet) {
+		fs.Func("dataplane", "`PLANE` that forwards: auto, ipvs or nftables; auto is ipvs where the kernel has it (default auto)", func(s string) error {
+			if !slices.Contains([]string{dataplane.Auto, dataplane.IPVS, dataplane.NFTables}, s) {
+				return fmt.Errorf("want auto, ipvs or nftables")
+			}
+			plane = s
+			return nil
+		})
+	}
+	os.Exit(daemon.Main(service, extra, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, plane) }))
+}
+
+func run(ctx context.Context, p *daemon.Process, plane string) error {
+	serverTLS, err := p.ServerTLS()
+	if err != nil {
+		return err
+	}
+	store, err := desired.Open(p.DesiredConfig(kinds, p.Log))
+	if err != nil {
+		return err
+	}
+	reporter, err := status.Open(p.StatusConfig(p.Version, p.Log))
+	if err != nil {
+		return err
+	}
+	server, err := grpcserver.New(p.GRPCConfig(p.Log))
+	if err != nil {
+		return err
+	}
+	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, metrics.New(service, p.Version))
+	if err != nil {
+		return err
+	}
+
+	serving := func(ok bool) {
+		server.SetServing("", ok)
+		server.SetServing(control.Service, ok)
+	}
+	serving(false)
+	reconciler := loop.New(loop.Config{
+		Node: p.Node, Store: store, Status: reporter, Host: address.Host{}, Log: p.Log,
+		Wanted: plane, Candidates: candidates,
+		Ready: func() { serving(true) },
+	})
+	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler)
+
+	group := daemon.NewGroup(p.Log)
+	group.Add("desired", store.Run)
+	group.Add("status", reporter.Run)
+	group.Add("grpc", server.Run)
+	group.Add("metrics", endpoint.Run)
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed()) })
+	return group.Run(ctx)
+}

@@ -1,0 +1,137 @@
+// Package control answers the director's gRPC calls: it translates, and decides nothing.
+package control
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/verbs"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+)
+
+// Service is the name under which the director's health is told.
+const Service = "twotier.director.v1.Director"
+
+// World tells what the last pass saw.
+type World interface {
+	View() loop.View
+}
+
+// Register offers the Director and DirectorAdmin services.
+func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World) {
+	directorv1.RegisterDirectorServer(registrar, &director{Verbs: v, world: world})
+	directorv1.RegisterDirectorAdminServer(registrar, &admin{Verbs: v, world: world})
+}
+
+// director is for those who may look.
+type director struct {
+	directorv1.UnsafeDirectorServer
+	*verbs.Verbs
+	world World
+}
+
+// admin is for those who may change.
+type admin struct {
+	directorv1.UnsafeDirectorAdminServer
+	*verbs.Verbs
+	world World
+}
+
+// ListDesired shows a page of the desired objects.
+func (d *director) ListDesired(ctx context.Context, page *commonv1.PageRequest) (*directorv1.ListDesiredResponse, error) {
+	answer := &directorv1.ListDesiredResponse{}
+	next, err := d.ListObjects(ctx, page, func(object func(into proto.Message), etag string) {
+		stored := &directorv1.StoredObject{Object: &directorv1.Object{}, Etag: etag}
+		object(stored.GetObject())
+		answer.Objects = append(answer.Objects, stored)
+	})
+	if err != nil {
+		return nil, err
+	}
+	answer.NextPageToken = next
+	return answer, nil
+}
+
+// PreviewPlan tells what would be done.
+func (d *director) PreviewPlan(ctx context.Context, request *directorv1.PreviewPlanRequest) (*commonv1.PreviewPlanResponse, error) {
+	if err := usable(d.world); err != nil {
+		return nil, err
+	}
+	return d.PreviewObject(ctx, request.GetObject())
+}
+
+// GetDataplane tells which data plane is in use, and why the others are not.
+func (d *director) GetDataplane(context.Context, *directorv1.GetDataplaneRequest) (*directorv1.GetDataplaneResponse, error) {
+	view := d.world.View()
+	answer := &directorv1.GetDataplaneResponse{Chosen: view.Chosen}
+	for _, r := range view.Reports {
+		answer.Planes = append(answer.Planes, &directorv1.PlaneReport{Name: r.Name, Usable: r.Usable, Reason: r.Reason})
+	}
+	return answer, nil
+}
+
+// ListServices shows the virtual services in the kernel.
+func (d *director) ListServices(context.Context, *directorv1.ListServicesRequest) (*directorv1.ListServicesResponse, error) {
+	if err := usable(d.world); err != nil {
+		return nil, err
+	}
+	view := d.world.View()
+	if !view.Observed {
+		return nil, status.Error(codes.Unavailable, "the kernel could not be read")
+	}
+	answer := &directorv1.ListServicesResponse{}
+	for _, s := range view.Have.Services {
+		answer.Services = append(answer.Services, serviceState(s))
+	}
+	return answer, nil
+}
+
+// Apply stores an object.
+func (a *admin) Apply(ctx context.Context, request *directorv1.ApplyRequest) (*commonv1.ApplyResponse, error) {
+	if err := usable(a.world); err != nil {
+		return nil, err
+	}
+	return a.ApplyObject(ctx, request.GetObject(), request.GetEtag(), request.GetValidateOnly())
+}
+
+// Reconcile makes a pass now; it also looks again for a data plane.
+func (a *admin) Reconcile(ctx context.Context, request *commonv1.ReconcileRequest) (*commonv1.ReconcileResponse, error) {
+	answer, err := a.Verbs.Reconcile(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if err := usable(a.world); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// usable is FAILED_PRECONDITION with the reason when there is no data plane: nothing that is asked for would come true.
+func usable(world World) error {
+	if err := world.View().Unusable; err != nil {
+		return grpcserver.FailedPrecondition("DATAPLANE", "kernel", err.Error())
+	}
+	return nil
+}
+
+func serviceState(s plan.Service) *directorv1.ServiceState {
+	state := &directorv1.ServiceState{Address: s.VIP.String(), Scheduler: string(s.Scheduler), Foreign: s.Foreign}
+	for _, r := range s.Reals {
+		state.RealServers = append(state.RealServers, &directorv1.RealServerState{
+			Address:           r.Address.String(),
+			Weight:            uint32(r.Weight),
+			ActiveConnections: r.Active,
+			TotalConnections:  r.Total,
+		})
+	}
+	return state
+}

@@ -1,0 +1,354 @@
+// Package loop answers: is the kernel as wanted, and if not, what is done about it? A pass looks at the newest desired
+// state, at the data plane and at the node's addresses, and mends what differs. It also chooses the data plane.
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	"github.com/twotier/twotier/services/internal/desired"
+	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/internal/reconcile"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+const (
+	// Resync is how often the kernel is looked at although nobody asked: what somebody else changes there is mended
+	// within this time. Neither plane can tell of changes by itself.
+	Resync = time.Second
+	// PassTimeout bounds one pass.
+	PassTimeout = 30 * time.Second
+)
+
+// Plane is a data plane; see package dataplane for the contract.
+type Plane interface {
+	Observe(ctx context.Context) (plan.Have, error)
+	Apply(ctx context.Context, changes []plan.Change) ([]plan.Change, error)
+	// Remove takes away everything that a director has made with this plane.
+	Remove(ctx context.Context) error
+	Close() error
+}
+
+// Candidate is a data plane that may be chosen.
+type Candidate struct {
+	Name  string
+	Probe func() dataplane.Report
+	Open  func() Plane
+}
+
+// Host is the node's own network stack.
+type Host interface {
+	Observe(ctx context.Context) (plan.Host, error)
+	Apply(ctx context.Context, change plan.Change) error
+}
+
+// Store is the desired state.
+type Store interface {
+	Snapshot() (desired.Snapshot, bool)
+	Accept(desired.Snapshot) error
+	Describe(inForce int64, violations []*commonv1.Violation) *commonv1.DesiredState
+}
+
+// Status takes the report of each pass.
+type Status interface {
+	Report(*commonv1.Status)
+}
+
+// Config of a loop. All fields are required.
+type Config struct {
+	// Node is this node's name in the desired state.
+	Node   string
+	Store  Store
+	Status Status
+	Host   Host
+	// Wanted is the name of the plane, or dataplane.Auto for the first usable of Candidates.
+	Wanted     string
+	Candidates []Candidate
+	// Log gets the changes.
+	Log *zap.Logger
+	// Ready is called once, after the first pass that ended well.
+	Ready func()
+}
+
+// View is what a pass saw. It is never changed after it was published.
+type View struct {
+	// Chosen is the name of the plane in use; empty when none can be used, and then Unusable is why.
+	Chosen   string
+	Unusable error
+	Reports  []dataplane.Report
+	// Have is what was there at the end of the pass.
+	Have plan.Have
+	// Observed: Have was read from the kernel.
+	Observed bool
+}
+
+// Loop keeps the kernel as wanted.
+type Loop struct {
+	cfg  Config
+	log  *zap.Logger
+	pump *reconcile.Pump
+	view atomic.Pointer[View]
+
+	// Owned by the goroutine of Run.
+	plane       Plane       // nil: not chosen yet
+	others      []Candidate // usable planes that are not used and may hold what an earlier director made
+	choice      View        // Chosen, Unusable and Reports only
+	want        spec.Want
+	revision    int64 // of want; 0: there is none yet
+	lastChanges []string
+	lastError   string
+	ready       bool
+}
+
+// New makes a loop; Run runs it.
+func New(cfg Config) *Loop {
+	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop")}
+	l.pump = reconcile.NewPump(reconcile.Config{Resync: Resync, Log: l.log}, l.pass)
+	l.view.Store(&View{Unusable: fmt.Errorf("%w: not looked for yet", dataplane.ErrUnusable)})
+	return l
+}
+
+// Run makes passes until ctx ends, then lets go of the plane. The kernel keeps everything: a director that is down
+// stops no packet.
+func (l *Loop) Run(ctx context.Context, kicks ...<-chan struct{}) error {
+	err := l.pump.Run(ctx, kicks...)
+	if l.plane != nil {
+		err = errors.Join(err, l.plane.Close())
+	}
+	return err
+}
+
+// View is what the last pass saw. Any goroutine may call.
+func (l *Loop) View() View { return *l.view.Load() }
+
+// Reconcile makes a pass now and waits for its result. Any goroutine may call.
+func (l *Loop) Reconcile(ctx context.Context) (reconcile.Result, error) { return l.pump.Now(ctx) }
+
+// Preview is the plan of that snapshot against what the last pass saw, or why the snapshot is not valid. Any goroutine
+// may call.
+func (l *Loop) Preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violation, error) {
+	want, violations := l.parse(snapshot)
+	if len(violations) > 0 {
+		return nil, violations, nil
+	}
+	view := l.View()
+	switch {
+	case view.Unusable != nil:
+		return nil, nil, view.Unusable
+	case !view.Observed:
+		return nil, nil, errors.New("the kernel could not be read")
+	}
+	return lines(plan.Diff(want, view.Have)), nil, nil
+}
+
+// pass is one look at everything.
+func (l *Loop) pass(ctx context.Context) reconcile.Result {
+	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
+	defer cancel()
+	snapshot, violations, good := l.look()
+	if err := l.choose(); err != nil {
+		return l.report(commonv1.Outcome_OUTCOME_RETRY, nil, err, violations, plan.Have{}, false)
+	}
+	have, err := l.observe(ctx)
+	if err != nil {
+		return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, nil, err, violations, have, false)
+	}
+	if l.revision == 0 {
+		outcome := commonv1.Outcome_OUTCOME_UNKNOWN
+		if len(violations) > 0 {
+			outcome = commonv1.Outcome_OUTCOME_INVALID
+		}
+		return l.report(outcome, nil, errors.New("there is no valid desired state yet"), violations, have, true)
+	}
+
+	changes := plan.Diff(l.want, have)
+	done, err := l.apply(ctx, changes)
+	if len(done) > 0 {
+		// What the kernel says counts, not what it answered.
+		after, readErr := l.observe(ctx)
+		if readErr != nil {
+			return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, done, errors.Join(err, readErr), violations, have, false)
+		}
+		have = after
+		if left := plan.Diff(l.want, have); err == nil && len(left) > 0 {
+			err = fmt.Errorf("the kernel accepted the changes and is not as wanted; left to do: %s", strings.Join(lines(left), "; "))
+		}
+	}
+	if err == nil && len(l.want.Services) > 0 && !have.Host.Forwarding {
+		err = errors.New("net.ipv4.ip_forward is 0: this node passes no packets on; set it to 1")
+	}
+	if err == nil {
+		err = l.removeOthers(ctx)
+	}
+	if err == nil && good {
+		err = l.cfg.Store.Accept(snapshot)
+	}
+	switch {
+	case err != nil:
+		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)
+	case len(violations) > 0:
+		err = errors.New("the newest desired state is wrong; the last good one stays in force")
+		return l.report(commonv1.Outcome_OUTCOME_INVALID, done, err, violations, have, true)
+	}
+	return l.report(commonv1.Outcome_OUTCOME_DONE, done, nil, nil, have, true)
+}
+
+// look takes the newest desired state in force when it is good.
+func (l *Loop) look() (snapshot desired.Snapshot, violations []*commonv1.Violation, good bool) {
+	snapshot, loaded := l.cfg.Store.Snapshot()
+	if !loaded {
+		return snapshot, nil, false
+	}
+	want, violations := l.parse(snapshot)
+	if len(violations) > 0 {
+		return snapshot, violations, false
+	}
+	l.want, l.revision = want, snapshot.Revision
+	return snapshot, nil, true
+}
+
+func (l *Loop) parse(snapshot desired.Snapshot) (spec.Want, []*commonv1.Violation) {
+	if len(snapshot.Violations) > 0 {
+		return spec.Want{}, snapshot.Violations
+	}
+	var messages []proto.Message
+	for _, o := range snapshot.Objects {
+		messages = append(messages, o.Message)
+	}
+	return spec.Parse(messages, l.cfg.Node)
+}
+
+// choose probes the planes and opens one, once; until one can be used, each pass tries again.
+func (l *Loop) choose() error {
+	if l.plane != nil {
+		return nil
+	}
+	var reports []dataplane.Report
+	for _, c := range l.cfg.Candidates {
+		reports = append(reports, c.Probe())
+	}
+	chosen, err := dataplane.Choose(l.cfg.Wanted, reports)
+	l.choice = View{Chosen: chosen, Unusable: err, Reports: reports}
+	if err != nil {
+		return err
+	}
+	for i, c := range l.cfg.Candidates {
+		switch {
+		case c.Name == chosen:
+			l.plane = c.Open()
+			l.log.Info("data plane chosen", logging.Name(chosen), logging.Reason(reports[i].Reason))
+		case reports[i].Usable:
+			l.others = append(l.others, c)
+		}
+	}
+	return nil
+}
+
+// removeOthers takes away what an earlier director made with another plane, once the chosen one is as wanted.
+func (l *Loop) removeOthers(ctx context.Context) error {
+	for len(l.others) > 0 {
+		other := l.others[0].Open()
+		if err := errors.Join(other.Remove(ctx), other.Close()); err != nil {
+			return fmt.Errorf("remove what was made with the data plane %s: %w", l.others[0].Name, err)
+		}
+		l.others = l.others[1:]
+	}
+	return nil
+}
+
+func (l *Loop) observe(ctx context.Context) (plan.Have, error) {
+	have, err := l.plane.Observe(ctx)
+	if err != nil {
+		return have, err
+	}
+	have.Host, err = l.cfg.Host.Observe(ctx)
+	return have, err
+}
+
+// apply makes the changes in their order. An error of the plane ends it, because addresses must not come before their
+// rules; an address that cannot be put anywhere holds up nothing else.
+func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string, err error) {
+	note := func(c plan.Change) {
+		l.log.Info("changed", logging.Change(c.String()))
+		done = append(done, c.String())
+	}
+	var failed error
+	for len(changes) > 0 {
+		run := 1
+		for run < len(changes) && changes[run].OnHost() == changes[0].OnHost() {
+			run++
+		}
+		now := changes[:run]
+		changes = changes[run:]
+		if now[0].OnHost() {
+			for _, c := range now {
+				if err := l.cfg.Host.Apply(ctx, c); err != nil {
+					failed = errors.Join(failed, err)
+				} else {
+					note(c)
+				}
+			}
+			continue
+		}
+		made, err := l.plane.Apply(ctx, now)
+		for _, c := range made {
+			note(c)
+		}
+		if err != nil {
+			return done, errors.Join(failed, err)
+		}
+	}
+	return done, failed
+}
+
+// report publishes what the pass saw and tells how it ended.
+func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violations []*commonv1.Violation, have plan.Have, observed bool) reconcile.Result {
+	view := l.choice
+	view.Have, view.Observed = have, observed
+	l.view.Store(&view)
+	if len(done) > 0 {
+		l.lastChanges = done
+	}
+	s := &commonv1.Status{
+		Desired:     l.cfg.Store.Describe(l.revision, violations),
+		Outcome:     outcome,
+		LastChanges: l.lastChanges,
+		Notes:       notes(l.cfg.Wanted, view, l.want),
+	}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	if s.Error != l.lastError {
+		if err != nil {
+			l.log.Warn("pass did not end well", zap.Stringer("outcome", outcome), zap.Error(err))
+		} else {
+			l.log.Info("pass ends well again")
+		}
+		l.lastError = s.Error
+	}
+	l.cfg.Status.Report(s)
+	if outcome == commonv1.Outcome_OUTCOME_DONE && !l.ready {
+		l.ready = true
+		l.cfg.Ready()
+	}
+	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
+}
+
+func lines(changes []plan.Change) []string {
+	all := make([]string, 0, len(changes))
+	for _, c := range changes {
+		all = append(all, c.String())
+	}
+	return all
+}
