@@ -227,7 +227,7 @@ func (s *Site) useDatabase(want *spec.Site) error {
 	s.used.Database, s.used.Used.Database = want.Database, fingerprint(password)
 	s.mu.Unlock()
 	if old != nil {
-		return old.Close()
+		old.Close()
 	}
 	return nil
 }
@@ -353,7 +353,7 @@ func (s *Site) closeAll() error {
 		err = folder.Close()
 	}
 	if db != nil {
-		err = errors.Join(err, db.Close())
+		db.Close()
 	}
 	return err
 }

@@ -24,7 +24,7 @@ func open(t *testing.T, s *mariadbtest.Server, name string) *store.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	t.Cleanup(db.Close)
 	return db
 }
 

@@ -177,7 +177,7 @@ func (s *Site) read(v *visit) (*submission, error) {
 	}
 	for fields := 0; ; fields++ {
 		part, err := parts.NextPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // not errors.Is: a form that broke off wraps io.EOF
 			return sub, nil
 		}
 		if err == nil && fields >= maxFields {
