@@ -2,7 +2,8 @@
 //
 // The order is the one of HAProxy's roundrobin. The turns of all servers are laid out on one line of positions, one for
 // each request. A server of weight w among servers of total weight W has a turn every W/w positions, counted exactly by
-// carrying the remainder. At each position the server whose turn came first is due; equal turns go to the larger share.
+// carrying the remainder. At each position the server whose turn came first is due; equal turns go to the one that has
+// more of its share ahead of it, and then to the one that has waited longer.
 // When nobody is due, a server that has not had its first turn starts, larger weights first; when there is none either,
 // the server whose turn comes soonest is taken. Weights 3:2:1 give ABACAB, 5:1:1 give AAABAAC.
 package balance
@@ -25,6 +26,7 @@ type turn struct {
 	started bool
 	next    uint64 // position of the next turn
 	carry   int    // the part of a position, in 1/weight, that next is short of the exact place
+	last    uint64 // position of the turn before
 }
 
 // Turns hands out the turns of one backend. Its zero value has no servers. It is not safe for use by several goroutines.
@@ -78,6 +80,7 @@ func (t *Turns) Next(tried []int) int {
 		s.carry -= s.weight
 		s.next++
 	}
+	s.last = t.position
 	t.position++
 	return chosen
 }
@@ -106,7 +109,10 @@ func (s *turn) before(other *turn) bool {
 	if s.next != other.next {
 		return s.next < other.next
 	}
-	return s.carry-s.weight < other.carry-other.weight
+	if ahead, others := s.carry-s.weight, other.carry-other.weight; ahead != others {
+		return ahead < others
+	}
+	return s.last < other.last
 }
 
 func contains(list []int, i int) bool {

@@ -82,13 +82,14 @@ func appendSetCookie(dst []byte, c *spec.Cookie, s *pool.Server) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// cacheable reports whether a cache could store a response without asking: its status allows it by itself (RFC 9110
-// section 15.1), it says how fresh it is or how to find out, and it does not forbid it.
-func cacheable(h *http1.Head) bool {
+// cacheable reports whether a shared cache could store a response without asking (RFC 9111 section 3): method and status
+// allow it by themselves, or the response is public; it says how fresh it is or how to find out; and it does not forbid it.
+func (r *Request) cacheable(h *http1.Head) bool {
+	allowed := r.safe
 	switch h.Status() {
 	case 200, 203, 204, 206, 300, 301, 404, 405, 410, 414, 501:
 	default:
-		return false
+		allowed = false
 	}
 	explicit := false
 	for i := range h.Fields() {
@@ -106,15 +107,20 @@ func cacheable(h *http1.Head) bool {
 					break
 				}
 				list = rest
-				name, _, _ := bytes.Cut(directive, []byte{'='})
+				name, value, _ := bytes.Cut(directive, []byte{'='})
 				switch {
 				case http1.EqualFold(name, "private"), http1.EqualFold(name, "no-cache"), http1.EqualFold(name, "no-store"):
 					return false
+				case http1.EqualFold(name, "public"):
+					allowed = true
 				case http1.EqualFold(name, "max-age"), http1.EqualFold(name, "s-maxage"):
+					if string(value) == "0" {
+						return false
+					}
 					explicit = true
 				}
 			}
 		}
 	}
-	return explicit
+	return allowed && explicit
 }

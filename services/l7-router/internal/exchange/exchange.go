@@ -47,7 +47,7 @@ type Request struct {
 	server   int // the server that was chosen last, or balance.None
 	tried    []int
 	triedFew [8]int
-	safe     bool // the response to its method may be stored by caches
+	safe     bool // GET or HEAD: caches may store the response
 }
 
 // Begin decides about a request whose head is complete.

@@ -71,7 +71,7 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 	}
 	if cookie.Name != "" && (r.named == balance.None || r.named != r.server) {
 		dst = appendSetCookie(dst, cookie, r.Backend.Server(r.server))
-		if cookie.NoCache && r.safe && cacheable(h) {
+		if cookie.NoCache && r.cacheable(h) {
 			dst = http1.AppendField(dst, "Cache-Control", "private")
 		}
 	}
