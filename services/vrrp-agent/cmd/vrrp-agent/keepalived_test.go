@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/twotier/twotier/services/internal/testreq"
@@ -50,12 +51,14 @@ vrrp_instance VI_3 {
 }
 `
 
-// keepalived starts keepalived as the tutorial's haproxy2.
-func (m *machine) keepalived(t *testing.T) *process {
+var keepalivedAuthentication = regexp.MustCompile(`(?s)    authentication \{.*?\}\n`)
+
+// keepalived starts keepalived.
+func (m *machine) keepalived(t *testing.T, configuration string) *process {
 	t.Helper()
 	folder := t.TempDir()
 	file := filepath.Join(folder, "keepalived.conf")
-	if err := os.WriteFile(file, []byte(keepalivedOnHaproxy2), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(configuration), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return m.run(t, "keepalived", "--dont-fork", "--log-console", "--log-detail", "--vrrp", "--use-file", file,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,10 +12,14 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
+	health1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/internal/etcdtest"
 )
 
 const both = vip3 + " " + vip1
@@ -130,7 +135,7 @@ func TestKernelTracker(t *testing.T) {
 			t.Fatal(err)
 		}
 		server, state := grpc.NewServer(), health.NewServer()
-		grpc_health_v1.RegisterHealthServer(server, state)
+		health1.RegisterHealthServer(server, state)
 		onNode[node] = state
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(listener) }()
@@ -147,13 +152,13 @@ func TestKernelTracker(t *testing.T) {
 	b.agent(t, desired)
 	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
 
-	onNode["haproxy"].SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	onNode["haproxy"].SetServingStatus("", health1.HealthCheckResponse_NOT_SERVING)
 	await(t, "router of haproxy failed", map[*machine]string{a: "", b: both})
 	i := onA.instances(t)["VI_1"]
 	if want := `tracker router failed: health of "": NOT_SERVING`; i.GetState() != vrrpv1.State_STATE_FAULT || i.GetReason() != want {
 		t.Errorf("got %v, want fault because of %s", i, want)
 	}
-	onNode["haproxy"].SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
+	onNode["haproxy"].SetServingStatus("", health1.HealthCheckResponse_SERVING)
 	await(t, "router of haproxy is back", map[*machine]string{a: vip1, b: vip3})
 }
 
@@ -242,7 +247,7 @@ func TestKernelKeepalived(t *testing.T) {
 	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
 	desired := tutorial(t, "")
 
-	onA, onB := a.agent(t, desired), b.keepalived(t)
+	onA, onB := a.agent(t, desired), b.keepalived(t, keepalivedOnHaproxy2)
 	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
 	onA.stop(t)
 	await(t, "agent stopped", map[*machine]string{a: "", b: both})
@@ -251,19 +256,123 @@ func TestKernelKeepalived(t *testing.T) {
 	first := onB.output.String()
 	onB.stop(t)
 	await(t, "keepalived stopped", map[*machine]string{a: both, b: ""})
-	onB = b.keepalived(t)
+	onB = b.keepalived(t, keepalivedOnHaproxy2)
 	await(t, "keepalived started again", map[*machine]string{a: vip1, b: vip3})
 
-	for line := range strings.Lines(first + onB.output.String()) {
+	content(t, first+onB.output.String(), onA)
+	onA.stop(t)
+	onB.stop(t)
+}
+
+// TestKernelKeepalivedWithoutPassword is the same with authentication type 0.
+func TestKernelKeepalivedWithoutPassword(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	requireKeepalived(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	file := tutorial(t, "")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := regexp.MustCompile(`(?m)^authentication:.*$`).ReplaceAllString(string(text), "")
+	if err := os.WriteFile(file, []byte(open), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	onA, onB := a.agent(t, file), b.keepalived(t, keepalivedAuthentication.ReplaceAllString(keepalivedOnHaproxy2, ""))
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	awaitThat(t, "adverts", func() string {
+		all := onA.instances(t)
+		if all["VI_1"].GetAdvertsSent() < 3 || all["VI_3"].GetAdvertsReceived() < 3 {
+			return fmt.Sprint(all)
+		}
+		return ""
+	})
+	await(t, "no change", map[*machine]string{a: vip1, b: vip3})
+	content(t, onB.output.String(), onA)
+}
+
+// content checks that keepalived and the agent have found nothing wrong with each other.
+func content(t *testing.T, log string, a *agent) {
+	t.Helper()
+	for line := range strings.Lines(log) {
 		if complaints.MatchString(line) {
 			t.Errorf("keepalived says: %s", line)
 		}
 	}
-	for name, i := range onA.instances(t) {
-		if len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 || i.GetAdvertsReceived() == 0 {
+	for name, i := range a.instances(t) {
+		if len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 {
 			t.Errorf("%s: %v", name, i)
 		}
 	}
+}
+
+// TestKernelEtcdLost applies an instance through the control API, then takes etcd away: the address stays, and a
+// restarted agent goes on with what it knew.
+func TestKernelEtcdLost(t *testing.T) {
+	t.Parallel()
+	a := newLAN(t).machine(t, "haproxy", "192.168.60.22/24")
+	if _, err := agentFile(); err != nil { // built outside of the namespace
+		t.Fatal(err)
+	}
+	// All of it inside: etcd ends with the thread that has started it.
+	a.Do(t, func() { etcdLost(t, a, etcdtest.Start(t)) })
+}
+
+func etcdLost(t *testing.T, a *machine, etcd *etcdtest.Etcd) {
+	t.Helper()
+	state := t.TempDir()
+	start := func() *agent {
+		return a.agentWith(t, "--etcd", strings.Join(etcd.Endpoints(), ","), "--state-dir", state)
+	}
+	onA := start()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := health1.NewHealthClient(onA.conn).Check(ctx, &health1.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "serving", func() string {
+		answer, err := health1.NewHealthClient(onA.conn).Check(ctx, &health1.HealthCheckRequest{})
+		if err != nil || answer.GetStatus() != health1.HealthCheckResponse_SERVING {
+			return fmt.Sprintf("health %v %v", answer, err)
+		}
+		return ""
+	})
+	instance := &vrrpv1.Instance{
+		Name: "VI_1", VirtualRouterId: 53, VirtualAddresses: []string{vip1},
+		Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 105}, {Node: "haproxy2", Priority: 99}},
+	}
+	admin := vrrpv1.NewAgentAdminClient(onA.conn)
+	instance.Members[1].Priority = 105
+	_, err := admin.Apply(ctx, &vrrpv1.ApplyRequest{Object: &vrrpv1.Object{Kind: &vrrpv1.Object_Instance{Instance: instance}}})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("equal priorities: got %v", err)
+	}
+	instance.Members[1].Priority = 99
+	answer, err := admin.Apply(ctx, &vrrpv1.ApplyRequest{Object: &vrrpv1.Object{Kind: &vrrpv1.Object_Instance{Instance: instance}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(answer.GetChanges()), "[start instance VI_1: virtual router 53, priority 105, [192.168.60.78]]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	await(t, "applied", map[*machine]string{a: vip1})
+
+	before := onA.instances(t)["VI_1"].GetTransitions()
+	etcd.Stop()
+	awaitThat(t, "the loss of etcd in the status", func() string {
+		s, err := vrrpv1.NewAgentClient(onA.conn).GetStatus(ctx, &commonv1.GetStatusRequest{})
+		if err != nil || s.GetDesired().GetSourceAvailable() {
+			return fmt.Sprintf("%v %v", s, err)
+		}
+		return ""
+	})
+	await(t, "etcd lost", map[*machine]string{a: vip1})
+	if i := onA.instances(t)["VI_1"]; i.GetTransitions() != before {
+		t.Errorf("the loss of etcd has changed the state: %v", i)
+	}
 	onA.stop(t)
-	onB.stop(t)
+	await(t, "stopped", map[*machine]string{a: ""})
+	start()
+	await(t, "started again without etcd", map[*machine]string{a: vip1})
 }

@@ -211,34 +211,39 @@ func (p *process) stop(t *testing.T) {
 // agent is a running vrrp-agent.
 type agent struct {
 	*process
-	socket string
+	conn *grpc.ClientConn
 }
 
-// agent starts the agent with what the lab gives it: uid 0, two capabilities, no way to more.
+// agent starts the agent with desired state from a file.
 func (m *machine) agent(t *testing.T, desired string) *agent {
+	t.Helper()
+	return m.agentWith(t, "--desired", desired, "--state-dir", t.TempDir())
+}
+
+// agentWith starts the agent with what the lab gives it: uid 0, two capabilities, no way to more.
+func (m *machine) agentWith(t *testing.T, flags ...string) *agent {
 	t.Helper()
 	file, err := agentFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	folder := t.TempDir()
-	socket := filepath.Join(folder, "control.sock")
-	return &agent{socket: socket, process: m.run(t, "setpriv", "--no-new-privs", "--inh-caps=-all",
-		"--bounding-set=-all,+net_admin,+net_raw", file, "--node", m.name, "--desired", desired,
-		"--state-dir", filepath.Join(folder, "state"), "--grpc-listen", "unix:"+socket)}
+	socket := "unix:" + filepath.Join(t.TempDir(), "control.sock")
+	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // nothing hangs on it
+	args := []string{"--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw",
+		file, "--node", m.name, "--grpc-listen", socket}
+	return &agent{conn: conn, process: m.run(t, "setpriv", append(args, flags...)...)}
 }
 
 // instances asks the agent for its instances.
 func (a *agent) instances(t *testing.T) map[string]*vrrpv1.InstanceState {
 	t.Helper()
-	conn, err := grpc.NewClient("unix:"+a.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }() // nothing hangs on it
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	answer, err := vrrpv1.NewAgentClient(conn).ListInstances(ctx, &vrrpv1.ListInstancesRequest{}, grpc.WaitForReady(true))
+	answer, err := vrrpv1.NewAgentClient(a.conn).ListInstances(ctx, &vrrpv1.ListInstancesRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		t.Fatal(err)
 	}

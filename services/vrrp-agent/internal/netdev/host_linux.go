@@ -28,6 +28,8 @@ const (
 	kernelTimeout = 2 * time.Second
 	// relook is how often the cards are looked at although the kernel has reported nothing: it heals lost events.
 	relook = 10 * time.Second
+	// dumpTries is how often a list is read again that changed while it was read.
+	dumpTries = 5
 	// resubscribe is the pause before the events are subscribed to again after an error, such as a queue run over.
 	resubscribe = 100 * time.Millisecond
 )
@@ -65,17 +67,27 @@ func (h *Host) View() nic.View { return *h.view.Load() }
 
 // Refresh looks at the cards now. Any goroutine may call.
 func (h *Host) Refresh() (nic.View, error) {
-	links, err := h.handle.LinkList()
+	links, err := whole(h.handle.LinkList)
 	if err != nil {
 		return nic.View{}, fmt.Errorf("list network cards: %w", err)
 	}
-	addresses, err := h.handle.AddrList(nil, netlink.FAMILY_V4)
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.handle.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nic.View{}, fmt.Errorf("list addresses: %w", err)
 	}
 	v := view(links, addresses)
 	h.view.Store(&v)
 	return v, nil
+}
+
+// whole reads a list until the kernel says that it did not change meanwhile.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumpTries {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // view turns the kernel's answers into a View.

@@ -1,0 +1,231 @@
+package netdev
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"github.com/twotier/twotier/services/internal/netnstest"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+)
+
+var vip = netip.MustParseAddr("192.168.60.78")
+
+// pair lays a cable between two namespaces and opens both ends.
+func pair(t *testing.T) (a, b end) {
+	t.Helper()
+	netnstest.Require(t)
+	nsA, nsB := netnstest.New(t), netnstest.New(t)
+	netnstest.Veth(t, nsA, "eth0", "192.168.60.22/24", nsB, "eth0", "192.168.60.128/24")
+	open := func(ns *netnstest.NS) (e end) {
+		ns.Do(t, func() {
+			h, err := Open(zaptest.NewLogger(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(h.Close)
+			e = end{Host: h, ns: ns}
+		})
+		return e
+	}
+	a, b = open(nsA), open(nsB)
+	a.up(t)
+	b.up(t)
+	return a, b
+}
+
+// end is one end of the cable.
+type end struct {
+	*Host
+	ns *netnstest.NS
+}
+
+// up waits until the card carries, which the kernel finds out a moment after the cable is laid.
+func (e end) up(t *testing.T) {
+	t.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(10 * time.Second)
+	for {
+		v, err := e.Refresh()
+		if err == nil {
+			_, err = v.Find([]netip.Addr{vip})
+		}
+		if err == nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+// listen opens a wire. The namespace of a socket is that of the thread that opens it.
+func (e end) listen(t *testing.T, p nic.Port) (w *Wire) {
+	t.Helper()
+	e.ns.Do(t, func() {
+		var err error
+		if w, err = e.Listen(p); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return w
+}
+
+func find(t *testing.T, h end) nic.Port {
+	t.Helper()
+	p, err := h.View().Find([]netip.Addr{vip})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestKernelAddresses(t *testing.T) {
+	t.Parallel()
+	h, _ := pair(t)
+	p := find(t, h)
+	if p.Source != netip.MustParseAddr("192.168.60.22") || p.Name != "eth0" || p.MAC == (packet.MAC{}) {
+		t.Errorf("port %+v", p)
+	}
+	for n, want := range []bool{true, false} {
+		if added, err := h.Add(p.Index, vip); err != nil || added != want {
+			t.Errorf("add %d: got %v %v, want %v", n, added, err, want)
+		}
+	}
+	v, err := h.Refresh()
+	if err != nil || !v.On(p.Index, vip) || !slices.Equal(v.Single(), []netip.Addr{vip}) {
+		t.Errorf("added: %+v %v", v, err)
+	}
+	if again := find(t, h); again != p {
+		t.Errorf("with the virtual address the port is %+v, was %+v", again, p)
+	}
+	for range 2 {
+		if err := h.Remove(p.Index, vip); err != nil {
+			t.Error(err)
+		}
+	}
+	if v, err = h.Refresh(); err != nil || v.On(p.Index, vip) {
+		t.Errorf("removed: %+v %v", v, err)
+	}
+	if err := h.Remove(4711, vip); err != nil {
+		t.Errorf("remove from a card that is not there: %v", err)
+	}
+	if _, err := h.Add(4711, vip); err == nil {
+		t.Error("add to a card that is not there")
+	}
+}
+
+func TestKernelWire(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t)
+	from, to := find(t, a), find(t, b)
+	sender, receiver := a.listen(t, from), b.listen(t, to)
+	if n, err := receiver.Receive(make([]byte, 100)); n != 0 || err != nil {
+		t.Errorf("nothing sent: received %d %v", n, err)
+	}
+	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{vip}}
+	if err := sender.Send(advert.Append(nil, packet.Authentication{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := receiver.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 1500)
+	n, err := receiver.Receive(buffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := packet.Expect{VirtualRouterID: 53, Interval: time.Second, Self: to.Source}
+	if got, source, err := expect.Receive(buffer[:n]); err != nil || got.Priority != 105 || source != from.Source {
+		t.Errorf("got %+v from %v, %v", got, source, err)
+	}
+	// What was sent does not come back.
+	if n, err := sender.Receive(buffer); n != 0 || err != nil {
+		t.Errorf("received %d bytes of our own, %v", n, err)
+	}
+	if err := sender.Announce(packet.GratuitousARP(from.MAC, vip)); err != nil {
+		t.Error(err)
+	}
+
+	waiting := make(chan error, 1)
+	go func() { waiting <- receiver.Wait() }()
+	if err := receiver.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-waiting; err == nil {
+		t.Error("a closed wire has something to receive")
+	}
+	if err := sender.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKernelSendDoesNotAllocate measures the steady state of a master.
+func TestKernelSendDoesNotAllocate(t *testing.T) {
+	a, _ := pair(t)
+	p := find(t, a)
+	w := a.listen(t, p)
+	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{vip}}
+	payload := advert.Append(nil, packet.Authentication{})
+	if n := testing.AllocsPerRun(20, func() {
+		if err := w.Send(payload); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations per advert", n)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKernelEvents follows what happens to the card.
+func TestKernelEvents(t *testing.T) {
+	t.Parallel()
+	a, _ := pair(t)
+	changes := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go a.ns.Do(t, func() {
+		ended <- a.Run(ctx, func() {
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		})
+	})
+	until := func(what string, is func(nic.View) bool) {
+		t.Helper()
+		for !is(a.View()) {
+			select {
+			case <-changes:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: the view is %+v", what, a.View())
+			}
+		}
+	}
+	<-changes // the first look, after which events are followed
+	p := find(t, a)
+	a.ns.Exec(t, "ip", "address", "add", "192.168.60.78/32", "dev", "eth0")
+	until("address added", func(v nic.View) bool { return v.On(p.Index, vip) })
+	a.ns.Exec(t, "ip", "address", "del", "192.168.60.78/32", "dev", "eth0")
+	until("address removed", func(v nic.View) bool { return !v.On(p.Index, vip) })
+	a.ns.Exec(t, "ip", "link", "set", "eth0", "down")
+	until("card down", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}); return err != nil })
+	a.ns.Exec(t, "ip", "link", "set", "eth0", "up")
+	until("card up", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}); return err == nil })
+	a.ns.Exec(t, "ip", "link", "del", "eth0")
+	until("card gone", func(v nic.View) bool { return len(v.Cards) == 1 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
