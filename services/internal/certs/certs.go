@@ -36,14 +36,13 @@ func Open(cert, key, ca string) (*Files, error) {
 // Client is for connecting: TLS 1.3, the own certificate as it is on disk at the time of each handshake. The CA is the
 // one of this moment: a new CA needs a restart, or both in one file while they change.
 func (f *Files) Client() *tls.Config {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	_, issuer := f.current()
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		RootCAs:    f.issuer,
+		RootCAs:    issuer,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, _, err := f.current()
-			return pair, err
+			pair, _ := f.current()
+			return pair, nil
 		},
 	}
 }
@@ -51,25 +50,19 @@ func (f *Files) Client() *tls.Config {
 // Server is for listening: TLS 1.3, a client certificate of the CA is required; certificate and CA are as they are on
 // disk at the time of each handshake.
 func (f *Files) Server() *tls.Config {
-	config := func() (*tls.Config, error) {
-		pair, issuer, err := f.current()
-		if err != nil {
-			return nil, err
-		}
-		return &tls.Config{
-			MinVersion:   tls.VersionTLS13,
-			Certificates: []tls.Certificate{*pair},
-			ClientAuth:   tls.RequireAndVerifyClientCert,
-			ClientCAs:    issuer,
-			// Resumption would let a client in by the CA of its first visit.
-			SessionTicketsDisabled: true,
-		}, nil
-	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ClientAuth: tls.RequireAndVerifyClientCert,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return config()
+			pair, issuer := f.current()
+			return &tls.Config{
+				MinVersion:   tls.VersionTLS13,
+				Certificates: []tls.Certificate{*pair},
+				ClientAuth:   tls.RequireAndVerifyClientCert,
+				ClientCAs:    issuer,
+				// Resumption would let a client in by the CA of its first visit.
+				SessionTicketsDisabled: true,
+			}, nil
 		},
 	}
 }
@@ -82,13 +75,13 @@ func (f *Files) Leaf() *x509.Certificate {
 }
 
 // current is what is on disk now, or, while that is half written, what was there before.
-func (f *Files) current() (*tls.Certificate, *x509.CertPool, error) {
+func (f *Files) current() (*tls.Certificate, *x509.CertPool) {
 	if pair, issuer, err := f.load(); err == nil {
-		return pair, issuer, nil
+		return pair, issuer
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.pair, f.issuer, nil
+	return f.pair, f.issuer
 }
 
 // load reads the files; they are small, and handshakes are rare. It parses them only when they have changed.
