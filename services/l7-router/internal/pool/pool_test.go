@@ -1,0 +1,191 @@
+package pool
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"go.uber.org/zap"
+)
+
+// checked is a pool with one checked server. answers holds what its next check gets; the check before has then been
+// counted, because there is one at a time.
+func checked(t *testing.T) (p *Pool, want spec.Backend, answers chan<- int) {
+	t.Helper()
+	next := make(chan int)
+	stopped := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case status := <-next:
+			w.WriteHeader(status)
+		case <-stopped:
+		}
+	}))
+	p = New(zap.NewNop())
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() { _ = p.Run(ctx) })
+	t.Cleanup(func() { cancel(); close(stopped); group.Wait(); s.Close() })
+	want = spec.Backend{
+		Name:    "web",
+		Servers: []spec.Server{{Name: "s1", Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Weight: 1, Cookie: "s1"}},
+		Check:   spec.Check{Kind: spec.CheckHTTP, Method: "GET", Path: "/healthz", Interval: time.Millisecond, Timeout: time.Minute, Rise: 2, Fall: 3},
+	}
+	return p, want, next
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	p, want, answers := checked(t)
+	b := p.Set(want)
+	if i := b.Next(nil); i != 0 {
+		t.Fatalf("before the first check: %d, want the server", i)
+	}
+	steps := []struct {
+		answer int
+		down   bool
+	}{
+		{500, true},  // the first check decides at once
+		{200, true},  // rise is 2
+		{200, false}, // two in a row
+		{500, false}, // fall is 3
+		{404, false},
+		{200, false}, // good again: the count starts anew
+		{500, false},
+		{500, false},
+		{500, true},
+		{200, true},
+		{200, false},
+	}
+	answers <- steps[0].answer
+	for i, step := range steps {
+		following := 200
+		if i+1 < len(steps) {
+			following = steps[i+1].answer
+		}
+		answers <- following // taken by the next check, so this step's has been counted
+		got := p.Servers()[0]
+		chosen, named := b.Next(nil), b.ByCookie([]byte("s1"))
+		if got.Down != step.down || (chosen == balance.None) != step.down || (named == balance.None) != step.down {
+			t.Errorf("step %d, answer %d: down %t chosen %d by cookie %d, want down %t; %s", i, step.answer, got.Down, chosen, named, step.down, got.LastCheck)
+		}
+		if i == 0 && (!strings.HasPrefix(got.LastCheck, "GET /healthz: ") || !strings.Contains(got.LastCheck, "500")) {
+			t.Errorf("last check: %q", got.LastCheck)
+		}
+	}
+}
+
+// TestHealthSurvives: a new desired state must not bring a dead server back for a moment.
+func TestHealthSurvives(t *testing.T) {
+	t.Parallel()
+	p, want, answers := checked(t)
+	b := p.Set(want)
+	b.Server(0).Begin()
+	b.Server(0).ConnectFailed()
+	answers <- 500
+	answers <- 500
+	changed := want
+	changed.Servers = []spec.Server{
+		{Name: "new", Address: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1},
+		{Name: "renamed", Address: want.Servers[0].Address, Weight: 7, Cookie: "other"},
+	}
+	b = p.Set(changed)
+	old := p.Servers()[1]
+	if !old.Down || old.Active != 1 || old.Total != 1 || old.ConnectErrors != 1 || old.Server.Weight != 7 {
+		t.Errorf("same address and check: %+v, want it down, with its counters and the new weight", old)
+	}
+	if i := b.Next(nil); i != 0 {
+		t.Errorf("chosen %d, want the new server", i)
+	}
+	answers <- 200
+	answers <- 200
+	answers <- 200
+	if p.Servers()[1].Down {
+		t.Error("it does not come back: its checks have been lost")
+	}
+	changed.Check = spec.Check{}
+	p.Set(changed)
+	if s := p.Servers()[1]; s.Down || s.Checked || s.Total != 0 {
+		t.Errorf("another check: %+v, want a server that starts anew", s)
+	}
+	p.Remove("web")
+	if left := p.Servers(); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestTurnsGoOn(t *testing.T) {
+	t.Parallel()
+	p := New(zap.NewNop())
+	want := spec.Backend{Name: "web", Servers: []spec.Server{
+		{Name: "a", Address: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1},
+		{Name: "b", Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1},
+	}}
+	b := p.Set(want)
+	got := []int{b.Next(nil)}
+	want.TimeoutServer = time.Second
+	b = p.Set(want)
+	got = append(got, b.Next(nil), b.Next(nil))
+	if got[0] != 0 || got[1] != 1 || got[2] != 0 {
+		t.Errorf("turns %v across a change, want 0 1 0", got)
+	}
+}
+
+// fakeConn is an idle connection that remembers whether it was closed.
+type fakeConn struct{ dead, closed bool }
+
+func (c *fakeConn) Alive() bool  { return !c.dead }
+func (c *fakeConn) Close() error { c.closed = true; return nil }
+
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := New(zap.NewNop())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { _ = p.Run(ctx); close(done) }()
+		b := p.Set(spec.Backend{Name: "web", Servers: []spec.Server{{Name: "a", Address: netip.MustParseAddrPort("192.0.2.1:80")}}})
+		s := b.Server(0)
+		if c := s.Idle(); c != nil {
+			t.Fatalf("got %v out of nothing", c)
+		}
+		old, dead, fresh := &fakeConn{}, &fakeConn{dead: true}, &fakeConn{}
+		s.Keep(old)
+		time.Sleep(IdleTimeout / 2)
+		s.Keep(fresh)
+		s.Keep(dead)
+		if c := s.Idle(); c != Conn(fresh) || !dead.closed {
+			t.Errorf("got %p, want the one used last that is alive; dead one closed %t", c, dead.closed)
+		}
+		s.Keep(fresh)
+		time.Sleep(IdleTimeout * 3 / 4)
+		synctest.Wait()
+		if !old.closed || fresh.closed {
+			t.Errorf("after a while: old closed %t, fresh closed %t, want only the old one", old.closed, fresh.closed)
+		}
+		many := make([]*fakeConn, MaxIdle+1)
+		for i := range many {
+			many[i] = &fakeConn{}
+			s.Keep(many[i])
+		}
+		if !many[MaxIdle].closed || many[0].closed {
+			t.Error("the bound of idle connections does not hold")
+		}
+		p.Remove("web")
+		late := &fakeConn{}
+		s.Keep(late)
+		if !fresh.closed || !late.closed {
+			t.Errorf("removed server: kept closed %t, late closed %t, want both", fresh.closed, late.closed)
+		}
+		cancel()
+		<-done
+	})
+}

@@ -1,0 +1,156 @@
+package spec
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// good is the tutorial's router, valid.
+func good() ([]*routerv1.Frontend, []*routerv1.Backend) {
+	return []*routerv1.Frontend{{
+			Name: "main", Bind: []string{"*:80"}, DefaultBackend: "webservers",
+			Rules: []*routerv1.Rule{{Condition: &routerv1.Condition{Methods: []string{"POST"}}, Backend: "updataserver"}},
+		}}, []*routerv1.Backend{{
+			Name: "webservers", Cookie: &routerv1.Cookie{Name: "webserver"},
+			Check:   &routerv1.Check{Http: &routerv1.HttpCheck{}},
+			Servers: []*routerv1.Server{{Name: "s1", Address: "172.16.0.88:80", Cookie: "s1"}, {Name: "s2", Address: "172.16.0.99:80", Cookie: "s2"}},
+		}, {
+			Name: "updataserver", Cookie: &routerv1.Cookie{Name: "webserver"},
+			Servers: []*routerv1.Server{{Name: "s2", Address: "172.16.0.99:80", Cookie: "s2"}},
+		}}
+}
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	got, violations := Parse(good())
+	if len(violations) > 0 {
+		t.Fatal(violations)
+	}
+	want := State{
+		Frontends: []Frontend{{
+			Name: "main", Bind: []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 80)},
+			Rules: []Rule{{Methods: []string{"POST"}, Backend: "updataserver"}}, DefaultBackend: "webservers",
+			TimeoutClient: time.Minute, TimeoutRequest: 10 * time.Second, TimeoutKeepAlive: time.Minute, MaxConn: 10000,
+		}},
+		Backends: []Backend{{
+			Name: "updataserver", Servers: []Server{{Name: "s2", Address: netip.MustParseAddrPort("172.16.0.99:80"), Weight: 1, Cookie: "s2"}},
+			Cookie: Cookie{Name: "webserver"}, TimeoutConnect: 3 * time.Second, TimeoutServer: time.Minute,
+		}, {
+			Name: "webservers",
+			Servers: []Server{
+				{Name: "s1", Address: netip.MustParseAddrPort("172.16.0.88:80"), Weight: 1, Cookie: "s1"},
+				{Name: "s2", Address: netip.MustParseAddrPort("172.16.0.99:80"), Weight: 1, Cookie: "s2"},
+			},
+			Cookie:         Cookie{Name: "webserver"},
+			Check:          Check{Kind: CheckHTTP, Method: "OPTIONS", Path: "/", Interval: 2 * time.Second, Timeout: 2 * time.Second, Rise: 2, Fall: 3},
+			TimeoutConnect: 3 * time.Second, TimeoutServer: time.Minute,
+		}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	weight := uint32(257)
+	tests := []struct {
+		field string // where the only violation is
+		spoil func(f *routerv1.Frontend, web, up *routerv1.Backend)
+	}{
+		{"frontend/Main.name", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Name = "Main" }},
+		{"frontend/.name", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Name = "" }},
+		{"frontend/main.bind", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = nil }},
+		{"frontend/main.bind[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"80"} }},
+		{"frontend/main.bind[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"*:0"} }},
+		{"frontend/main.bind[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"www.example.org:80"} }},
+		{"frontend/main.bind[1]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"*:80", "10.0.0.1:80"} }},
+		{"frontend/main.bind[1]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"0.0.0.0:80", "10.0.0.1:80"} }},
+		{"frontend/main.bind[1]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"[::1]:80", ":80"} }},
+		{"frontend/main.default_backend", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.DefaultBackend = "nobody" }},
+		{"frontend/main.rules[0].backend", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Rules[0].Backend = "" }},
+		{"frontend/main.rules[0].condition.methods[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Rules[0].Condition.Methods[0] = "GET POST" }},
+		{"frontend/main.rules[0].condition.path_prefixes[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) {
+			f.Rules[0].Condition.PathPrefixes = []string{"static"}
+		}},
+		{"frontend/main.timeout_client", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.TimeoutClient = durationpb.New(-time.Second) }},
+		{"frontend/main.timeout_http_request", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.TimeoutHttpRequest = durationpb.New(0) }},
+		{"frontend/main.maxconn", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Maxconn = 1 << 30 }},
+		{"backend/webservers.servers[1].name", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[1].Name = "s1" }},
+		{"backend/webservers.servers[0].address", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Address = "172.16.0.88" }},
+		{"backend/webservers.servers[0].address", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Address = "0.0.0.0:80" }},
+		{"backend/webservers.servers[0].weight", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Weight = &weight }},
+		{"backend/webservers.servers[0].cookie", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Cookie = "a;b" }},
+		{"backend/updataserver.servers[0].cookie", func(_ *routerv1.Frontend, _, up *routerv1.Backend) { up.Cookie = nil }},
+		{"backend/webservers.cookie.name", func(_ *routerv1.Frontend, web, up *routerv1.Backend) { web.Cookie.Name = "a b" }},
+		{"backend/webservers.check.interval", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Check.Interval = durationpb.New(time.Millisecond)
+		}},
+		{"backend/webservers.check.timeout", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Timeout = durationpb.New(time.Hour) }},
+		{"backend/webservers.check.rise", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Rise = 101 }},
+		{"backend/webservers.check.http.path", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Http.Path = "/a b" }},
+		{"backend/webservers.check.http.method", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Http.Method = "GET\r\n" }},
+		{"backend/webservers.check.http.host", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Http.Host = "a\nb" }},
+		{"backend/webservers.balance", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Balance = 99 }},
+		// The tutorial's crossed names: in one backend s2 is .99, in the other s1 is.
+		{"backend/webservers.servers[1].cookie", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[1].Cookie = "other" }},
+		{"backend/webservers.servers[1].cookie", func(_ *routerv1.Frontend, web, up *routerv1.Backend) {
+			up.Servers[0].Cookie, up.Servers[0].Address = "s2", "172.16.0.77:80"
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.field, func(t *testing.T) {
+			t.Parallel()
+			frontends, backends := good()
+			test.spoil(frontends[0], backends[0], backends[1])
+			state, violations := Parse(frontends, backends)
+			var fields []string
+			for _, v := range violations {
+				fields = append(fields, v.GetField())
+			}
+			if len(violations) != 1 || fields[0] != test.field || len(state.Backends) > 0 {
+				t.Errorf("got %v, want one at %s\n%s %s", violations, test.field, protojson.Format(frontends[0]), protojson.Format(backends[0]))
+			}
+		})
+	}
+}
+
+func TestSameCookieNameElsewhereIsFree(t *testing.T) {
+	t.Parallel()
+	frontends, backends := good()
+	backends[1].Cookie.Name = "another"
+	backends[1].Servers[0].Cookie = "s9"
+	if _, violations := Parse(frontends, backends); len(violations) > 0 {
+		t.Error(violations)
+	}
+}
+
+func TestNamesTwice(t *testing.T) {
+	t.Parallel()
+	frontends, backends := good()
+	_, violations := Parse(append(frontends, &routerv1.Frontend{Name: "main", Bind: []string{"*:81"}}), append(backends, backends[0]))
+	var fields []string
+	for _, v := range violations {
+		fields = append(fields, v.GetField())
+	}
+	if got := strings.Join(fields, " "); got != "backend/webservers.name frontend/main.name" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestBindString(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{":80": "*:80", "*:80": "*:80", "10.0.0.1:8080": "10.0.0.1:8080", "[::1]:80": "[::1]:80"} {
+		address, err := parseBind(in)
+		if got := BindString(address); err != nil || got != want {
+			t.Errorf("%s: got %s %v, want %s", in, got, err, want)
+		}
+	}
+}
