@@ -126,7 +126,11 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	defer hard.Stop()
 	s.server.GracefulStop()
-	return <-served
+	// Asked to end before it had begun, Serve calls that an error.
+	if err := <-served; !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
