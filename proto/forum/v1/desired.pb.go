@@ -30,7 +30,8 @@ type Site struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the object; there is one site, and any name will do. Example: forum
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Title on every page until the installation sets another, 1 to 80 characters. Default: Forum
+	// Title on every page until the installation sets another, which an unattended one does not, 1 to 80 characters.
+	// Default: Forum
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
 	// The database that all servers share.
 	Database *Database `protobuf:"bytes,3,opt,name=database,proto3" json:"database,omitempty"`
@@ -38,7 +39,7 @@ type Site struct {
 	Session *Session `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	// The servers, each with its folder; exactly one is the upload origin.
 	Servers []*Server `protobuf:"bytes,5,rep,name=servers,proto3" json:"servers,omitempty"`
-	// The largest upload, in bytes, 1 to 1073741824. Default 16777216 (16 MiB).
+	// The largest file that may be uploaded, in bytes, 1 to 1073741824; a post may have 10. Default 16777216 (16 MiB).
 	MaxUploadBytes uint64 `protobuf:"varint,6,opt,name=max_upload_bytes,json=maxUploadBytes,proto3" json:"max_upload_bytes,omitempty"`
 	// Install without the wizard: makes the tables and the first administrator when there are none. Default: the wizard
 	// waits at /install for the one-time token that the log shows.
@@ -135,7 +136,7 @@ type Database struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// User. Example: discuz
 	User string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
-	// File with the password, on every server. Example: /run/secrets/db.password
+	// File with the password, on every server; a unix socket may do without. Example: /run/secrets/db.password
 	PasswordFile  string `protobuf:"bytes,4,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -202,7 +203,8 @@ func (x *Database) GetPasswordFile() string {
 // Session is a signed cookie that every server accepts, so that no balancing rule can log a user out.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File with the key, the same on every server: at least 32 bytes. Example: /run/secrets/session.key
+	// File with the key, the same on every server: at least 32 bytes, not counting a line break at the end. It also proves
+	// servers to each other, and the token of the installation is made from it. Example: /run/secrets/session.key
 	KeyFile string `protobuf:"bytes,1,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
 	// How long a login lasts, 1m to 8760h. Default 720h (30 days).
 	Lifetime      *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`

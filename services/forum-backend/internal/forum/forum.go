@@ -94,6 +94,6 @@ type Counts struct {
 
 // Installation is what the first run decides.
 type Installation struct {
-	Title string // of the forum
+	Title string // of the forum; empty: the one in the desired state
 	Admin User
 }

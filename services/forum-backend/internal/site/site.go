@@ -174,7 +174,7 @@ func (s *Site) Apply(ctx context.Context, c plan.Change) error {
 	case plan.EnsureTables:
 		return s.ensureTables(ctx, want)
 	case plan.Install:
-		return s.install(ctx, want.Unattended, want.Title)
+		return s.install(ctx, want.Unattended)
 	default:
 		return fmt.Errorf("unknown change %d", c.Kind)
 	}
@@ -376,7 +376,7 @@ func (s *Site) ensureTables(ctx context.Context, want *spec.Site) error {
 	return s.door.Announce(ctx)
 }
 
-func (s *Site) install(ctx context.Context, u *spec.Unattended, title string) error {
+func (s *Site) install(ctx context.Context, u *spec.Unattended) error {
 	password, err := secret(u.AdminPasswordFile)
 	if err != nil {
 		return err
@@ -384,7 +384,8 @@ func (s *Site) install(ctx context.Context, u *spec.Unattended, title string) er
 	if ps := forum.CheckUser(u.AdminName, u.AdminEmail, string(password), forum.MinAdminPassword); ps != nil {
 		return fmt.Errorf("install: %s: %s", ps[0].Field, ps[0].Text)
 	}
-	err = s.door.Install(ctx, forum.Installation{Title: title, Admin: forum.User{Name: u.AdminName, Email: u.AdminEmail, Admin: true}}, string(password))
+	// No title: the one in the desired state stays in force.
+	err = s.door.Install(ctx, forum.Installation{Admin: forum.User{Name: u.AdminName, Email: u.AdminEmail, Admin: true}}, string(password))
 	if errors.Is(err, forum.ErrInstalled) {
 		return nil // by the other server
 	}

@@ -657,6 +657,9 @@ func TestChangesWhileServing(t *testing.T) {
 	if _, err := b.client.Get(before); err == nil {
 		t.Error("the old address still answers")
 	}
+	c.message.Title = "Another title"
+	c.must(t, s)
+	b.get(s.url+"/").want(t, 200, "Another title")
 	// Another key ends all logins.
 	if err := os.WriteFile(c.message.Session.KeyFile, []byte(strings.Repeat("n", 40)), 0o600); err != nil {
 		t.Fatal(err)

@@ -83,7 +83,7 @@ type Passwords interface {
 // Config is what the pages are made of.
 type Config struct {
 	Node           string // shown at the foot of every page
-	Title          string // until the installation has set one
+	Title          string // unless the installation has set one
 	MaxUploadBytes int64  // of one file
 	Store          Store
 	Files          Files
@@ -95,9 +95,8 @@ type Config struct {
 // Site serves the pages.
 type Site struct {
 	Config
-	mux       *http.ServeMux
-	installed atomic.Bool            // once true it stays so
-	title     atomic.Pointer[string] // the last one seen, for pages made without the database
+	mux   *http.ServeMux
+	title atomic.Pointer[string] // the last one seen, for pages made without the database
 }
 
 // New makes the pages.
@@ -203,6 +202,9 @@ func (s *Site) prepare(v *visit) error {
 	}
 	if !installed {
 		return errNotInstalled
+	}
+	if title == "" {
+		title = s.Title
 	}
 	s.title.Store(&title)
 	id, epoch, ok := s.Sessions.Reader(v.r, v.now)
