@@ -36,7 +36,8 @@ type Instance struct {
 	// The addresses (VIPs), IPv4, 1 to 20. They go on the network card that has an address of the same subnet.
 	// Example: 192.168.60.78
 	VirtualAddresses []string `protobuf:"bytes,3,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
-	// The nodes that take part, each with its priority. A node that is not named here leaves the instance alone.
+	// The nodes that take part, 1 to 32, each with a priority of its own. A node that is not named here leaves the
+	// instance alone.
 	Members []*Member `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	// Pause between two adverts of the master, whole seconds, 1s to 255s; the same on all members (RFC 3768, section
 	// 5.3.7). Default 1s.
@@ -46,8 +47,8 @@ type Instance struct {
 	// A master with a lower priority is left in office when a node with a higher one appears (keepalived: nopreempt).
 	// Default false.
 	Nopreempt bool `protobuf:"varint,7,opt,name=nopreempt,proto3" json:"nopreempt,omitempty"`
-	// What has to be well on a node for it to hold the addresses. A tracker that fails puts the instance in fault: it
-	// gives up the addresses at once and sends priority 0.
+	// What has to be well on a node for it to hold the addresses, 16 at most. A tracker that fails puts the instance in
+	// fault: it gives up the addresses at once and sends priority 0.
 	Trackers      []*Tracker `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -198,7 +199,8 @@ func (x *Member) GetPriority() uint32 {
 // keeps mistakes apart, not attackers.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File on every member that holds the password, 1 to 8 bytes; a line end behind it is ignored.
+	// File on every member that holds the password, 1 to 8 bytes; a line end behind it is ignored. It is read when the
+	// instance starts or is updated.
 	// Example: /run/secrets/VI_1.pass
 	PasswordFile  string `protobuf:"bytes,1,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -336,7 +338,7 @@ func (x *Tracker) GetFall() uint32 {
 // GrpcHealth names a gRPC server and the service in it that is asked after.
 type GrpcHealth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the server listens, per node: node name to HOST:PORT or unix:PATH. Example: haproxy -> 10.99.0.22:7102
+	// Where the server listens, for each member: node name to HOST:PORT or unix:PATH. Example: haproxy -> 10.99.0.22:7102
 	Address map[string]string `protobuf:"bytes,1,rep,name=address,proto3" json:"address,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Service name to ask for. Default "": the server as a whole. Example: twotier.router.v1.Router
 	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`

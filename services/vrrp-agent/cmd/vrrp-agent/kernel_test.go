@@ -75,6 +75,9 @@ func TestKernelDualMaster(t *testing.T) {
 		t.Errorf("the instance left its state over a deleted address: %v", i)
 	}
 
+	b.Exec(t, "ip", "address", "add", vip1+"/32", "dev", "eth0")
+	await(t, "address added by hand on the backup", map[*machine]string{a: vip1, b: vip3})
+
 	onA.kill()
 	await(t, "haproxy killed: its address is left behind, as README says", map[*machine]string{a: vip1, b: both})
 	onA = a.agent(t, desired)

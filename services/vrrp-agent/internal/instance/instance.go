@@ -52,8 +52,8 @@ type Network interface {
 	View() nic.View
 	// Add puts a single address on a card and tells whether it was not there before.
 	Add(index int, a netip.Addr) (added bool, err error)
-	// Remove takes it off; that it is not there is no error.
-	Remove(index int, a netip.Addr) error
+	// Remove takes it off and tells whether it was there; that it was not is no error.
+	Remove(index int, a netip.Addr) (removed bool, err error)
 	// Listen joins the adverts at a port.
 	Listen(p nic.Port) (Wire, error)
 }

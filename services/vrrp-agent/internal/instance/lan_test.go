@@ -146,12 +146,19 @@ func (n *node) Add(index int, a netip.Addr) (bool, error) {
 	return true, nil
 }
 
-func (n *node) Remove(index int, a netip.Addr) error {
+func (n *node) Remove(index int, a netip.Addr) (bool, error) {
 	n.lan.mu.Lock()
 	defer n.lan.mu.Unlock()
-	n.card.Addresses = slices.DeleteFunc(n.card.Addresses, func(p netip.Prefix) bool { return p == netip.PrefixFrom(a, 32) })
+	if n.refuse != nil {
+		return false, n.refuse
+	}
+	p := netip.PrefixFrom(a, 32)
+	if index != n.card.Index || !slices.Contains(n.card.Addresses, p) {
+		return false, nil
+	}
+	n.card.Addresses = slices.DeleteFunc(n.card.Addresses, func(q netip.Prefix) bool { return q == p })
 	n.lan.note("%s remove %v", n.name, a)
-	return nil
+	return true, nil
 }
 
 func (n *node) Listen(p nic.Port) (Wire, error) {

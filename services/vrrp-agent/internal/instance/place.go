@@ -14,7 +14,7 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
-// look compares the network with what the instance needs: its port, and, as master, its addresses.
+// look compares the network with what the instance needs: its port, and its addresses there or not there.
 func (i *instance) look() {
 	view := i.network.View()
 	port, err := view.Find(i.order.local.Addresses)
@@ -46,6 +46,8 @@ func (i *instance) look() {
 		if moved {
 			i.sendFrames()
 		}
+	} else {
+		i.takeOff(view)
 	}
 }
 
@@ -127,9 +129,10 @@ func (i *instance) hold() {
 func (i *instance) release(addresses []netip.Addr) {
 	var errs []error
 	for _, a := range addresses {
-		errs = append(errs, i.network.Remove(i.port.Index, a))
+		_, err := i.network.Remove(i.port.Index, a)
+		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(errs...); err != nil { // the next look tries again
 		i.log.Error("remove addresses", logging.Device(i.port.Name), zap.Error(err))
 	}
 	i.held = slices.DeleteFunc(slices.Clone(i.held), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
@@ -156,6 +159,23 @@ func (i *instance) putBack(view nic.View) {
 		if added {
 			i.log.Warn("put back an address that was removed", logging.VIP(a.String()), logging.Device(i.port.Name))
 			i.announce()
+		}
+	}
+}
+
+// takeOff removes addresses that stand here although this node is not master: put there by someone else, or left
+// because the kernel refused to remove them. The view may be older than our own last change; removing what is not there
+// does nothing.
+func (i *instance) takeOff(view nic.View) {
+	for _, a := range i.order.local.Addresses {
+		if !view.On(i.port.Index, a) {
+			continue
+		}
+		removed, err := i.network.Remove(i.port.Index, a)
+		if err != nil {
+			i.log.Error("remove address", logging.VIP(a.String()), logging.Device(i.port.Name), zap.Error(err))
+		} else if removed {
+			i.log.Warn("removed an address that the master holds", logging.VIP(a.String()), logging.Device(i.port.Name))
 		}
 	}
 }

@@ -195,7 +195,7 @@ func (s *Set) clean(a netip.Addr) error {
 		if !view.On(card.Index, a) {
 			continue
 		}
-		if err := s.host.Remove(card.Index, a); err != nil {
+		if _, err := s.host.Remove(card.Index, a); err != nil {
 			return err
 		}
 	}

@@ -215,13 +215,17 @@ func (h *Host) Add(index int, a netip.Addr) (bool, error) {
 	return true, nil
 }
 
-// Remove takes a single address (/32) off a card. That it, or the card, is not there is no error.
-func (h *Host) Remove(index int, a netip.Addr) error {
+// Remove takes a single address (/32) off a card and tells whether it was there. That it, or the card, is not there is no
+// error.
+func (h *Host) Remove(index int, a netip.Addr) (bool, error) {
 	err := h.handle.AddrDel(card(index), single(a))
-	if err == nil || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
-		return nil
+	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
+		return false, nil
 	}
-	return fmt.Errorf("remove %v from network card %d: %w", a, index, err)
+	if err != nil {
+		return false, fmt.Errorf("remove %v from network card %d: %w", a, index, err)
+	}
+	return true, nil
 }
 
 func card(index int) netlink.Link {

@@ -107,16 +107,16 @@ func TestKernelAddresses(t *testing.T) {
 	if again := find(t, h); again != p {
 		t.Errorf("with the virtual address the port is %+v, was %+v", again, p)
 	}
-	for range 2 {
-		if err := h.Remove(p.Index, vip); err != nil {
-			t.Error(err)
+	for n, want := range []bool{true, false} {
+		if removed, err := h.Remove(p.Index, vip); err != nil || removed != want {
+			t.Errorf("remove %d: got %v %v, want %v", n, removed, err, want)
 		}
 	}
 	if v, err = h.Refresh(); err != nil || v.On(p.Index, vip) {
 		t.Errorf("removed: %+v %v", v, err)
 	}
-	if err := h.Remove(4711, vip); err != nil {
-		t.Errorf("remove from a card that is not there: %v", err)
+	if removed, err := h.Remove(4711, vip); err != nil || removed {
+		t.Errorf("remove from a card that is not there: %v %v", removed, err)
 	}
 	if _, err := h.Add(4711, vip); err == nil {
 		t.Error("add to a card that is not there")
