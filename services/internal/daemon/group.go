@@ -64,7 +64,8 @@ func (g *Group) Run(ctx context.Context) error {
 			late = timer.C
 		case e := <-ends:
 			running = slices.DeleteFunc(running, func(name string) bool { return name == e.name })
-			real := e.err != nil && !errors.Is(e.err, context.Canceled)
+			ended := ctx.Err() != nil && errors.Is(e.err, ctx.Err())
+			real := e.err != nil && !ended && !errors.Is(e.err, context.Canceled)
 			if ctx.Err() == nil {
 				g.log.Warn("a part of the service has ended; the others are stopped", zap.String("part", e.name), zap.Error(e.err))
 				cancel()

@@ -1,0 +1,42 @@
+package logging_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twotier/twotier/services/internal/logging"
+)
+
+func TestALineIsOneObject(t *testing.T) {
+	var out strings.Builder
+	log, err := logging.New("l7-router", "haproxy", "", &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Debug("not shown")
+	log.Named("pool").Warn("server is down", logging.Server("s1"), logging.Duration(1500*time.Millisecond))
+	var line map[string]any
+	if err := json.Unmarshal([]byte(out.String()), &line); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	for name, want := range map[string]string{
+		"level": "warn", "room": "pool", "message": "server is down", "service": "l7-router", "node": "haproxy", "server": "s1", "duration": "1.5s",
+	} {
+		if line[name] != want {
+			t.Errorf("%s: got %v, want %s", name, line[name], want)
+		}
+	}
+	if _, err := time.Parse(time.RFC3339Nano, line["time"].(string)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLevel(t *testing.T) {
+	for _, bad := range []string{"loud", "fatal", "dpanic"} {
+		if _, err := logging.New("s", "n", bad, nil); err == nil {
+			t.Errorf("%s: taken", bad)
+		}
+	}
+}
