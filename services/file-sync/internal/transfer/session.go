@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -19,11 +18,13 @@ import (
 
 // Limits of a session, source side.
 const (
-	window      = 1024 // paths sent and not yet acknowledged
-	portion     = 1024 // paths looked at together
-	patience    = 3    // tries after which a file that never stops changing is sent as it is
-	retryPause  = 100 * time.Millisecond
-	retryLongst = 10 * time.Second
+	window       = 1024 // paths sent and not yet acknowledged
+	portion      = 1024 // paths looked at together
+	patience     = 3    // tries after which a file that never stops changing is sent as it is
+	retryPause   = 100 * time.Millisecond
+	retryLongest = 10 * time.Second
+	// compareAgain is the pause after a comparison in which the target could not do everything.
+	compareAgain = 10 * time.Second
 )
 
 // session is one connection, seen from the source. One goroutine sends, another takes the answers and never waits for
@@ -36,6 +37,7 @@ type session struct {
 	pause   *backoff // begins anew when a comparison has succeeded
 	seq     uint64
 	rested  bool // the target knows that nothing waits
+	clean   bool // the last comparison left nothing undone
 
 	answered chan struct{} // has a token when an answer has come
 
@@ -46,7 +48,6 @@ type session struct {
 	compared  bool
 	held      bool
 	finished  result
-	troubled  string
 }
 
 // sent is something that waits for its acknowledgement.
@@ -103,13 +104,10 @@ func (s *session) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// beat lets the target hear from us, and looks whether the folder is still there.
+// beat lets the target hear from us.
 func (s *session) beat(ctx context.Context) error {
 	for {
 		if err := sleep(ctx, beatInterval); err != nil {
-			return err
-		}
-		if err := s.w.Check(); err != nil {
 			return err
 		}
 		if err := s.c.send(ping{s.waiting()}); err != nil {
@@ -210,7 +208,6 @@ func (s *session) acknowledged(m ack) error {
 		c.Content = true
 		s.w.Retry(c, 0)
 	case resultError:
-		s.troubled = m.text
 		s.src.board.update(func(st *plan.State) { st.Error, st.InSync = "target: "+m.text, false })
 		if !f.finish {
 			s.again(c)
@@ -221,7 +218,7 @@ func (s *session) acknowledged(m ack) error {
 
 // again has a path sent once more after a pause, with the directories above it: one of them may be what was missing.
 func (s *session) again(c tree.Candidate) {
-	pause := min(retryPause<<min(c.Tries, 10), retryLongst)
+	pause := min(retryPause<<min(c.Tries, 10), retryLongest)
 	c.Tries++
 	s.w.Retry(c, pause)
 	for dir := tree.Parent(c.Path); dir != tree.Root; dir = tree.Parent(dir) {
@@ -252,7 +249,7 @@ func (s *session) await(ctx context.Context, done func() bool) error {
 // compare makes the target equal to the list of the folder.
 func (s *session) compare(ctx context.Context) error {
 	s.src.board.update(func(st *plan.State) { st.InSync = false })
-	s.rested = false
+	s.rested, s.clean = false, false
 	for {
 		if err := s.list(ctx); err != nil {
 			return err
@@ -303,11 +300,11 @@ func (s *session) compare(ctx context.Context) error {
 	if err := s.await(ctx, func() bool { return len(s.flight) == 0 }); err != nil {
 		return err
 	}
-	if s.finished != resultDone {
-		return errors.New("target: " + s.troubled) // and compare again, after a pause
-	}
-	*s.watched = true
 	s.pause.reset()
+	// What the target could not do must not keep the changes from flowing; the next comparison tries it again.
+	if s.clean = s.finished == resultDone; s.clean {
+		*s.watched = true
+	}
 	return nil
 }
 
@@ -326,7 +323,7 @@ func (s *session) list(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
-	s.announced, s.needs, s.compared, s.held, s.troubled = files, nil, false, false, ""
+	s.announced, s.needs, s.compared, s.held = files, nil, false, false
 	s.mu.Unlock()
 	for len(members) > 0 {
 		n, bytes := 0, 0
@@ -345,7 +342,11 @@ func (s *session) list(ctx context.Context) error {
 // follow sends changes until the whole folder has to be compared again.
 func (s *session) follow(ctx context.Context) error {
 	compared := time.Now()
-	verify := time.NewTimer(s.src.cfg.Pair.Verify)
+	pause := s.src.cfg.Pair.Verify
+	if !s.clean {
+		pause = min(pause, compareAgain)
+	}
+	verify := time.NewTimer(pause)
 	defer verify.Stop()
 	wake := time.NewTimer(s.src.cfg.Pair.Verify)
 	defer wake.Stop()
@@ -358,7 +359,12 @@ func (s *session) follow(ctx context.Context) error {
 			if err := s.changed(ctx, due); err != nil {
 				return err
 			}
-			continue
+			select {
+			case <-verify.C: // also when changes never cease
+				return nil
+			default:
+				continue
+			}
 		}
 		if err := s.rest(); err != nil {
 			return err
@@ -403,7 +409,9 @@ func (s *session) rest() error {
 		return nil
 	}
 	s.rested = true
-	s.src.board.update(func(st *plan.State) { st.InSync, st.Error = true, "" })
+	if s.clean {
+		s.src.board.update(func(st *plan.State) { st.InSync, st.Error = true, "" })
+	}
 	return s.c.send(ping{})
 }
 

@@ -717,8 +717,8 @@ func TestTargetKilled(t *testing.T) {
 		return cmd
 	}
 	kill := func(cmd *exec.Cmd) {
-		r.must(cmd.Process.Kill())
-		_ = cmd.Wait() // killed
+		_ = cmd.Process.Kill() // it may have been killed already
+		_ = cmd.Wait()
 	}
 	cmd := run()
 	defer func() { kill(cmd) }()
@@ -727,7 +727,10 @@ func TestTargetKilled(t *testing.T) {
 	caught := 0
 	for i := range 4 {
 		name := fmt.Sprintf("d/large%d", i)
-		r.must(os.WriteFile(r.in(name), bytes.Repeat([]byte{byte(i + 1)}, size), 0o644))
+		// Made elsewhere and moved in: a file that is still being written at the source may well arrive as it is then.
+		made := filepath.Join(filepath.Dir(r.source), "made")
+		r.must(os.WriteFile(made, bytes.Repeat([]byte{byte(i + 1)}, size), 0o644))
+		r.must(os.Rename(made, r.in(name)))
 		r.eventually("the file begins to arrive", func() bool { return temps(r.target) > 0 || exists(filepath.Join(r.target, name)) })
 		kill(cmd)
 		caught += temps(r.target)
@@ -758,17 +761,6 @@ func temps(root string) (n int) {
 		return nil
 	})
 	return n
-}
-
-// The newest connection is the one that lives: a source whose old connection hangs is not locked out.
-func TestNewestConnectionLives(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.write("a", "x")
-	r.start()
-	first := r.src
-	r.runSource()
-	r.eventually("the second source gets its turn", func() bool { return r.src.State().Connected || first.State().Error != "" })
 }
 
 func TestStateNamesItsSide(t *testing.T) {

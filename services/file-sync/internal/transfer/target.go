@@ -312,8 +312,9 @@ type intake struct {
 
 	list     tree.Snapshot
 	listSize int
-	settled  bool            // a comparison has ended, and nothing came since that the source has not called complete
+	settled  bool            // the last comparison has ended well
 	touched  map[string]bool // directories that the comparison changes something in
+	finals   []tree.Entry    // those, to be given their modes and times at the end
 	failed   error           // the first failure of the comparison
 	file     *incoming
 }
@@ -420,6 +421,7 @@ func (in *intake) unsettle() {
 }
 
 func (in *intake) listing(members []tree.Entry) error {
+	in.settled = false
 	for _, e := range members {
 		in.listSize += len(e.Path) + len(e.Target)
 		if e.Type == tree.None {
@@ -488,7 +490,7 @@ func (in *intake) compare(ctx context.Context, watched bool) error {
 	if err := in.ask(files); err != nil {
 		return err
 	}
-	in.list = slices.DeleteFunc(want, func(e tree.Entry) bool { return e.Type != tree.Dir || !in.touched[e.Path] })
+	in.finals = slices.DeleteFunc(want, func(e tree.Entry) bool { return e.Type != tree.Dir || !in.touched[e.Path] })
 	in.t.board.update(func(st *plan.State) { st.Deletes += uint64(d.Deletes) })
 	return in.c.send(compared{uint64(d.Deletes)})
 }
@@ -541,11 +543,10 @@ func (t *Target) holds(deletes, total int, watched bool) bool {
 
 // finish gives the directories their modes and times, members before parents, now that nothing changes in them.
 func (in *intake) finish(m finish) error {
-	dirs := in.list
-	in.list = nil
-	for _, e := range slices.Backward(dirs) {
+	for _, e := range slices.Backward(in.finals) {
 		in.keep(in.folder.Dir(e, true))
 	}
+	in.finals = nil
 	in.settled = in.failed == nil
 	return in.answer(m.seq, in.failed)
 }

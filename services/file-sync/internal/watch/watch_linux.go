@@ -42,6 +42,9 @@ func (c Config) withDefaults() Config {
 // ErrUnmounted says that a filesystem in the folder was unmounted: what was in it is not deleted, it is out of sight.
 var ErrUnmounted = errors.New("a filesystem in the source folder was unmounted")
 
+// lookInterval is how often the watch looks whether the folder is still at its path.
+const lookInterval = time.Second
+
 // interest is what the kernel is asked to report. IN_EXCL_UNLINK: nothing about files that have no name any more.
 const interest = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB | unix.IN_DELETE |
 	unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR | unix.IN_EXCL_UNLINK
@@ -195,10 +198,17 @@ func (w *Watch) kick() {
 
 // resolve owns the tree of watches: it carries out scans and understands events.
 func (w *Watch) resolve(ctx context.Context) error {
+	// A directory that is held open, as the folder is, makes no event when it is removed or mounted over.
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-look.C:
+			if err := w.root.Check(); err != nil {
+				return err
+			}
 		case s := <-w.scans:
 			members, skipped, err := w.scan(s.ctx)
 			s.reply <- scanned{members, skipped, err}
