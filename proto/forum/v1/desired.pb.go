@@ -203,8 +203,8 @@ func (x *Database) GetPasswordFile() string {
 // Session is a signed cookie that every server accepts, so that no balancing rule can log a user out.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File with the key, the same on every server: at least 32 bytes, not counting a line break at the end. It also proves
-	// servers to each other, and the token of the installation is made from it. Example: /run/secrets/session.key
+	// File with the key, the same on every server: at least 32 bytes. Servers also prove to each other
+	// with it who they are, and the token of the installation is made from it. Example: /run/secrets/session.key
 	KeyFile string `protobuf:"bytes,1,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
 	// How long a login lasts, 1m to 8760h. Default 720h (30 days).
 	Lifetime      *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`

@@ -43,7 +43,7 @@ func Open(folder string, writing bool) (*Folder, error) {
 	}
 	f := &Folder{root, folder, writing}
 	if writing {
-		if err := errors.Join(root.MkdirAll(incoming, 0o750), f.removeLeftovers()); err != nil {
+		if err := errors.Join(root.MkdirAll(incoming, 0o755), f.removeLeftovers()); err != nil {
 			_ = root.Close() // the error that led here says more
 			return nil, fmt.Errorf("open files path %s: %w", folder, err)
 		}

@@ -3,6 +3,7 @@
 package site
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,15 +123,21 @@ func secretsOf(want *spec.Site) (plan.Secrets, error) {
 	if err != nil {
 		return plan.Secrets{}, err
 	}
-	key, err := secret(want.KeyFile)
+	key, err := content(want.KeyFile)
 	return plan.Secrets{Database: fingerprint(password), Key: fingerprint(key)}, err
 }
 
-// secret reads a file without the line break at its end. No name, no secret.
+// secret reads a password without the line break at its end. No name, no password.
 func secret(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}
+	b, err := content(name)
+	return bytes.TrimRight(b, "\r\n"), err
+}
+
+// content reads a small file as it is: the bytes of a key may be any, a line break too.
+func content(name string) ([]byte, error) {
 	i, err := os.Stat(name)
 	if err == nil && i.Size() > maxSecret {
 		err = fmt.Errorf("%s is larger than %d bytes", name, maxSecret)
@@ -143,7 +149,7 @@ func secret(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read secret: %w", err)
 	}
-	return []byte(strings.TrimRight(string(b), "\r\n")), nil
+	return b, nil
 }
 
 func fingerprint(secret []byte) plan.Fingerprint {
@@ -191,7 +197,7 @@ func (s *Site) set(change func(*plan.Have)) {
 }
 
 func (s *Site) useKey(want *spec.Site) error {
-	b, err := secret(want.KeyFile)
+	b, err := content(want.KeyFile)
 	if err != nil {
 		return err
 	}

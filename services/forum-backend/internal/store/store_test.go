@@ -272,7 +272,7 @@ func TestDatabaseStopsAndStartsAgain(t *testing.T) {
 	if err := late.Migrate(t.Context()); !errors.Is(err, forum.ErrUnavailable) {
 		t.Errorf("migrate while it is stopped: got %v, want ErrUnavailable", err)
 	}
-	s = mariadbtest.Start(t)
+	mariadbtest.Start(t)
 	for _, db := range []*store.DB{db, late} {
 		if err := db.SelectOne(t.Context()); err != nil {
 			t.Errorf("started again: %v", err)
