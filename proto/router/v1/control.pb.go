@@ -496,7 +496,7 @@ type ServerState struct {
 	Backup bool `protobuf:"varint,5,opt,name=backup,proto3" json:"backup,omitempty"`
 	// Health.
 	Health Health `protobuf:"varint,6,opt,name=health,proto3,enum=twotier.router.v1.Health" json:"health,omitempty"`
-	// The result of the last check, for a person. Example: "GET /healthz: 200 in 1.2ms"
+	// The result of the last check, for a person. Example: "GET /healthz: good in 1.2ms"
 	LastCheck string `protobuf:"bytes,7,opt,name=last_check,json=lastCheck,proto3" json:"last_check,omitempty"`
 	// Requests under way.
 	ActiveRequests uint64 `protobuf:"varint,8,opt,name=active_requests,json=activeRequests,proto3" json:"active_requests,omitempty"`

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
@@ -78,14 +80,18 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	return c.through(f, server, srv, false, keep)
 }
 
-// relay is one request on its way through one connection to a server.
+// relay is one request on its way through one connection to a server. It is a part of its conn and used again for the
+// next, so that a request allocates nothing.
 type relay struct {
-	c      *conn
-	srv    *sock
-	active activity
-	stop   atomic.Bool
-	up     direction
-	down   direction
+	c        *conn
+	srv      *sock
+	active   activity
+	up       direction
+	down     direction
+	upStop   atomic.Bool
+	downStop atomic.Bool
+	// watch is watchClient.
+	watch func() error
 	// sending ends with the result of the request's body; nil when that has been sent before the response is waited for.
 	sending chan error
 }
@@ -93,11 +99,14 @@ type relay struct {
 // through sends the request over srv and the response to the client, and takes care of srv. The only error is errStale.
 func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reused, keep bool) (goOn bool, err error) {
 	x := &c.request
-	r := &relay{c: c, srv: srv}
+	r := &c.relay
+	r.srv, r.sending = srv, nil
 	r.active.touch()
+	r.upStop.Store(false)
+	r.downStop.Store(false)
 	client, behind := f.Spec.TimeoutClient, x.Backend.Spec.TimeoutServer
-	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.stop, head: x.Head}
-	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: new(atomic.Bool)}
+	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head}
+	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch}
 
 	in := borrow()
 	defer func() { giveBack(in) }()
@@ -129,21 +138,33 @@ func (r *relay) sendRequest() {
 	if whole {
 		// An error shows when the response is read: the server may have answered before it closed.
 		_ = r.up.stream(in, x.Body, false)
-		r.down.watch = r.watchClient
 		return
 	}
 	r.sending = make(chan error, 1)
-	go func() {
-		err := r.up.stream(in, x.Body, false)
+	go func() { r.sending <- r.sendBody() }()
+}
+
+// sendBody is the goroutine of a body that has not come whole.
+func (r *relay) sendBody() (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			// One faulty exchange must not take the others down with it.
+			r.c.log.Error("sending a body panicked", zap.Any("panic", cause), zap.Stack("stack"))
+			err = &failed{reading: true, err: errors.New("panicked")}
+		}
 		if err != nil && reading(err) {
 			_ = r.srv.Close() // wakes the one who waits for the response: there will be none
 		}
-		r.sending <- err
 	}()
+	return r.up.stream(r.c.in, r.c.request.Body, false)
 }
 
-// watchClient is asked while a server is waited for.
+// watchClient is asked while a server is waited for. A client that closes only its sending side counts as gone too: the
+// two look the same from here.
 func (r *relay) watchClient() error {
+	if r.sending != nil && len(r.sending) == 0 {
+		return nil // its body is still being read, and whoever reads notices
+	}
 	if r.c.ended() {
 		return errGone
 	}
@@ -155,7 +176,7 @@ func (r *relay) stopSending() error {
 	if r.sending == nil {
 		return nil
 	}
-	r.stop.Store(true)
+	r.upStop.Store(true)
 	expire(r.c.sock)
 	expire(r.srv)
 	err := <-r.sending
@@ -228,7 +249,6 @@ func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
 	}
 
 	r.down.head = out
-	r.down.watch = nil
 	err = r.down.stream(in, reply.Body, reply.Unchunk)
 	var sendErr error
 	if err != nil || !reply.KeepServer || closing {
@@ -283,8 +303,8 @@ func (r *relay) oneWay(d *direction, in *buffer) {
 		err = d.to.CloseWrite()
 	}
 	if err != nil && !errors.Is(err, syscall.ENOTCONN) {
-		r.up.stop.Store(true)
-		r.down.stop.Store(true)
+		r.upStop.Store(true)
+		r.downStop.Store(true)
 		expire(r.c.sock)
 		expire(r.srv)
 	}

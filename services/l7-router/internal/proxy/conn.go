@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
@@ -28,23 +30,34 @@ const (
 // conn is one client connection, owned by the goroutine of serve.
 type conn struct {
 	*sock
-	engine   *Engine
 	listener *listener
 	client   exchange.Client
+	log      *zap.Logger
 
-	in      *buffer // nil while idle
 	head    http1.Head
 	request exchange.Request
-	out     []byte
+	relay   relay
+
+	// Borrowed while a request is under way, nil while idle: what the client has sent, and where the heads for the server
+	// (request.Head) and for the client (out) are made.
+	in, toServer, toClient *buffer
+	out                    []byte
 
 	state    atomic.Int32
 	retiring atomic.Bool
 }
 
+func newConn(s *sock, l *listener, client exchange.Client, log *zap.Logger) *conn {
+	c := &conn{sock: s, listener: l, client: client, log: log}
+	c.relay.c = c
+	c.relay.watch = c.relay.watchClient
+	return c
+}
+
 // serve carries requests until the connection ends.
 func (c *conn) serve() {
 	defer func() {
-		giveBack(c.in)
+		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
 	for first := true; ; first = false {
@@ -66,16 +79,27 @@ func (c *conn) serve() {
 			}
 			return
 		}
+		if c.toServer == nil {
+			c.toServer, c.toClient = borrow(), borrow()
+			c.request.Head, c.out = c.toServer.b[:0], c.toClient.b[:0]
+		}
 		c.request.Begin(f, &c.head, &c.client)
 		c.in.consume(c.head.Len())
 		if !c.carry(f) {
 			return
 		}
 		if c.in.empty() {
-			giveBack(c.in)
-			c.in = nil
+			c.rest()
 		}
 	}
+}
+
+// rest gives everything back that an idle connection does not need.
+func (c *conn) rest() {
+	giveBack(c.in)
+	giveBack(c.toServer)
+	giveBack(c.toClient)
+	c.in, c.toServer, c.toClient, c.request.Head, c.out = nil, nil, nil, nil, nil
 }
 
 // closing reports whether the connection has to end after the request under way.

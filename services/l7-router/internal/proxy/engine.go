@@ -302,10 +302,10 @@ func (e *Engine) admit(l *listener, tcp *net.TCPConn) {
 	}
 	remote, _ := tcp.RemoteAddr().(*net.TCPAddr)
 	f := l.front.Load()
-	c := &conn{sock: s, engine: e, listener: l, client: exchange.Client{
+	c := newConn(s, l, exchange.Client{
 		Address: remote.AddrPort().Addr().Unmap().String(),
 		Local:   tcp.LocalAddr().String(),
-	}}
+	}, e.log)
 	f.add(1)
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -239,7 +239,7 @@ func TestServerKilledMidBody(t *testing.T) {
 // TestClientGone: whatever the client was doing, the server's side ends too.
 func TestClientGone(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"waiting", "downloading", "uploading", "uploading chunks"} {
+	for _, name := range []string{"waiting", "waiting for more", "waiting after a body", "downloading", "uploading", "uploading chunks"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			begun, ended := newTell(), newTell()
@@ -247,6 +247,9 @@ func TestClientGone(t *testing.T) {
 				defer ended.now()
 				_, _ = c.Read(make([]byte, 4096))
 				begun.now()
+				if name == "waiting for more" {
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nsome")
+				}
 				if name == "downloading" {
 					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
 					_, _ = io.Copy(c, noise(1, 1000000000))
@@ -257,6 +260,8 @@ func TestClientGone(t *testing.T) {
 			w := newWorld(t, backend("web", server("a", address)))
 			c := dial(t, w.address())
 			switch name {
+			case "waiting after a body":
+				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
 			case "uploading":
 				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc")
 			case "uploading chunks":
@@ -265,6 +270,9 @@ func TestClientGone(t *testing.T) {
 				c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			}
 			begun.wait(t, "the request reaches the server")
+			if name == "waiting after a body" {
+				c.send("0123456789")
+			}
 			_ = c.Close()
 			ended.wait(t, "the server's connection ends")
 		})

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"github.com/twotier/twotier/services/internal/daemon"
+	"github.com/twotier/twotier/services/l7-router/internal/control"
+)
+
+// TestService runs the whole service from a file and uses each of its doors.
+func TestService(t *testing.T) {
+	t.Parallel()
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "forwarded for "+r.Header.Get("X-Forwarded-For"))
+	}))
+	t.Cleanup(origin.Close)
+	reserved, err := net.Listen("tcp", "127.73.60.22:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := reserved.Addr().String()
+	_ = reserved.Close()
+
+	folder := t.TempDir()
+	file := filepath.Join(folder, "desired.yaml")
+	yaml := fmt.Sprintf("kind: backend\nname: web\ncookie: {name: webserver}\nservers:\n- {name: s1, address: %q, cookie: s1}\n---\nkind: frontend\nname: main\nbind: [%q]\ndefault_backend: web\n",
+		origin.Listener.Addr().String(), front)
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := "unix:" + filepath.Join(folder, "grpc.sock")
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, &daemon.Process{Log: zap.NewNop(), Version: "test", Config: daemon.Config{
+			Service: "l7-router", Node: "here", Desired: file, StateDir: filepath.Join(folder, "state"), GRPCListen: socket,
+		}})
+	}()
+
+	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	ask, done := context.WithTimeout(context.Background(), 20*time.Second)
+	defer done()
+	for _, service := range []string{control.Service, ""} {
+		watching, enough := context.WithCancel(ask)
+		watch, err := grpc_health_v1.NewHealthClient(conn).Watch(watching, &grpc_health_v1.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for state := grpc_health_v1.HealthCheckResponse_UNKNOWN; state != grpc_health_v1.HealthCheckResponse_SERVING; {
+			answer, err := watch.Recv()
+			if err != nil {
+				t.Fatalf("health of %q: %v, last %v", service, err, state)
+			}
+			state = answer.GetStatus()
+		}
+		enough()
+	}
+
+	r, err := http.Get("http://" + front + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(r.Body)
+	_ = r.Body.Close()
+	if err != nil || string(body) != "forwarded for 127.0.0.1" && string(body) != "forwarded for 127.73.60.22" || r.Header.Get("Set-Cookie") != "webserver=s1; path=/" {
+		t.Errorf("%d %q %v %v", r.StatusCode, body, r.Header, err)
+	}
+
+	router := routerv1.NewRouterClient(conn)
+	servers, err := router.ListServers(ask, &routerv1.ListServersRequest{Backend: "web"})
+	if err != nil || len(servers.GetServers()) != 1 {
+		t.Fatalf("servers: %v %v", servers, err)
+	}
+	if s := servers.GetServers()[0]; s.GetHealth() != routerv1.Health_HEALTH_NO_CHECK || s.GetTotalRequests() != 1 || s.GetName() != "s1" || s.GetWeight() != 1 {
+		t.Errorf("server: %v", s)
+	}
+	if _, err := router.ListServers(ask, &routerv1.ListServersRequest{Backend: "nobody"}); err == nil {
+		t.Error("servers of an unknown backend: no error")
+	}
+	status, err := router.GetStatus(ask, &commonv1.GetStatusRequest{})
+	if err != nil || status.GetOutcome() != commonv1.Outcome_OUTCOME_DONE || status.GetNode() != "here" {
+		t.Errorf("status: %v %v", status, err)
+	}
+	list, err := router.ListDesired(ask, &commonv1.PageRequest{})
+	if err != nil || len(list.GetObjects()) != 2 || list.GetObjects()[0].GetObject().GetBackend().GetName() != "web" {
+		t.Errorf("desired: %v %v", list, err)
+	}
+	if _, err := routerv1.NewRouterAdminClient(conn).Apply(ask, &routerv1.ApplyRequest{Object: list.GetObjects()[0].GetObject()}); err == nil {
+		t.Error("apply to a file: no error")
+	}
+
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("end: %v", err)
+		}
+	case <-ask.Done():
+		t.Error("does not end")
+	}
+}
