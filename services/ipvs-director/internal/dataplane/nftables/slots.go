@@ -1,7 +1,7 @@
 // Package nftables is the data plane for kernels without IPVS: connections are spread by nf_tables, translated and
 // followed by conntrack. It speaks netlink; no nft program is needed.
 //
-// Everything is in one table of its own, "ip twotier_director"; no other table is read or written. For each virtual
+// Everything is in one table of its own, "ip twotier_director"; no other table is changed. For each virtual
 // service, as nft prints it (V stands for VIP_PORT):
 //
 //	map services { ipv4_addr . inet_service : verdict }   10.10.60.22 . 80 : goto service_V

@@ -1,0 +1,368 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/desired"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/memory"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// fakeStore hands out one snapshot and remembers which one was accepted.
+type fakeStore struct {
+	mu       sync.Mutex
+	snapshot desired.Snapshot
+	loaded   bool
+	accepted int64
+}
+
+func (f *fakeStore) Snapshot() (desired.Snapshot, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.snapshot, f.loaded
+}
+
+func (f *fakeStore) Accept(s desired.Snapshot) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted = s.Revision
+	return nil
+}
+
+func (f *fakeStore) Describe(inForce int64, v []*commonv1.Violation) *commonv1.DesiredState {
+	return &commonv1.DesiredState{Revision: inForce, Violations: v}
+}
+
+func (f *fakeStore) set(messages ...proto.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.snapshot = desired.Snapshot{Revision: f.snapshot.Revision + 1}
+	f.loaded = true
+	for _, m := range messages {
+		f.snapshot.Objects = append(f.snapshot.Objects, desired.Object{Message: m})
+	}
+}
+
+// fakeStatus keeps the latest report.
+type fakeStatus struct {
+	mu     sync.Mutex
+	latest *commonv1.Status
+}
+
+func (f *fakeStatus) Report(s *commonv1.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.latest = s
+}
+
+// fakeHost has one card in 10.10.60.0/24 and holds addresses.
+type fakeHost struct {
+	mu    sync.Mutex
+	state plan.Host
+	fail  error
+}
+
+func (f *fakeHost) Observe(context.Context) (plan.Host, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.state
+	s.Addresses = slices.Clone(s.Addresses)
+	return s, f.fail
+}
+
+func (f *fakeHost) Apply(_ context.Context, c plan.Change) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.Card == 0 {
+		return fmt.Errorf("%s: %w", c, plan.ErrNoCard)
+	}
+	if c.Kind == plan.AddAddress {
+		f.state.Addresses = append(f.state.Addresses, plan.HostAddress{Prefix: c.Address, Card: c.Card, CardName: c.CardName, Ours: true})
+	} else {
+		f.state.Addresses = slices.DeleteFunc(f.state.Addresses, func(a plan.HostAddress) bool { return a.Ours && a.Prefix == c.Address })
+	}
+	return nil
+}
+
+func (f *fakeHost) edit(edit func(*plan.Host)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	edit(&f.state)
+}
+
+// rig is a loop on fakes.
+type rig struct {
+	t             *testing.T
+	store         *fakeStore
+	status        *fakeStatus
+	host          *fakeHost
+	first, second *memory.Kernel
+	noIPVS        atomic.Bool // the first plane cannot be used
+	ready         atomic.Int32
+	loop          *Loop
+}
+
+func newRig(t *testing.T, wanted string) *rig {
+	r := &rig{t: t, store: new(fakeStore), status: new(fakeStatus), host: new(fakeHost), first: new(memory.Kernel), second: new(memory.Kernel)}
+	r.host.state = plan.Host{Forwarding: true, Addresses: []plan.HostAddress{{Prefix: netip.MustParsePrefix("10.10.60.21/24"), Card: 2, CardName: "eth0"}}}
+	candidate := func(name string, k *memory.Kernel) Candidate {
+		return Candidate{
+			Name: name,
+			Probe: func() dataplane.Report {
+				return dataplane.Report{Name: name, Usable: name != dataplane.IPVS || !r.noIPVS.Load(), Reason: "as told"}
+			},
+			Open: func() Plane { return memory.Open(k) },
+		}
+	}
+	r.loop = New(Config{
+		Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Wanted: wanted,
+		Candidates: []Candidate{candidate(dataplane.IPVS, r.first), candidate(dataplane.NFTables, r.second)},
+		Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) },
+	})
+	return r
+}
+
+// run runs the loop inside a bubble until the test ends.
+func (r *rig) run() {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.loop.Run(ctx) }()
+	r.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Errorf("run: %v", err)
+		}
+	})
+	synctest.Wait()
+}
+
+// resync lets the time of one resync pass.
+func resync() {
+	time.Sleep(Resync + time.Millisecond)
+	synctest.Wait()
+}
+
+// expect compares outcome and error, and what the kernel of the first plane holds.
+func (r *rig) expect(outcome commonv1.Outcome, failure string, services ...string) {
+	r.t.Helper()
+	r.status.mu.Lock()
+	s := r.status.latest
+	r.status.mu.Unlock()
+	if s.GetOutcome() != outcome || (failure == "") != (s.GetError() == "") || !strings.Contains(s.GetError(), failure) {
+		r.t.Errorf("got %v, %q; want %v, %q", s.GetOutcome(), s.GetError(), outcome, failure)
+	}
+	if got := held(r.first); !slices.Equal(got, services) {
+		r.t.Errorf("the kernel holds %q, want %q", got, services)
+	}
+}
+
+func held(k *memory.Kernel) (lines []string) {
+	k.Edit(func(services map[netip.AddrPort]spec.Service) {
+		for vip, s := range services {
+			line := fmt.Sprintf("%s %s", vip, s.Scheduler)
+			for _, r := range s.Reals {
+				line += fmt.Sprintf(" %s=%d", r.Address, r.Weight)
+			}
+			lines = append(lines, line)
+		}
+	})
+	slices.Sort(lines)
+	return lines
+}
+
+func web(weight uint32) *directorv1.VirtualService {
+	return &directorv1.VirtualService{Name: "web", Address: "10.10.60.22", Port: 80, RealServers: []*directorv1.RealServer{{Address: "192.168.60.78", Weight: &weight}}}
+}
+
+const (
+	asWanted = "10.10.60.22:80 wlc 192.168.60.78:80=1"
+	retry    = commonv1.Outcome_OUTCOME_RETRY
+	good     = commonv1.Outcome_OUTCOME_DONE
+	unknown  = commonv1.Outcome_OUTCOME_UNKNOWN
+	invalid  = commonv1.Outcome_OUTCOME_INVALID
+)
+
+func TestNothingIsTouchedBeforeThereIsADesiredState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.first.Edit(func(s map[netip.AddrPort]spec.Service) {
+			s[netip.MustParseAddrPort("10.10.60.22:80")] = spec.Service{Scheduler: spec.WRR}
+		})
+		r.run()
+		r.expect(unknown, "no valid desired state yet", "10.10.60.22:80 wrr")
+		r.store.set(&directorv1.VirtualService{})
+		resync()
+		r.expect(invalid, "no valid desired state yet", "10.10.60.22:80 wrr")
+		if r.ready.Load() != 0 {
+			t.Error("ready without a good pass")
+		}
+		r.store.set(web(1))
+		resync()
+		r.expect(good, "", asWanted)
+		if r.ready.Load() != 1 || r.store.accepted != 2 {
+			t.Errorf("ready %d times, accepted revision %d", r.ready.Load(), r.store.accepted)
+		}
+	})
+}
+
+func TestAWrongStateLeavesTheLastGoodOneInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(web(1))
+		r.run()
+		r.expect(good, "", asWanted)
+		r.store.set(&directorv1.VirtualService{Name: "web", Address: "no address", Port: 80})
+		r.first.Edit(func(s map[netip.AddrPort]spec.Service) { clear(s) })
+		resync()
+		r.expect(invalid, "the last good one stays in force", asWanted)
+		if r.store.accepted != 1 {
+			t.Errorf("accepted revision %d", r.store.accepted)
+		}
+	})
+}
+
+func TestForeignEditsAreMendedAtTheNextResync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(web(1), &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"})
+		r.run()
+		r.expect(good, "", asWanted)
+		for name, edit := range map[string]func(){
+			"emptied": func() { r.first.Edit(func(s map[netip.AddrPort]spec.Service) { clear(s) }) },
+			"damaged": func() { r.first.Damage("somebody was here") },
+			"added": func() {
+				r.first.Edit(func(s map[netip.AddrPort]spec.Service) { s[netip.MustParseAddrPort("1.2.3.4:5")] = spec.Service{} })
+			},
+			"address": func() { r.host.edit(func(h *plan.Host) { h.Addresses = h.Addresses[:1] }) },
+		} {
+			edit()
+			resync()
+			r.expect(good, "", asWanted)
+			if h, _ := r.host.Observe(t.Context()); len(h.Addresses) != 2 {
+				t.Errorf("%s: addresses %v", name, h.Addresses)
+			}
+		}
+	})
+}
+
+func TestAMissingCardHoldsUpNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(web(1), &directorv1.Address{Name: "inner", Prefix: "192.168.60.99/24"}, &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"})
+		r.run()
+		r.expect(retry, "no network card has an address in 192.168.60.0/24", asWanted)
+		h, _ := r.host.Observe(t.Context())
+		if len(h.Addresses) != 2 || h.Addresses[1].Prefix.String() != "10.10.60.22/24" {
+			t.Errorf("addresses %v", h.Addresses)
+		}
+		r.host.edit(func(h *plan.Host) {
+			h.Addresses = append(h.Addresses, plan.HostAddress{Prefix: netip.MustParsePrefix("192.168.60.21/24"), Card: 3, CardName: "eth1"})
+		})
+		resync()
+		r.expect(good, "", asWanted)
+	})
+}
+
+func TestAddressesWaitForTheirRules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(web(1), &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"})
+		r.first.Fail(errors.New("the kernel says no"))
+		r.run()
+		r.expect(unknown, "the kernel says no")
+		if h, _ := r.host.Observe(t.Context()); len(h.Addresses) != 1 {
+			t.Errorf("addresses %v", h.Addresses)
+		}
+		r.first.Fail(nil)
+		resync()
+		r.expect(good, "", asWanted)
+	})
+}
+
+func TestWithoutForwardingNothingIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.host.state.Forwarding = false
+		r.store.set(web(1))
+		r.run()
+		r.expect(retry, "net.ipv4.ip_forward is 0", asWanted)
+		r.host.edit(func(h *plan.Host) { h.Forwarding = true })
+		resync()
+		r.expect(good, "", asWanted)
+	})
+}
+
+func TestAnUnusablePlaneIsNeverASuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.IPVS)
+		r.noIPVS.Store(true)
+		r.store.set(web(1))
+		r.run()
+		r.expect(retry, "data plane cannot be used: ipvs: as told")
+		if r.loop.View().Unusable == nil || r.ready.Load() != 0 {
+			t.Error("taken for usable")
+		}
+		if _, _, err := r.loop.Preview(desired.Snapshot{}); !errors.Is(err, dataplane.ErrUnusable) {
+			t.Errorf("preview: %v", err)
+		}
+		r.noIPVS.Store(false) // somebody has loaded the module
+		resync()
+		r.expect(good, "", asWanted)
+	})
+}
+
+func TestWhatAnotherPlaneHoldsGoesWhenTheChosenOneIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.IPVS)
+		r.second.Edit(func(s map[netip.AddrPort]spec.Service) { s[netip.MustParseAddrPort("10.10.60.22:80")] = spec.Service{} })
+		r.first.Fail(errors.New("not now"))
+		r.store.set(web(1))
+		r.run()
+		if len(held(r.second)) != 1 {
+			t.Error("removed too early")
+		}
+		r.first.Fail(nil)
+		resync()
+		r.expect(good, "", asWanted)
+		if left := held(r.second); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+}
+
+func TestPreviewTellsWhatWouldBeDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(web(1))
+		r.run()
+		lines, violations, err := r.loop.Preview(desired.Snapshot{Objects: []desired.Object{{Message: web(0)}}})
+		if want := []string{"set real server 192.168.60.78:80 weight 0 of 10.10.60.22:80 (was 1)"}; !slices.Equal(lines, want) || violations != nil || err != nil {
+			t.Errorf("got %q, %v, %v", lines, violations, err)
+		}
+		if _, violations, _ = r.loop.Preview(desired.Snapshot{Objects: []desired.Object{{Message: &directorv1.Address{Name: "a"}}}}); len(violations) != 1 {
+			t.Errorf("violations %v", violations)
+		}
+		result, err := r.loop.Reconcile(t.Context())
+		if err != nil || result.Outcome != good || len(result.Changes) > 0 {
+			t.Errorf("reconcile: %v, %v", result, err)
+		}
+	})
+}
