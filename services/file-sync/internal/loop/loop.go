@@ -179,7 +179,11 @@ func (l *Loop) trouble() error {
 		side := fmt.Sprintf("%v of pair %s", st.Side.Role, st.Side.Pair.Name)
 		if was := l.reported[side]; was != st.Error {
 			l.reported[side] = st.Error
-			l.cfg.Log.Warn("side stands differently", logging.Pair(st.Side.Pair.Name), zap.Stringer("side", st.Side.Role),
+			level := zap.WarnLevel
+			if st.Error == "" {
+				level = zap.InfoLevel
+			}
+			l.cfg.Log.Log(level, "side stands differently", logging.Pair(st.Side.Pair.Name), zap.Stringer("side", st.Side.Role),
 				logging.Old(was), logging.To(st.Error))
 		}
 		if st.Error != "" {
