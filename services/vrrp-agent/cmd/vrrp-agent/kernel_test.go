@@ -40,7 +40,7 @@ func TestKernelDualMaster(t *testing.T) {
 	arp := fmt.Sprintf("arp %s from %s to ff:ff:ff:ff:ff:ff: operation 1 sender %s target ff:ff:ff:ff:ff:ff",
 		vip1, a.mac(t, "eth0"), a.mac(t, "eth0"))
 	awaitThat(t, "adverts and announcements of VI_1", func() string {
-		if w.count(0, advert) < 5 || w.count(0, arp) != 10 {
+		if w.count(0, advert) < 5 || w.count(0, arp) < 10 {
 			return fmt.Sprintf("%d of %s\n%d of %s", w.count(0, advert), advert, w.count(0, arp), arp)
 		}
 		return ""
@@ -204,6 +204,18 @@ func TestKernelCard(t *testing.T) {
 	await(t, "another card plugged in", map[*machine]string{a: vip1, b: vip3})
 }
 
+// master waits until the agent says that it is master of the instance; the addresses are there a moment before.
+func master(t *testing.T, a *agent, name string) (i *vrrpv1.InstanceState) {
+	t.Helper()
+	awaitThat(t, "state of "+name, func() string {
+		if i = a.instances(t)[name]; i.GetState() != vrrpv1.State_STATE_MASTER {
+			return fmt.Sprint(i)
+		}
+		return ""
+	})
+	return i
+}
+
 // TestKernelUpdate changes the desired state under a running pair: nothing moves but what has to.
 func TestKernelUpdate(t *testing.T) {
 	t.Parallel()
@@ -214,7 +226,7 @@ func TestKernelUpdate(t *testing.T) {
 	onA := a.agent(t, desired)
 	b.agent(t, desired)
 	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
-	before := onA.instances(t)["VI_1"].GetTransitions()
+	before := master(t, onA, "VI_1").GetTransitions()
 
 	text, err := os.ReadFile(desired)
 	if err != nil {
@@ -361,7 +373,7 @@ func etcdLost(t *testing.T, a *machine, etcd *etcdtest.Etcd) {
 	}
 	await(t, "applied", map[*machine]string{a: vip1})
 
-	before := onA.instances(t)["VI_1"].GetTransitions()
+	before := master(t, onA, "VI_1").GetTransitions()
 	etcd.Stop()
 	awaitThat(t, "the loss of etcd in the status", func() string {
 		s, err := vrrpv1.NewAgentClient(onA.conn).GetStatus(ctx, &commonv1.GetStatusRequest{})

@@ -28,13 +28,12 @@ const (
 	vip3 = "192.168.60.55"
 )
 
-// agentFile is the agent, built once.
+// buildFolder is where agentFile builds; it lives as long as the tests do.
+var buildFolder string
+
+// agentFile is the agent, built once, when a test needs it.
 var agentFile = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "vrrp-agent-test")
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(folder, "vrrp-agent")
+	file := filepath.Join(buildFolder, "vrrp-agent")
 	if out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
 	}
@@ -42,10 +41,14 @@ var agentFile = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if file, err := agentFile(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(file)) // what is left is in the temporary folder
+	folder, err := os.MkdirTemp("", "vrrp-agent-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	buildFolder = folder
+	code := m.Run()
+	_ = os.RemoveAll(folder) // what is left is in the temporary folder
 	os.Exit(code)
 }
 
