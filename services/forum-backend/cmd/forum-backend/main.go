@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"google.golang.org/protobuf/proto"
@@ -24,7 +23,7 @@ func main() {
 	os.Exit(daemon.Main("forum-backend", nil, run))
 }
 
-func run(ctx context.Context, p *daemon.Process) (err error) {
+func run(ctx context.Context, p *daemon.Process) error {
 	kinds := []desired.Kind{{Name: "site", New: func() proto.Message { return new(forumv1.Site) }}}
 	store, err := desired.Open(p.DesiredConfig(kinds, p.Log))
 	if err != nil {
@@ -53,8 +52,7 @@ func run(ctx context.Context, p *daemon.Process) (err error) {
 	}
 	listening(false)
 	running := site.New(site.Config{Node: p.Node, Log: p.Log, Listening: listening})
-	// After all members of the group have ended, the loop among them.
-	defer func() { err = errors.Join(err, running.Close()) }()
+	defer running.Close() // after all members of the group have ended, the loop among them
 	reconciler := loop.New(loop.Config{Node: p.Node, Store: store, Status: reporter, World: running, Facts: running.Facts, Log: p.Log})
 	control.Register(server.Registrar(), verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler)
 

@@ -28,40 +28,39 @@ const incoming = "attachment/forum/.incoming"
 // may take.
 const leftoverAge = 24 * time.Hour
 
-// Folder is the files path of this server. Nothing outside of it can be reached, by symbolic links neither.
+// Folder is the files path of this server. It is looked up anew for each file, so it may come, go and be replaced under
+// a running server. Nothing outside of it can be reached, by symbolic links neither.
 type Folder struct {
-	root    *os.Root
 	path    string
 	writing bool
 }
 
-// Open opens the folder at an absolute path; it must be there. Only the upload origin may say writing. Close it.
+// Open answers the folder at an absolute path. Only the upload origin may say writing; there the folder must exist, since
+// one that does not may be a disk that is not mounted. Elsewhere the file sync makes it some time.
 func Open(folder string, writing bool) (*Folder, error) {
+	f := &Folder{folder, writing}
+	if !writing {
+		return f, nil
+	}
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return nil, fmt.Errorf("open files path: %w", err)
 	}
-	f := &Folder{root, folder, writing}
-	if writing {
-		if err := errors.Join(root.MkdirAll(incoming, 0o755), f.removeLeftovers()); err != nil {
-			_ = root.Close() // the error that led here says more
-			return nil, fmt.Errorf("open files path %s: %w", folder, err)
-		}
+	defer root.Close()
+	if err := errors.Join(root.MkdirAll(incoming, 0o755), removeLeftovers(root)); err != nil {
+		return nil, fmt.Errorf("open files path %s: %w", folder, err)
 	}
 	return f, nil
 }
 
-// Close gives the folder back; files that are open stay so.
-func (f *Folder) Close() error { return f.root.Close() }
-
-func (f *Folder) removeLeftovers() error {
-	entries, err := fs.ReadDir(f.root.FS(), incoming)
+func removeLeftovers(root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), incoming)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if i, err := e.Info(); err == nil && time.Since(i.ModTime()) > leftoverAge {
-			if err := f.root.Remove(path.Join(incoming, e.Name())); err != nil {
+			if err := root.Remove(path.Join(incoming, e.Name())); err != nil {
 				return err
 			}
 		}
@@ -71,15 +70,20 @@ func (f *Folder) removeLeftovers() error {
 
 // Ready reports whether the folder can be read, and on the upload origin written.
 func (f *Folder) Ready() error {
-	_, err := f.root.Stat(".")
-	if err == nil && f.writing {
-		// Asked, not tried: a file that comes and goes would be seen by the file sync at every look.
-		const writable = 2 // W_OK of access(2)
-		if err = syscall.Access(path.Join(f.path, incoming), writable); err != nil {
-			err = &fs.PathError{Op: "write to", Path: path.Join(f.path, incoming), Err: err}
-		}
+	root, err := os.OpenRoot(f.path)
+	if err != nil {
+		return err
 	}
-	return err
+	defer root.Close()
+	if !f.writing {
+		return nil
+	}
+	// Asked, not tried: a file that comes and goes would be seen by the file sync at every look.
+	const writable = 2 // W_OK of access(2)
+	if err := syscall.Access(path.Join(f.path, incoming), writable); err != nil {
+		return &fs.PathError{Op: "write to", Path: path.Join(f.path, incoming), Err: err}
+	}
+	return nil
 }
 
 // Save keeps a file of at most limit bytes: in a temporary place first, then, whole and on the disk, under its name.
@@ -89,13 +93,20 @@ func (f *Folder) Save(ctx context.Context, from io.Reader, limit int64, commit f
 	if !f.writing {
 		return saved, fmt.Errorf("save file: this server is not the upload origin: %w", fs.ErrPermission)
 	}
-	temp, name, err := f.temporary()
+	root, err := os.OpenRoot(f.path)
 	if err != nil {
-		return saved, err
+		return saved, fmt.Errorf("save file: %w", err)
+	}
+	defer root.Close()
+	name := path.Join(incoming, rand.Text())
+	// 0644, as the file keeps it: the file sync gives it to the other server as it is.
+	temp, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return saved, fmt.Errorf("save file: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, ignoreClosed(temp.Close()), ignoreAbsent(f.root.Remove(name)))
+			err = errors.Join(err, ignoreClosed(temp.Close()), ignoreAbsent(root.Remove(name)))
 		}
 	}()
 	head := make([]byte, 512) // what http.DetectContentType looks at
@@ -134,30 +145,23 @@ func (f *Folder) Save(ctx context.Context, from io.Reader, limit int64, commit f
 		}
 	}
 	folder := path.Dir(file.Path)
-	if err = f.root.MkdirAll(folder, 0o755); err != nil {
+	if err = root.MkdirAll(folder, 0o755); err != nil {
 		return saved, fmt.Errorf("save file: %w", err)
 	}
-	if err = f.root.Rename(name, file.Path); err != nil {
+	if err = root.Rename(name, file.Path); err != nil {
 		return saved, fmt.Errorf("save file: %w", err)
 	}
 	// The new names must survive a power cut too: the file's, and those of the folders made for it.
 	for d := folder; d != "attachment"; d = path.Dir(d) {
-		if err = f.syncFolder(d); err != nil {
+		if err = syncFolder(root, d); err != nil {
 			return saved, fmt.Errorf("save file: %w", err)
 		}
 	}
 	return file, nil
 }
 
-func (f *Folder) temporary() (*os.File, string, error) {
-	name := path.Join(incoming, rand.Text())
-	// 0644, as the file keeps it: the file sync gives it to the other server as it is.
-	temp, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	return temp, name, err
-}
-
-func (f *Folder) syncFolder(name string) error {
-	d, err := f.root.Open(name)
+func syncFolder(root *os.Root, name string) error {
+	d, err := root.Open(name)
 	if err != nil {
 		return err
 	}
@@ -178,12 +182,22 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
-// Open opens a saved file. forum.ErrNotFound: it is not on this server's disk. The caller verifies and closes it.
+// Open opens a saved file. forum.ErrNotFound: it is not on this server's disk; forum.ErrUploadsAway: the disk is not on
+// the upload origin. The caller verifies and closes the file.
 func (f *Folder) Open(name string) (io.ReadCloser, error) {
 	if !forum.CheckFilePath(name) {
 		return nil, fmt.Errorf("open file %q: %w", name, forum.ErrNotFound)
 	}
-	file, err := f.root.Open(name)
+	root, err := os.OpenRoot(f.path)
+	if err != nil {
+		why := forum.ErrNotFound
+		if f.writing {
+			why = forum.ErrUploadsAway
+		}
+		return nil, fmt.Errorf("open file %s: %w: %w", name, why, err)
+	}
+	defer root.Close()
+	file, err := root.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open file %s: %w", name, forum.ErrNotFound)
 	}
@@ -198,5 +212,10 @@ func (f *Folder) Remove(name string) error {
 	if !forum.CheckFilePath(name) {
 		return fmt.Errorf("remove file %q: %w", name, forum.ErrNotFound)
 	}
-	return ignoreAbsent(f.root.Remove(name))
+	root, err := os.OpenRoot(f.path)
+	if err != nil {
+		return fmt.Errorf("remove file: %w", err)
+	}
+	defer root.Close()
+	return ignoreAbsent(root.Remove(name))
 }

@@ -41,7 +41,6 @@ func open(t *testing.T, root string, writing bool) *media.Folder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
 

@@ -248,7 +248,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.from.Read(p)
 	u.sum.Write(p[:n])
 	u.size += int64(n)
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF { // not errors.Is: a form that broke off wraps io.EOF
 		u.end()
 	} else if err != nil {
 		u.err = err

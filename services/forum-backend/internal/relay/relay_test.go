@@ -39,7 +39,6 @@ func newPair(t *testing.T, originKey, replicaKey string) *pair {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = f.Close() })
 		return f
 	}
 	originDisk := disk(p.originPath, true)

@@ -164,9 +164,9 @@ func (s *Site) Apply(ctx context.Context, c plan.Change) error {
 	case plan.StopServing:
 		s.stop()
 		if want == nil {
-			err = s.closeAll()
+			s.closeAll()
 		}
-		return err
+		return nil
 	case plan.UseKey:
 		err = s.useKey(want)
 	case plan.UseDatabase:
@@ -244,14 +244,10 @@ func (s *Site) useFiles(want *spec.Site) error {
 		return err
 	}
 	s.mu.Lock()
-	old := s.folder
+	defer s.mu.Unlock()
 	s.folder = folder
 	s.connect(want)
 	s.used.FilesPath, s.used.Origin, s.used.IsOrigin = want.Self.FilesPath, want.Origin, want.IsOrigin()
-	s.mu.Unlock()
-	if old != nil {
-		return old.Close()
-	}
 	return nil
 }
 
@@ -346,28 +342,23 @@ func (s *Site) stop() {
 	s.log.Info("not serving")
 }
 
-func (s *Site) closeAll() error {
+func (s *Site) closeAll() {
 	s.mu.Lock()
-	db, folder, files := s.db, s.folder, s.files
+	db, files := s.db, s.files
 	s.db, s.folder, s.files, s.keys, s.door, s.used = nil, nil, nil, nil, nil, plan.Have{}
 	s.mu.Unlock()
-	var err error
 	if files != nil {
 		files.Close()
-	}
-	if folder != nil {
-		err = folder.Close()
 	}
 	if db != nil {
 		db.Close()
 	}
-	return err
 }
 
 // Close ends everything. Call it after the last pass.
-func (s *Site) Close() error {
+func (s *Site) Close() {
 	s.stop()
-	return s.closeAll()
+	s.closeAll()
 }
 
 func (s *Site) ensureTables(ctx context.Context, want *spec.Site) error {

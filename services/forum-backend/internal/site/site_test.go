@@ -81,11 +81,7 @@ func newCluster(t *testing.T, unattended bool) *cluster {
 		address := freeAddress(t)
 		s.url = "http://" + address
 		s.Site = site.New(site.Config{Node: node, Log: log, Listening: func(ok bool) { s.serving = ok }})
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Errorf("close %s: %v", node, err)
-			}
-		})
+		t.Cleanup(s.Close)
 		c.servers[node] = s
 		c.message.Servers = append(c.message.Servers, &forumv1.Server{Node: node, Address: address, FilesPath: s.files, UploadOrigin: node == "server2"})
 	}
@@ -407,13 +403,11 @@ func TestOriginAway(t *testing.T) {
 	board := c.board(t, one)
 	thread := b.upload(two.url+board+"/threads", "t", "b", upload{"x.png", png}).to(t, "/threads/")
 	picture := b.get(two.url+thread).find(t, `src="(/attachments/\d+/[^"]+)"`)
-	if err := two.Close(); err != nil {
-		t.Fatal(err)
-	}
+	two.Close()
 	b.upload(one.url+board+"/threads", "my title", "my <long> text", upload{"a.png", png}, upload{"b.png", png}).
 		want(t, 503, "uploads are not possible at the moment", "Your text was not lost", `value="my title"`, "my &lt;long&gt; text")
 	b.upload(one.url+thread+"/replies", "", "my reply", upload{"a.png", png}).want(t, 503, "uploads are not possible", "my reply</textarea>")
-	b.get(one.url+picture).want(t, 503, "another server, which does not answer")
+	b.get(one.url+picture).want(t, 503, "The server that keeps files does not answer")
 	text := b.upload(one.url+board+"/threads", "text", "works in full").to(t, "/threads/")
 	b.post(one.url+text+"/replies", "body", "replies too").to(t, text)
 	if f := one.Facts(t.Context()); f.UploadsAvailable || f.Counts.Threads != 2 || f.Counts.Posts != 3 {
@@ -482,6 +476,8 @@ func TestBadInput(t *testing.T) {
 		"board by a user":      {b.post(s.url+"/boards", "name", "n"), 403, "Only an administrator"},
 		"board without a name": {admin.post(s.url+"/boards", "name", " "), 422, "want 1 to 60"},
 		"not a multipart form": {b.raw(s.url+thread+"/replies", "multipart/form-data; boundary=x", "no parts"), 400, "could not be read"},
+		"form broken off":      {b.raw(s.url+thread+"/replies", "multipart/form-data; boundary=x", brokenOff), 400, "could not be read"},
+		"broken off, origin":   {b.raw(c.servers["server2"].url+thread+"/replies", "multipart/form-data; boundary=x", brokenOff), 400, "could not be read"},
 		"no boundary":          {b.raw(s.url+thread+"/replies", "multipart/form-data", "no parts"), 400, "could not be read"},
 	} {
 		t.Run(name, func(t *testing.T) { c.got.want(t, c.code, c.text) })
@@ -495,6 +491,10 @@ func TestBadInput(t *testing.T) {
 	admin.post(s.url+"/boards", "name", "新板", "description", "d").to(t, "/boards/")
 	b.get(s.url+"/").want(t, 200, "新板")
 }
+
+// brokenOff is a form whose browser went away in the middle of a file.
+const brokenOff = "--x\r\nContent-Disposition: form-data; name=\"body\"\r\n\r\ntext\r\n--x\r\n" +
+	"Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\nhalf of"
 
 func make11() []upload {
 	var all []upload
@@ -614,9 +614,7 @@ func TestDatabaseStopsAndStartsAgain(t *testing.T) {
 	}
 	// A server that starts now serves all the same.
 	late := c.servers["server2"]
-	if err := late.Close(); err != nil {
-		t.Fatal(err)
-	}
+	late.Close()
 	if err := c.reconcile(t.Context(), late); err == nil || !late.serving {
 		t.Errorf("start without a database: got error %v, serving %v, want an error and pages", err, late.serving)
 	}
@@ -630,19 +628,44 @@ func TestDatabaseStopsAndStartsAgain(t *testing.T) {
 
 func TestFilesPathNotThere(t *testing.T) {
 	c := newCluster(t, true)
-	s := c.servers["server2"]
-	if err := os.Remove(s.files); err != nil {
+	one, two := c.servers["server1"], c.servers["server2"]
+	for _, s := range []*server{one, two} {
+		if err := os.Remove(s.files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBrowser(t)
+	// The origin does not begin without, because its disk may not be mounted; it shows pages all the same.
+	if err := c.reconcile(t.Context(), two); err == nil || !two.serving {
+		t.Fatalf("got error %v, serving %v, want an error and pages", err, two.serving)
+	}
+	b.get(two.url+"/readyz").want(t, 503, "files: not ready")
+	if err := os.Mkdir(two.files, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.reconcile(t.Context(), s); err == nil || !s.serving {
-		t.Fatalf("got error %v, serving %v, want an error and pages", err, s.serving)
+	c.must(t, two)
+	b.get(two.url+"/readyz").want(t, 200, "files: ok")
+
+	// On the other server the first sync makes it. Until then files come from the origin.
+	c.must(t, one)
+	b.get(one.url+"/readyz").want(t, 503, "files: not ready")
+	u := c.user(t, "alice", one)
+	board := c.board(t, one)
+	thread := u.upload(one.url+board+"/threads", "t", "b", upload{"x.png", png}).to(t, "/threads/")
+	picture := u.get(one.url+thread).find(t, `src="(/attachments/\d+/[^"]+)"`)
+	if a := u.get(one.url + picture); a.code != 200 || a.head.Get("X-Attachment-Source") != "origin" {
+		t.Errorf("got %d %v, want the picture from the origin", a.code, a.head)
 	}
-	newBrowser(t).get(s.url+"/readyz").want(t, 503, "files: not ready")
-	if err := os.Mkdir(s.files, 0o755); err != nil {
+
+	// The origin's disk goes away under it.
+	if err := os.Rename(two.files, two.files+".gone"); err != nil {
 		t.Fatal(err)
 	}
-	c.must(t, s)
-	newBrowser(t).get(s.url+"/readyz").want(t, 200, "files: ok")
+	for _, s := range []*server{one, two} {
+		u.upload(s.url+board+"/threads", "kept title", "kept text", upload{"x.png", png}).want(t, 503, "uploads are not possible", "kept title", "kept text")
+		u.get(s.url+picture).want(t, 503)
+	}
+	b.get(two.url+"/readyz").want(t, 503, "files: not ready")
 }
 
 func TestChangesWhileServing(t *testing.T) {

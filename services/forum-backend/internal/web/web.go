@@ -171,7 +171,7 @@ func (s *Site) page(budget time.Duration, h func(*visit) error) http.Handler {
 			s.message(v, http.StatusBadGateway, "The file is damaged", "What is stored is not what was uploaded, so it is not shown.")
 		case errors.Is(err, forum.ErrUploadsAway):
 			v.w.Header().Set("Retry-After", "5")
-			s.message(v, http.StatusServiceUnavailable, "The file is not here yet", "It is on another server, which does not answer at the moment. Please try again soon.")
+			s.message(v, http.StatusServiceUnavailable, "The file cannot be read now", "The server that keeps files does not answer at the moment. Please try again soon.")
 		case errors.Is(err, forum.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 			s.Log.Debug("page without database", zap.Error(err))
 			v.w.Header().Set("Retry-After", "5")

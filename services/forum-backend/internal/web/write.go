@@ -216,20 +216,35 @@ func (s *Site) take(v *visit, sub *submission, part *multipart.Part) error {
 		sub.problem(fmt.Sprintf("want at most %d files", forum.MaxFiles))
 		return nil
 	}
-	file, err := s.Files.Save(v.r.Context(), part, s.MaxUploadBytes)
+	from := &source{Reader: part}
+	file, err := s.Files.Save(v.r.Context(), from, s.MaxUploadBytes)
 	switch {
+	case from.err != nil:
+		return from.err
 	case err == nil:
 		sub.files = append(sub.files, forum.Attachment{Name: name, File: file})
 	case errors.Is(err, forum.ErrTooLarge):
 		sub.problem(fmt.Sprintf("%s is larger than %s", name, Size(s.MaxUploadBytes)))
-	case errors.Is(err, forum.ErrUploadsAway):
+	default: // the origin is away, or its disk is full or gone: the texts are worth keeping either way
 		s.Log.Warn("upload refused", zap.Error(err))
 		sub.away = true
-		sub.problem("uploads are not possible at the moment: the server that keeps files does not answer. Your text was not lost: send it without files, or again later")
-	default:
-		return err
+		sub.problem("uploads are not possible at the moment: the server that keeps files does not answer or cannot write. Your text was not lost: send it without files, or again later")
 	}
 	return nil
+}
+
+// source is a file on its way in. It remembers whether it broke off, which is not the fault of whoever saves it.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF { // not errors.Is: a form that broke off wraps io.EOF
+		s.err = err
+	}
+	return n, err
 }
 
 func (s *submission) problem(text string) {
