@@ -169,7 +169,7 @@ func TestTrackerFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
 		tracked := vi1(105)
-		tracked.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		tracked.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7402"}}
 		a := l.join(t, "haproxy", "192.168.60.22/24")
 		a.start(t, tracked)
 		pass(10 * time.Second)
@@ -335,10 +335,10 @@ func TestUpdateKeepsTheState(t *testing.T) {
 		}
 		two := vi1(110)
 		two.Addresses = append(slices.Clone(two.Addresses), netip.MustParseAddr("192.168.60.79"))
-		two.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		two.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7402"}}
 		update(a, two)
 		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78 192.168.60.79] (no advert for 3.58984375s)")
-		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:7102 well=true")
+		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:7402 well=true")
 		expect(t, grep(l.take(), "add", "remove", "advert"), "10.000 haproxy add 192.168.60.79\n10.000 haproxy advert 53 priority 110")
 		if m := b.set.Instances()[0].Mismatched; m != 1 {
 			t.Errorf("%d adverts with other addresses counted, want 1", m)
@@ -369,12 +369,12 @@ func TestTrackerReplaced(t *testing.T) {
 		a.start(t, x)
 		synctest.Wait()
 		a.watch.turn("router", false, "connection refused")
-		x.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7102"}}
+		x.Trackers = []spec.Check{{Name: "router", Address: "10.99.0.22:7402"}}
 		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: x}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:1 well=false, router 10.99.0.22:7102 well=false")
+		expect(t, strings.Join(a.watch.started, ", "), "router 10.99.0.22:1 well=false, router 10.99.0.22:7402 well=false")
 		expect(t, a.print(), "haproxy: VI_1 fault [] (tracker router failed: connection refused)")
 		x.Trackers = nil
 		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: x}); err != nil {

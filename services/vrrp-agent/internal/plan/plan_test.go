@@ -27,7 +27,7 @@ func with(l spec.Local, change func(*spec.Local)) spec.Local {
 func TestDiff(t *testing.T) {
 	t.Parallel()
 	single := []netip.Addr{netip.MustParseAddr("192.168.60.78"), netip.MustParseAddr("192.168.60.99")}
-	check := spec.Check{Name: "router", Address: "10.99.0.22:7102"}
+	check := spec.Check{Name: "router", Address: "10.99.0.22:7402"}
 	tests := []struct {
 		name string
 		want []spec.Local

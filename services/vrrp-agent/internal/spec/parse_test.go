@@ -28,7 +28,7 @@ func tutorial() []*vrrpv1.Instance {
 			Trackers: []*vrrpv1.Tracker{{
 				Name: "router",
 				GrpcHealth: &vrrpv1.GrpcHealth{
-					Address: map[string]string{"haproxy": "10.99.0.22:7102", "haproxy2": "unix:/run/router.sock"},
+					Address: map[string]string{"haproxy": "10.99.0.22:7402", "haproxy2": "unix:/run/router.sock"},
 					Service: "twotier.router.v1.Router",
 				},
 				Fall: 3,
@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 			Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Tracker{{
 				Name: "router", Service: "twotier.router.v1.Router",
-				Addresses: map[string]string{"haproxy": "10.99.0.22:7102", "haproxy2": "unix:/run/router.sock"},
+				Addresses: map[string]string{"haproxy": "10.99.0.22:7402", "haproxy2": "unix:/run/router.sock"},
 				Interval:  200 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
 			}},
 		},
