@@ -62,7 +62,10 @@ func (l *Loop) Reconcile(ctx context.Context) (reconcile.Result, error) { return
 // Facts are how this server stands.
 func (l *Loop) Facts(ctx context.Context) plan.Facts { return l.cfg.Facts(ctx) }
 
-var errNotLooked = errors.New("this server has not looked at itself yet")
+var (
+	errNotLooked = errors.New("this server has not looked at itself yet")
+	errNotRead   = errors.New("no desired state has been read yet")
+)
 
 // Preview answers what a pass with this snapshot would do, by what the last pass saw. It changes nothing.
 func (l *Loop) Preview(s desired.Snapshot) ([]string, []*commonv1.Violation, error) {
@@ -91,7 +94,7 @@ func parse(node string, s desired.Snapshot) (spec.Want, []*commonv1.Violation) {
 func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	snapshot, ok := l.cfg.Store.Snapshot()
 	if !ok {
-		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errors.New("no desired state has been read yet")}, nil)
+		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errNotRead}, nil)
 	}
 	want, violations := parse(l.cfg.Node, snapshot)
 	if len(violations) == 0 {
@@ -158,7 +161,7 @@ func (l *Loop) report(result reconcile.Result, violations []*commonv1.Violation)
 		}
 	}
 	if before := l.cfg.Status.Latest(); before.GetOutcome() != s.Outcome || before.GetError() != s.Error {
-		if result.Err != nil {
+		if result.Err != nil && result.Err != errNotRead { // every start begins so
 			l.log.Warn("pass", logging.Old(before.GetOutcome().String()), logging.To(s.Outcome.String()), zap.Error(result.Err))
 		} else {
 			l.log.Info("pass", logging.Old(before.GetOutcome().String()), logging.To(s.Outcome.String()), logging.Revision(l.revision))
