@@ -76,6 +76,7 @@ func TestPersonWithABrowser(t *testing.T) {
 
 	title := "两级负载均衡 " + name
 	do(chromedp.Navigate(base+board(t, public(t))),
+		chromedp.Click(`a[href$="/new"]`),
 		chromedp.SendKeys(`input[name="title"]`, title),
 		chromedp.SendKeys(`textarea[name="body"]`, "先到 LVS，再到 HAProxy。\n第二行。"),
 		chromedp.SetUploadFiles(`input[name="file"]`, []string{file}),

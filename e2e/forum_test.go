@@ -90,7 +90,7 @@ func TestVisitorBecomesAuthor(t *testing.T) {
 	author, name := member(t)
 	title, body := unique(t, "两级负载均衡 "), "第一行\n<b>second line</b> & more"
 	page := thread(t, author, title, body)
-	address := page.Link(t, `/threads/[0-9]+`)
+	address := strings.TrimSuffix(page.Link(t, `/threads/[0-9]+/replies`), "/replies")
 	if strings.Contains(page.Body, "<b>second line</b>") {
 		t.Error("the page carries the markup of a post as markup")
 	}

@@ -26,15 +26,15 @@ import (
 const (
 	VIP = "10.10.60.22" // where clients connect
 
-	DirectorAPI = "10.99.0.60:7101"
-	RouterAPI   = "10.99.0.22:7102"
-	Router2API  = "10.99.0.128:7102"
-	AgentAPI    = "10.99.0.22:7103"
-	Agent2API   = "10.99.0.128:7103"
-	Sync1API    = "10.99.0.88:7104"
-	Sync2API    = "10.99.0.99:7104"
-	Forum1API   = "10.99.0.88:7105"
-	Forum2API   = "10.99.0.99:7105"
+	DirectorAPI = "10.99.0.60:7401"
+	RouterAPI   = "10.99.0.22:7402"
+	Router2API  = "10.99.0.128:7402"
+	AgentAPI    = "10.99.0.22:7403"
+	Agent2API   = "10.99.0.128:7403"
+	Sync1API    = "10.99.0.88:7404"
+	Sync2API    = "10.99.0.99:7404"
+	Forum1API   = "10.99.0.88:7405"
+	Forum2API   = "10.99.0.99:7405"
 )
 
 // project is the compose project of the lab (see .env).

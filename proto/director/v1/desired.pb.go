@@ -125,7 +125,7 @@ func (Forwarding) EnumDescriptor() ([]byte, []int) {
 // Kind in the key space: virtual-service
 type VirtualService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, unique among the virtual services: lower-case letters, digits, "-", "_", ".". Example: web
+	// Name, unique among the virtual services: letters, digits, "-", "_", ".". Example: web
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The VIP that clients connect to, IPv4. Example: 10.10.60.22
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`

@@ -29,7 +29,7 @@ const (
 // Kind in the key space: pair
 type Pair struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, unique among the pairs: lower-case letters, digits, "-", "_", ".". Example: web
+	// Name, unique among the pairs: letters, digits, "-", "_", ".". Example: web
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The folder that rules.
 	Source *Source `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`

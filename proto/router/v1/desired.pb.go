@@ -77,7 +77,7 @@ func (Balance) EnumDescriptor() ([]byte, []int) {
 // Kind in the key space: frontend
 type Frontend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, unique among the frontends: lower-case letters, digits, "-", "_", ".". Example: main
+	// Name, unique among the frontends: letters, digits, "-", "_", ".". Example: main
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Addresses to listen on, HOST:PORT; an empty host or "*" is every address. Example: "*:80"
 	Bind []string `protobuf:"bytes,2,rep,name=bind,proto3" json:"bind,omitempty"`

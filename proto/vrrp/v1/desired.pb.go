@@ -338,7 +338,7 @@ func (x *Tracker) GetFall() uint32 {
 // GrpcHealth names a gRPC server and the service in it that is asked after.
 type GrpcHealth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the server listens, for each member: node name to HOST:PORT or unix:PATH. Example: haproxy -> 10.99.0.22:7102
+	// Where the server listens, for each member: node name to HOST:PORT or unix:PATH. Example: haproxy -> 10.99.0.22:7402
 	Address map[string]string `protobuf:"bytes,1,rep,name=address,proto3" json:"address,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Service name to ask for. Default "": the server as a whole. Example: twotier.router.v1.Router
 	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`

@@ -28,7 +28,8 @@ type Config struct {
 	Etcd []string
 	// Desired is --desired: a YAML file, or a folder of *.yaml.
 	Desired string
-	// StateDir is --state-dir: where the last good desired state is kept. Default /var/lib/twotier/SERVICE.
+	// StateDir is --state-dir: where the last good desired state is kept. Default /var/lib/twotier/SERVICE; where that
+	// cannot be made (a read-only container), nowhere, which the log says.
 	StateDir string
 	// GRPCListen is --grpc-listen: HOST:PORT or unix:PATH of the control API. Default 127.0.0.1 and the service's port.
 	GRPCListen string
@@ -40,7 +41,8 @@ type Config struct {
 	// LogLevel is --log-level: debug, info, warn or error. Default info.
 	LogLevel string
 
-	files *certs.Files // nil without TLS
+	files        *certs.Files // nil without TLS
+	stateDirFree bool         // nobody has named a StateDir; it is the default
 }
 
 // ports are the default ports of the control APIs, so that several services can share a machine without a flag.
@@ -92,6 +94,8 @@ func parse(service string, args []string, around surroundings, extra func(*flag.
 	if err := fromEnvironment(fs, around.env); err != nil {
 		return Config{}, false, err
 	}
+	c.stateDirFree = true
+	fs.Visit(func(f *flag.Flag) { c.stateDirFree = c.stateDirFree && f.Name != "state-dir" })
 	for endpoint := range strings.SplitSeq(endpoints, ",") {
 		if endpoint = strings.TrimSpace(endpoint); endpoint != "" {
 			c.Etcd = append(c.Etcd, endpoint)
@@ -173,6 +177,18 @@ func (c Config) tlsFiles() (*certs.Files, error) {
 	return certs.Open(c.TLSCert, c.TLSKey, c.TLSCA)
 }
 
+// stateDir is StateDir, or nothing when none was asked for and the default one cannot be made. Who names one wants it to
+// work.
+func (c Config) stateDir(log *zap.Logger) string {
+	if c.stateDirFree {
+		if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+			log.Warn("no place for the last good desired state; give one with --state-dir", zap.Error(err))
+			return ""
+		}
+	}
+	return c.StateDir
+}
+
 // DesiredConfig is the configuration of the store of desired state.
 func (c Config) DesiredConfig(kinds []desired.Kind, log *zap.Logger) desired.Config {
 	return desired.Config{
@@ -181,7 +197,7 @@ func (c Config) DesiredConfig(kinds []desired.Kind, log *zap.Logger) desired.Con
 		Etcd:     c.Etcd,
 		TLS:      c.mustTLS((*certs.Files).Client),
 		Path:     c.Desired,
-		StateDir: c.StateDir,
+		StateDir: c.stateDir(log),
 		Log:      log,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,6 +57,23 @@ func TestDefaults(t *testing.T) {
 	called([]string{"--desired=x"}, nil, nil, func(_ context.Context, p *Process) error { got = p.Config; return nil })
 	if got.GRPCListen != "127.0.0.1:7402" || got.StateDir != "/var/lib/twotier/l7-router" || got.MetricsListen != "" || got.Node == "" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// Where the default folder for the last good state cannot be made, a service does without; a folder that somebody named
+// has to work.
+func TestStateDirThatCannotBeMade(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := Config{StateDir: filepath.Join(file, "below"), stateDirFree: true}
+	if got := config.DesiredConfig(nil, zap.NewNop()).StateDir; got != "" {
+		t.Errorf("default: got %q, want none", got)
+	}
+	config.stateDirFree = false
+	if got := config.DesiredConfig(nil, zap.NewNop()).StateDir; got != config.StateDir {
+		t.Errorf("named: got %q, want %q", got, config.StateDir)
 	}
 }
 
