@@ -17,8 +17,13 @@ import (
 // keepAlivePeriod is how often the kernel probes a quiet connection, so that one whose other side has vanished ends.
 const keepAlivePeriod = 30 * time.Second
 
+// maxInterim is the most interim responses (1xx) before a final one; a server that sends more is not going to answer.
+const maxInterim = 32
+
 // errStale: a connection that had been idle was closed before any byte of a response, and the request may be repeated.
 var errStale = errors.New("the idle connection was closed")
+
+var errInterim = errors.New("too many interim responses")
 
 // carry takes one request to a server and the response back. It reports whether the client's connection goes on.
 //
@@ -90,6 +95,8 @@ type relay struct {
 	down     direction
 	upStop   atomic.Bool
 	downStop atomic.Bool
+	// heard: the server has sent something.
+	heard bool
 	// watch is watchClient.
 	watch func() error
 	// sending ends with the result of the request's body; nil when that has been sent before the response is waited for.
@@ -100,7 +107,7 @@ type relay struct {
 func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reused, keep bool) (goOn bool, err error) {
 	x := &c.request
 	r := &c.relay
-	r.srv, r.sending = srv, nil
+	r.srv, r.sending, r.heard = srv, nil, false
 	r.active.touch()
 	r.upStop.Store(false)
 	r.downStop.Store(false)
@@ -122,7 +129,7 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 			return false, nil // an interim response is out; what follows would be taken for its final one
 		case sendErr != nil && reading(sendErr):
 			return c.refuseBody(sendErr), nil
-		case reused && x.Repeatable && in.empty() && !errors.Is(err, errSilent):
+		case reused && x.Repeatable && !r.heard && !errors.Is(err, errSilent):
 			return false, errStale
 		}
 		return c.refuse(status, keep && r.sending == nil), nil
@@ -201,7 +208,7 @@ func (c *conn) refuseBody(err error) bool {
 func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 	h := &r.c.head
 	h.Reset(http1.Response)
-	for {
+	for interim := 0; ; {
 		complete, err := h.Parse((*in).bytes())
 		if err != nil {
 			return 502, err
@@ -209,6 +216,9 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 		if complete {
 			if h.Status() >= 200 || h.Status() == 101 {
 				return 0, nil
+			}
+			if interim++; interim > maxInterim {
+				return 502, errInterim
 			}
 			r.c.out = r.c.request.Interim(r.c.out[:0], h)
 			(*in).consume(h.Len())
@@ -226,6 +236,7 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 			}
 			return 502, err
 		}
+		r.heard = true
 		(*in).w += n
 	}
 }

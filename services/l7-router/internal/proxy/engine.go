@@ -303,7 +303,7 @@ func (e *Engine) admit(l *listener, tcp *net.TCPConn) {
 	remote, _ := tcp.RemoteAddr().(*net.TCPAddr)
 	f := l.front.Load()
 	c := newConn(s, l, exchange.Client{
-		Address: remote.AddrPort().Addr().Unmap().String(),
+		Address: remote.AddrPort().Addr().Unmap().WithZone("").String(),
 		Local:   tcp.LocalAddr().String(),
 	}, e.log)
 	f.add(1)

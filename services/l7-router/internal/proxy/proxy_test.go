@@ -354,6 +354,28 @@ func TestSpecialResponses(t *testing.T) {
 	}
 }
 
+func TestInterimResponsesAreBounded(t *testing.T) {
+	t.Parallel()
+	address := rawOrigin(t, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 4096))
+		for err := error(nil); err == nil; {
+			_, err = io.WriteString(c, "HTTP/1.1 102 Processing\r\n\r\n")
+		}
+	})
+	w := newWorld(t, backend("web", server("a", address)))
+	old := dial(t, w.address())
+	old.send("GET / HTTP/1.0\r\n\r\n")
+	if r, _ := old.response("GET"); r.StatusCode != 502 {
+		t.Errorf("a client that is told of none: %d, want 502", r.StatusCode)
+	}
+	c := dial(t, w.address())
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	got, _ := io.ReadAll(c.in)
+	if n := bytes.Count(got, []byte("HTTP/1.1 102 ")); n != maxInterim || bytes.Contains(got, []byte("HTTP/1.1 502")) {
+		t.Errorf("%d interim responses in %q, want %d and then the end", n, got, maxInterim)
+	}
+}
+
 func TestOldClients(t *testing.T) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
