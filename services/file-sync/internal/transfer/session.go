@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -85,23 +86,36 @@ func (s *session) greet() error {
 // run carries over until the connection ends.
 func (s *session) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.listen(ctx) })
+	g.Go(func() error { return guarded(ctx, s.listen) })
 	g.Go(func() error { return s.beat(ctx) })
-	g.Go(func() error {
-		for {
-			if err := s.compare(ctx); err != nil {
-				return err
-			}
-			if err := s.follow(ctx); err != nil {
-				return err
-			}
-		}
-	})
+	g.Go(func() error { return guarded(ctx, s.carryOver) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return s.c.net.Close() // unblocks the others
 	})
 	return g.Wait()
+}
+
+// guarded makes a panic the error of its connection: what one peer sends must not end the other pairs.
+func guarded(ctx context.Context, run func(context.Context) error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+		}
+	}()
+	return run(ctx)
+}
+
+// carryOver compares and follows in turn.
+func (s *session) carryOver(ctx context.Context) error {
+	for {
+		if err := s.compare(ctx); err != nil {
+			return err
+		}
+		if err := s.follow(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // beat lets the target hear from us.

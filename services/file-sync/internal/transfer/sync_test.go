@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -124,14 +125,18 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
+// freeAddress is a port that nobody listens on, outside the range from which the kernel takes ports for connections.
 func freeAddress(t testing.TB) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(20000+mathrand.IntN(12000)))
+		if l, err := net.Listen("tcp", address.String()); err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return address
+		}
 	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 func (r *rig) pair() spec.Pair {

@@ -134,6 +134,7 @@ func (t *Target) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = t.listener.Close() }) // ends Accept
 	defer stop()
+	defer t.listener.Close() //nolint:errcheck // so that the address is free when Run returns
 	peers := make(chan struct{}, maxPeers)
 	var wg sync.WaitGroup
 	defer func() {
@@ -146,6 +147,9 @@ func (t *Target) Run(ctx context.Context) error {
 	for {
 		raw, err := t.listener.Accept()
 		if ctx.Err() != nil {
+			if err == nil {
+				_ = raw.Close() // came too late
+			}
 			return ctx.Err()
 		}
 		if err != nil {
@@ -219,7 +223,7 @@ func (t *Target) serve(ctx context.Context, raw net.Conn) {
 	t.board.update(func(st *plan.State) {
 		st.Connected, st.InSync = false, false
 		if !st.Held {
-			st.Error = fmt.Sprintf("source: %v", err)
+			st.Error = err.Error()
 		}
 	})
 }
@@ -294,7 +298,7 @@ func (t *Target) session(ctx context.Context, c *conn) error {
 	}
 	t.board.update(func(st *plan.State) { st.Connected, st.Error = true, "" })
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return in.run(ctx) })
+	g.Go(func() error { return guarded(ctx, in.run) })
 	g.Go(func() error { return in.beat(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -364,7 +368,7 @@ func (in *intake) run(ctx context.Context) error {
 	for {
 		m, err := in.c.read(ioTimeout)
 		if err != nil {
-			return noEOF(err)
+			return fmt.Errorf("hear from %s: %w", in.t.cfg.Pair.Source.Node, noEOF(err))
 		}
 		if err := in.take(ctx, m); err != nil {
 			return err

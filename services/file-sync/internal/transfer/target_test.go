@@ -330,3 +330,11 @@ func TestSourceHangsUpOn(t *testing.T) {
 		}
 	}
 }
+
+func TestPanicEndsOnlyItsConnection(t *testing.T) {
+	t.Parallel()
+	err := guarded(t.Context(), func(context.Context) error { panic("a fault") })
+	if err == nil || !strings.Contains(err.Error(), "a fault") {
+		t.Errorf("got %v, want the panic as an error", err)
+	}
+}
