@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"unicode"
 
 	"github.com/twotier/twotier/services/forum-backend/internal/forum"
 )
@@ -44,7 +45,7 @@ func (s *Site) register(v *visit) error {
 }
 
 func (s *Site) loginForm(v *visit) error {
-	return s.render(v, http.StatusOK, "login", view{Heading: "Log in", Form: map[string]string{"next": local(v.r.FormValue("next"))}})
+	return s.render(v, http.StatusOK, "login", view{Heading: "Log in", Form: map[string]string{"next": local(v.r.URL.Query().Get("next"))}})
 }
 
 // login takes POST /login name, password, next.
@@ -74,7 +75,7 @@ func (s *Site) login(v *visit) error {
 
 // local answers a path on this site, "/" for anything else, so that a link to the login cannot lead away.
 func local(next string) string {
-	if !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t\x00") {
+	if !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.ContainsRune(next, '\\') || strings.ContainsFunc(next, unicode.IsControl) {
 		return "/"
 	}
 	return next

@@ -61,7 +61,7 @@ func (s *Site) board(v *visit) error {
 	if err != nil {
 		return err
 	}
-	page := forum.NewPage(forum.ParsePage(v.r.FormValue("page")), forum.ThreadsPerPage, b.Threads)
+	page := forum.NewPage(v.page(), forum.ThreadsPerPage, b.Threads)
 	threads, err := s.Store.Threads(v.r.Context(), b.ID, page)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (s *Site) thread(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return s.threadWith(v, http.StatusOK, id, forum.ParsePage(v.r.FormValue("page")), nil, nil)
+	return s.threadWith(v, http.StatusOK, id, v.page(), nil, nil)
 }
 
 // threadWith is one page of a thread with the form for a reply, filled in as it was.

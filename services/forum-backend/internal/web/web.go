@@ -231,6 +231,10 @@ func (v *visit) id() (forum.ID, error) {
 	return forum.ID(n), nil
 }
 
+// page is the page of a list that the address asks for. Not Request.FormValue, which takes in the body of a GET too:
+// 32 MiB of it into memory and the rest onto the disk.
+func (v *visit) page() int { return forum.ParsePage(v.r.URL.Query().Get("page")) }
+
 // toLogin sends a visitor who has to log in first to do so, and back.
 func (v *visit) toLogin(back string) error {
 	http.Redirect(v.w, v.r, "/login?next="+template.URLQueryEscaper(back), http.StatusSeeOther)
