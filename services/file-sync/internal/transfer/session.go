@@ -39,6 +39,7 @@ type session struct {
 	seq     uint64
 	rested  bool // the target knows that nothing waits
 	clean   bool // the last comparison left nothing undone
+	swapped bool // a directory has taken the place of another, whose members the target may still have
 
 	answered chan struct{} // has a token when an answer has come
 
@@ -263,7 +264,7 @@ func (s *session) await(ctx context.Context, done func() bool) error {
 // compare makes the target equal to the list of the folder.
 func (s *session) compare(ctx context.Context) error {
 	s.src.board.update(func(st *plan.State) { st.InSync = false })
-	s.rested, s.clean = false, false
+	s.rested, s.clean, s.swapped = false, false, false
 	for {
 		if err := s.list(ctx); err != nil {
 			return err
@@ -373,6 +374,10 @@ func (s *session) follow(ctx context.Context) error {
 			if err := s.changed(ctx, due); err != nil {
 				return err
 			}
+			// Not before the new content is sent: the comparison may take it for equal, by size and time.
+			if s.swapped && len(due) < portion {
+				return sleep(ctx, time.Until(compared.Add(compareEvery)))
+			}
 			select {
 			case <-verify.C: // also when changes never cease
 				return nil
@@ -454,6 +459,7 @@ func (s *session) carry(ctx context.Context, due []tree.Candidate, finals bool) 
 			err = s.file(ctx, c)
 		case e.Type == tree.Dir:
 			touched[c.Path] = true
+			s.swapped = s.swapped || c.Left
 			err = s.put(ctx, c, e, false)
 		default:
 			err = s.put(ctx, c, e, false)

@@ -427,6 +427,16 @@ func TestChanges(t *testing.T) {
 			r.must(os.Rename(r.in("b"), r.in("a")))
 			r.must(os.Rename(r.in("t"), r.in("b")))
 		}},
+		{"swap of two directories", func(r *rig) { r.mkdir("a/x"); r.write("a/x/1", "1"); r.mkdir("b"); r.write("b/2", "2") }, func(r *rig) {
+			r.must(os.Rename(r.in("a"), r.in("t")))
+			r.must(os.Rename(r.in("b"), r.in("a")))
+			r.must(os.Rename(r.in("t"), r.in("b")))
+		}},
+		{"mv of a directory, and another in its place", func(r *rig) { r.mkdir("a/x"); r.write("a/x/1", "1"); r.write("a/2", "2") }, func(r *rig) {
+			r.must(os.Rename(r.in("a"), r.in("old")))
+			r.mkdir("a/y")
+			r.write("a/2", "3")
+		}},
 		{"rm -rf", func(r *rig) { r.mkdir("a/b/c"); r.write("a/b/c/f", "1"); r.write("keep", "") }, func(r *rig) { r.must(os.RemoveAll(r.in("a"))) }},
 		{"mkdir -p and a write at once", nil, func(r *rig) { r.mkdir("a/b/c"); r.write("a/b/c/f", "x") }},
 		{"symlink", nil, func(r *rig) { r.must(os.Symlink("x", r.in("l"))) }},

@@ -12,12 +12,14 @@ type Settle struct {
 type Candidate struct {
 	Path    string
 	Content bool // the content may differ, not only mode, owner or time
+	Left    bool // a directory was moved away from here; what was in it made no changes of its own
 	Tries   int  // how often it was tried in vain
 }
 
 type pending struct {
 	first, due time.Time
 	content    bool
+	left       bool
 	tries      int
 }
 
@@ -42,6 +44,13 @@ func (d *Dirty) Mark(path string, content bool, now time.Time) {
 	d.put(path, p, now, now)
 }
 
+// Left says that a directory was moved away from path: members that its copy has there may belong nowhere.
+func (d *Dirty) Left(path string, now time.Time) {
+	p := d.paths[path]
+	p.content, p.left = true, true
+	d.put(path, p, now, now)
+}
+
 // Writing says that path is being written: it is sent when it rests, or when it has not rested for too long.
 func (d *Dirty) Writing(path string, now time.Time) {
 	p := d.paths[path]
@@ -59,6 +68,7 @@ func (d *Dirty) Writing(path string, now time.Time) {
 func (d *Dirty) Retry(c Candidate, now, due time.Time) {
 	p, waiting := d.paths[c.Path]
 	p.content = p.content || c.Content
+	p.left = p.left || c.Left
 	p.tries = max(p.tries, c.Tries)
 	if waiting && p.due.Before(due) {
 		due = p.due
@@ -104,7 +114,7 @@ func (d *Dirty) Len() int { return len(d.paths) }
 func (d *Dirty) Take(now time.Time, n int) (due []Candidate, next time.Time) {
 	for path, p := range d.paths {
 		if !p.due.After(now) && len(due) < n {
-			due = append(due, Candidate{Path: path, Content: p.content, Tries: p.tries})
+			due = append(due, Candidate{Path: path, Content: p.content, Left: p.left, Tries: p.tries})
 			delete(d.paths, path)
 			continue
 		}

@@ -212,9 +212,9 @@ func TestDirty(t *testing.T) {
 		t.Parallel()
 		d := NewDirty(10, settle)
 		d.Mark("a", false, at(0))
-		d.Retry(Candidate{Path: "a", Content: true, Tries: 2}, at(0), at(500))
+		d.Retry(Candidate{Path: "a", Content: true, Left: true, Tries: 2}, at(0), at(500))
 		got, _ := d.Take(at(0), 10)
-		if want := []Candidate{{Path: "a", Content: true, Tries: 2}}; !reflect.DeepEqual(got, want) {
+		if want := []Candidate{{Path: "a", Content: true, Left: true, Tries: 2}}; !reflect.DeepEqual(got, want) {
 			t.Fatalf("Take = %v, want %v", got, want)
 		}
 		d.Retry(got[0], at(0), at(500))

@@ -381,6 +381,11 @@ func (w *Watch) handle(ctx context.Context, e event) error {
 		w.mark(path, true, true)
 	case e.mask&(unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO) != 0:
 		w.mark(path, true, false)
+	case e.mask&unix.IN_MOVED_FROM != 0 && directory:
+		w.forget(n.children[e.name])
+		w.mu.Lock()
+		w.dirty.Left(path, time.Now())
+		w.mu.Unlock()
 	case e.mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
 		if directory {
 			w.forget(n.children[e.name])
