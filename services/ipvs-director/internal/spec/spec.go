@@ -27,6 +27,9 @@ const (
 	MaxServices = 256
 	// MaxRealServers is the most real servers one virtual service takes.
 	MaxRealServers = 256
+	// MaxAllRealServers is the most real servers of all virtual services together: each pass reads every one of them
+	// from the kernel.
+	MaxAllRealServers = 4096
 	// MaxAddresses is the most addresses one director takes.
 	MaxAddresses = 256
 	// MaxWeight is the largest weight of a real server; IPVS tools and the IPVS library keep 16 bits of it.
@@ -96,6 +99,9 @@ func Parse(messages []proto.Message, node string) (Want, []*commonv1.Violation) 
 	if len(p.vips) > MaxServices {
 		p.bad(KindVirtualService, "%d objects, at most %d are taken", len(p.vips), MaxServices)
 	}
+	if p.reals > MaxAllRealServers {
+		p.bad(KindVirtualService, "%d real servers in all, at most %d are taken", p.reals, MaxAllRealServers)
+	}
 	if len(p.held) > MaxAddresses {
 		p.bad(KindAddress, "%d objects, at most %d are taken", len(p.held), MaxAddresses)
 	}
@@ -110,6 +116,7 @@ type parser struct {
 	vips       map[netip.AddrPort]string // VIP -> path of the service that has it
 	held       map[netip.Addr]string     // address -> path of the object that has it
 	names      map[string]bool           // paths seen
+	reals      int                       // of all services
 }
 
 func (p *parser) bad(field, format string, args ...any) {
@@ -156,6 +163,7 @@ func (p *parser) service(m *directorv1.VirtualService) {
 	if len(m.GetRealServers()) > MaxRealServers {
 		p.bad(path+".real_servers", "%d real servers, at most %d are taken", len(m.GetRealServers()), MaxRealServers)
 	}
+	p.reals += len(m.GetRealServers())
 	seen := map[netip.AddrPort]int{}
 	for i, r := range m.GetRealServers() {
 		at := fmt.Sprintf("%s.real_servers[%d]", path, i)

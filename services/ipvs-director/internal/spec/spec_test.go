@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -77,6 +78,7 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"same real", service(func(s *directorv1.VirtualService) {
 			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: "192.168.60.78", Port: 80})
 		}), "virtual-service/web.real_servers[2].address"},
+		{"real servers of all", many(17, MaxRealServers), "virtual-service"},
 		{"real is vip", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = s.Address }), "virtual-service/web.real_servers[0].address"},
 		{"no length", address("10.0.0.1"), "address/a.prefix"},
 		{"length", address("10.0.0.1/33"), "address/a.prefix"},
@@ -101,4 +103,16 @@ func TestParseNamesEachViolation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// many makes services, each with that many real servers.
+func many(services, reals int) (all []proto.Message) {
+	for n := range services {
+		s := &directorv1.VirtualService{Name: fmt.Sprintf("web%d", n), Address: "10.0.0.1", Port: uint32(1 + n)}
+		for r := range reals {
+			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: fmt.Sprintf("10.1.%d.%d", r/200, 1+r%200)})
+		}
+		all = append(all, s)
+	}
+	return all
 }

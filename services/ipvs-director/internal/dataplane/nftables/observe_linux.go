@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -43,49 +45,73 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 
 // content is the table as listed.
 type content struct {
+	table    *nft.Table // nil: there is none
 	chains   map[string]*nft.Chain
 	rules    map[string][]*nft.Rule // by chain
 	elements map[string][]nft.SetElement
+	strange  string // what somebody has put in that cannot even be read; empty: nothing
 }
 
-func (p *Plane) list() (content, bool, error) {
-	c := content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
-	there, err := p.tableThere()
-	if err != nil || !there {
-		return c, false, err
-	}
-	chains, err := p.conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+// list reads the table through one socket: thousands of real servers are as many questions.
+func (p *Plane) list() (c content, err error) {
+	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
+	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(prepare))
 	if err != nil {
-		return c, false, fmt.Errorf("list chains: %w", err)
+		return c, err
+	}
+	defer func() { err = errors.Join(err, conn.CloseLasting()) }()
+	if c.table, err = findTable(conn); err != nil || c.table == nil {
+		return c, err
+	}
+	chains, err := conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+	if err != nil {
+		return c, fmt.Errorf("list chains: %w", err)
 	}
 	for _, chain := range chains {
 		if chain.Table.Name != TableName {
 			continue
 		}
 		c.chains[chain.Name] = chain
-		if c.rules[chain.Name], err = p.conn.GetRules(p.layout.table, chain); err != nil {
-			return c, false, fmt.Errorf("list rules of %s: %w", chain.Name, err)
+		if c.rules[chain.Name], err = conn.GetRules(p.layout.table, chain); err != nil {
+			return c.unread("the rules of chain "+chain.Name, err)
 		}
 	}
-	sets, err := p.conn.GetSets(p.layout.table)
+	sets, err := conn.GetSets(p.layout.table)
 	if err != nil {
-		return c, false, fmt.Errorf("list maps: %w", err)
+		return c.unread("the maps", err)
 	}
 	for _, set := range sets {
-		if c.elements[set.Name], err = p.conn.GetSetElements(set); err != nil {
-			return c, false, fmt.Errorf("list elements of %s: %w", set.Name, err)
+		if c.elements[set.Name], err = conn.GetSetElements(set); err != nil {
+			return c.unread("the elements of map "+set.Name, err)
 		}
 	}
-	return c, true, nil
+	return c, nil
+}
+
+// unread tells an answer that the library does not understand, which is somebody else's work, from a kernel that does
+// not answer. The library marks the errors of the exchange itself by their text alone.
+func (c content) unread(what string, err error) (content, error) {
+	var exchange *netlink.OpError
+	if errors.As(err, &exchange) || strings.HasPrefix(err.Error(), "SendMessages") || strings.HasPrefix(err.Error(), "receiveAckAware") {
+		return c, fmt.Errorf("list %s: %w", what, err)
+	}
+	c.strange = fmt.Sprintf("%s are not ours: %v", what, err)
+	return c, nil
 }
 
 func (p *Plane) read() (plan.Have, error) {
-	c, there, err := p.list()
-	if err != nil || !there {
+	c, err := p.list()
+	if err != nil || c.table == nil {
 		return plan.Have{}, err
 	}
 	damage := func(format string, args ...any) (plan.Have, error) {
 		return plan.Have{Damage: fmt.Sprintf(format, args...)}, nil
+	}
+	if c.strange != "" {
+		return damage("%s", c.strange)
+	}
+	if c.table.Flags != 0 {
+		return damage("the table has the flags 0x%x", c.table.Flags) // 0x1 is dormant: no chain is called
 	}
 	if !sameHook(c.chains[hookChain], p.layout.hook()) {
 		return damage("chain %s is not the hook that it was", hookChain)

@@ -21,8 +21,12 @@ const (
 	// exchangeTimeout bounds one exchange with the kernel. The library waits without end for replies that a full
 	// receive buffer has lost.
 	exchangeTimeout = 5 * time.Second
-	// receiveBuffer holds the replies to the largest transaction of one service; the default loses some of them.
+	// receiveBuffer holds the replies to the largest transaction; the default loses some of them.
 	receiveBuffer = 4 << 20
+	// sendBuffer holds the largest transaction, which is sent in one piece.
+	sendBuffer = 8 << 20
+	// rebuildMost bounds the size of one transaction of a rebuild, in bytes as size guesses them.
+	rebuildMost = 2 << 20
 	// elementsPerMessage bounds one netlink message; an attribute cannot be above 64 KiB.
 	elementsPerMessage = 200
 )
@@ -58,15 +62,19 @@ func Probe() dataplane.Report {
 func Open() *Plane { return open() }
 
 func open() *Plane {
-	conn, err := nft.New(nft.WithSockOptions(func(c *netlink.Conn) error {
-		// Below the limit of the system when this process may not exceed it.
-		_ = c.SetReadBuffer(receiveBuffer)
-		return c.SetDeadline(time.Now().Add(exchangeTimeout))
-	}))
+	conn, err := nft.New(nft.WithSockOptions(prepare))
 	if err != nil { // only a lasting connection can fail here, and this one is opened anew for each exchange
 		panic("nftables: " + err.Error())
 	}
 	return &Plane{conn: conn, layout: newLayout()}
+}
+
+// prepare sets up a socket for one exchange.
+func prepare(c *netlink.Conn) error {
+	// Below the limit of the system when this process may not exceed it.
+	_ = c.SetReadBuffer(receiveBuffer)
+	_ = c.SetWriteBuffer(sendBuffer)
+	return c.SetDeadline(time.Now().Add(exchangeTimeout))
 }
 
 // Close lets go of the kernel. The rules stay and go on forwarding.
@@ -156,18 +164,31 @@ func (p *Plane) transact(have plan.Have, batch []plan.Change) (err error) {
 	return p.conn.Flush()
 }
 
+// rebuild makes the table anew, in one transaction unless that would not fit through the socket: then the services
+// beyond the first rebuildMost follow in transactions of their own.
 func (p *Plane) rebuild(services []spec.Service) error {
 	// Adding a table that is there changes nothing, so that the deletion always finds one.
 	p.conn.AddTable(p.layout.table)
 	p.conn.DelTable(p.layout.table)
 	p.addBase()
+	queued := 0
 	for _, s := range services {
+		if queued > 0 && queued+size(s) > rebuildMost {
+			if err := p.conn.Flush(); err != nil {
+				return err
+			}
+			queued = 0
+		}
 		if err := p.addService(s); err != nil {
 			return err
 		}
+		queued += size(s)
 	}
 	return p.conn.Flush()
 }
+
+// size guesses, on the high side, how many bytes the messages for a new service and the kernel's replies to them take.
+func size(s spec.Service) int { return 8<<10 + 2<<10*len(s.Reals) + 128*len(slots(s.Reals)) }
 
 // addBase queues the table, its hook and the map of services.
 func (p *Plane) addBase() {
@@ -273,11 +294,20 @@ func (p *Plane) addElements(set *nft.Set, elements []nft.SetElement) error {
 }
 
 func (p *Plane) tableThere() (bool, error) {
-	tables, err := p.conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+	table, err := findTable(p.conn)
+	return table != nil, err
+}
+
+// findTable returns the table as the kernel has it; nil when there is none.
+func findTable(conn *nft.Conn) (*nft.Table, error) {
+	tables, err := conn.ListTablesOfFamily(nft.TableFamilyIPv4)
 	if err != nil {
-		return false, fmt.Errorf("list tables: %w", err)
+		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nft.Table) bool { return t.Name == TableName }), nil
+	if i := slices.IndexFunc(tables, func(t *nft.Table) bool { return t.Name == TableName }); i >= 0 {
+		return tables[i], nil
+	}
+	return nil, nil
 }
 
 func slotElements(vip netip.AddrPort, turns []netip.AddrPort) (elements []nft.SetElement) {

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -96,6 +97,15 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 			_ = c.SetAddElements(l.services(), []nft.SetElement{e})
 		}},
 		{"chain added", func(c *nft.Conn) { c.AddChain(&nft.Chain{Table: l.table, Name: "stray"}) }},
+		{"table made dormant", func(c *nft.Conn) {
+			// The library cannot set the flag.
+			if out, err := exec.Command("nft", "add table ip "+TableName+" { flags dormant; }").CombinedOutput(); err != nil {
+				t.Fatalf("nft: %v\n%s", err, out)
+			}
+		}},
+		{"rule added that the library cannot read back", func(c *nft.Conn) {
+			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.hook(), Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySRC, Register: reg1, Direction: 1}}})
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.Director.Do(t, func() {
@@ -191,6 +201,51 @@ func TestKernelLargestService(t *testing.T) {
 			t.Fatalf("still to do: %v", left)
 		}
 	}
+}
+
+// A damaged table is made anew however many services it has: what does not fit through the socket in one piece goes in
+// several.
+func TestKernelRebuildOfManyServices(t *testing.T) {
+	n := network(t)
+	plane := n.Inside(t, Open())
+	weights := make([]int, 64)
+	for i := range weights {
+		weights[i] = 1 + i*7%97
+	}
+	want, total := spec.Want{}, 0
+	for i := range uint16(24) {
+		s := spec.Service{VIP: addrPort(planetest.VIP, 1000+i), Scheduler: spec.WLC, Reals: weighted(weights...)}
+		want.Services = append(want.Services, s)
+		total += size(s)
+	}
+	if total <= rebuildMost {
+		t.Fatalf("all services together count %d bytes, want more than %d", total, rebuildMost)
+	}
+	converge := func() {
+		t.Helper()
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := plane.Apply(t.Context(), plan.Diff(want, have)); err != nil {
+			t.Fatal(err)
+		}
+		if have, err = plane.Observe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := plan.Diff(want, have); len(left) > 0 {
+			t.Fatalf("still to do: %v", left)
+		}
+	}
+	converge()
+	n.Director.Do(t, func() {
+		conn := open().conn
+		conn.FlushChain(newLayout().hook())
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	converge()
 }
 
 func addrPort(address string, port uint16) netip.AddrPort {
