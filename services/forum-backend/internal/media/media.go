@@ -20,13 +20,8 @@ import (
 	"github.com/twotier/twotier/services/forum-backend/internal/forum"
 )
 
-// incoming is where a file lies while it arrives. It is in the same file system as its final place, so that renaming
-// is one step and whoever watches the folder sees whole files only.
-const incoming = "attachment/forum/.incoming"
-
-// leftoverAge is how old an unfinished upload must be to be removed when the folder is opened: older than any upload
-// may take.
-const leftoverAge = 24 * time.Hour
+// fileMode is what a file is made with. The file sync gives it to the other servers as it is.
+const fileMode = 0o644
 
 // Folder is the files path of this server. It is looked up anew for each file, so it may come, go and be replaced under
 // a running server. Nothing outside of it can be reached, by symbolic links neither.
@@ -47,25 +42,10 @@ func Open(folder string, writing bool) (*Folder, error) {
 		return nil, fmt.Errorf("open files path: %w", err)
 	}
 	defer root.Close()
-	if err := errors.Join(root.MkdirAll(incoming, 0o755), removeLeftovers(root)); err != nil {
+	if err := errors.Join(root.MkdirAll(uploads, 0o755), removeLeftovers(root)); err != nil {
 		return nil, fmt.Errorf("open files path %s: %w", folder, err)
 	}
 	return f, nil
-}
-
-func removeLeftovers(root *os.Root) error {
-	entries, err := fs.ReadDir(root.FS(), incoming)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if i, err := e.Info(); err == nil && time.Since(i.ModTime()) > leftoverAge {
-			if err := root.Remove(path.Join(incoming, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Ready reports whether the folder can be read, and on the upload origin written.
@@ -80,84 +60,97 @@ func (f *Folder) Ready() error {
 	}
 	// Asked, not tried: a file that comes and goes would be seen by the file sync at every look.
 	const writable = 2 // W_OK of access(2)
-	if err := syscall.Access(path.Join(f.path, incoming), writable); err != nil {
-		return &fs.PathError{Op: "write to", Path: path.Join(f.path, incoming), Err: err}
+	if err := syscall.Access(path.Join(f.path, uploads), writable); err != nil {
+		return &fs.PathError{Op: "write to", Path: path.Join(f.path, uploads), Err: err}
 	}
 	return nil
 }
 
-// Save keeps a file of at most limit bytes: in a temporary place first, then, whole and on the disk, under its name.
+// Save keeps a file of at most limit bytes; it gets its name when it is whole and on the disk.
 // commit may be nil; it is asked before the file gets its name, and its error discards the file. forum.ErrTooLarge.
 // Nothing is left of a file that was not saved.
-func (f *Folder) Save(ctx context.Context, from io.Reader, limit int64, commit func(forum.File) error) (saved forum.File, err error) {
+func (f *Folder) Save(ctx context.Context, from io.Reader, limit int64, commit func(forum.File) error) (forum.File, error) {
+	return f.save(ctx, from, limit, commit, newTemp)
+}
+
+func (f *Folder) save(ctx context.Context, from io.Reader, limit int64, commit func(forum.File) error,
+	begin func(*os.Root) (*temp, error)) (forum.File, error) {
 	if !f.writing {
-		return saved, fmt.Errorf("save file: this server is not the upload origin: %w", fs.ErrPermission)
+		return forum.File{}, fmt.Errorf("save file: this server is not the upload origin: %w", fs.ErrPermission)
 	}
 	root, err := os.OpenRoot(f.path)
 	if err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+		return forum.File{}, fmt.Errorf("save file: %w", err)
 	}
 	defer root.Close()
-	name := path.Join(incoming, rand.Text())
-	// 0644, as the file keeps it: the file sync gives it to the other server as it is.
-	temp, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	t, err := begin(root)
 	if err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+		return forum.File{}, fmt.Errorf("save file: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, ignoreClosed(temp.Close()), ignoreAbsent(root.Remove(name)))
-		}
-	}()
+	file, err := receive(ctx, t.File, from, limit)
+	if err == nil && commit != nil {
+		err = commit(file)
+	}
+	if err == nil {
+		err = place(root, t, file.Path)
+	}
+	if err != nil {
+		return forum.File{}, fmt.Errorf("save file: %w", errors.Join(err, t.discard()))
+	}
+	// The content is on the disk already; what closing could still say changes nothing.
+	_ = t.Close()
+	return file, nil
+}
+
+// receive writes a file to the disk and finds out what it is, and what its path is to be.
+func receive(ctx context.Context, to *os.File, from io.Reader, limit int64) (forum.File, error) {
 	head := make([]byte, 512) // what http.DetectContentType looks at
 	n, err := io.ReadFull(from, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return saved, fmt.Errorf("save file: read: %w", err)
+		return forum.File{}, fmt.Errorf("read: %w", err)
 	}
 	head = head[:n]
 	sum := sha256.New()
 	sum.Write(head)
-	if _, err = temp.Write(head); err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+	if _, err := to.Write(head); err != nil {
+		return forum.File{}, err
 	}
 	// One byte more than allowed is read, to tell a file of the limit from a larger one.
-	rest, err := io.Copy(io.MultiWriter(temp, sum), io.LimitReader(from, limit-int64(n)+1))
+	rest, err := io.Copy(io.MultiWriter(to, sum), io.LimitReader(from, limit-int64(n)+1))
 	if err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+		return forum.File{}, err
 	}
 	file := forum.File{Size: int64(n) + rest, SHA256: [32]byte(sum.Sum(nil)), Type: forum.FileType(http.DetectContentType(head))}
 	if file.Size > limit {
-		return saved, fmt.Errorf("save file: %w: more than %d bytes", forum.ErrTooLarge, limit)
+		return forum.File{}, fmt.Errorf("%w: more than %d bytes", forum.ErrTooLarge, limit)
 	}
-	if err = ctx.Err(); err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+	if err := ctx.Err(); err != nil {
+		return forum.File{}, err
 	}
-	if err = errors.Join(temp.Sync(), temp.Close()); err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
+	if err := to.Sync(); err != nil {
+		return forum.File{}, err
 	}
 	var salt [8]byte
 	rand.Read(salt[:]) // never fails
 	now := time.Now().UTC()
-	file.Path = "attachment/forum/" + now.Format("200601/02/150405") + hex.EncodeToString(salt[:]) + "." + forum.Extension(file.Type)
-	if commit != nil {
-		if err = commit(file); err != nil {
-			return saved, err
-		}
-	}
-	folder := path.Dir(file.Path)
-	if err = root.MkdirAll(folder, 0o755); err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
-	}
-	if err = root.Rename(name, file.Path); err != nil {
-		return saved, fmt.Errorf("save file: %w", err)
-	}
-	// The new names must survive a power cut too: the file's, and those of the folders made for it.
-	for d := folder; d != "attachment"; d = path.Dir(d) {
-		if err = syncFolder(root, d); err != nil {
-			return saved, fmt.Errorf("save file: %w", err)
-		}
-	}
+	file.Path = uploads + now.Format("/200601/02/150405") + hex.EncodeToString(salt[:]) + "." + forum.Extension(file.Type)
 	return file, nil
+}
+
+// place gives a file its name so that it survives a power cut, together with the names of the folders made for it.
+func place(root *os.Root, t *temp, name string) error {
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	if err := t.publish(name); err != nil {
+		return err
+	}
+	for d := path.Dir(name); d != path.Dir(uploads); d = path.Dir(d) {
+		if err := syncFolder(root, d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func syncFolder(root *os.Root, name string) error {
@@ -166,20 +159,6 @@ func syncFolder(root *os.Root, name string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-func ignoreAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // Open opens a saved file. forum.ErrNotFound: it is not on this server's disk; forum.ErrUploadsAway: the disk is not on
