@@ -95,7 +95,11 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 	out := http1.AppendRequestLine(r.Head, h.Method(), h.Target())
 	if !h.HasHost() {
 		// A client of HTTP/1.0 may leave it out, but what goes to the server is HTTP/1.1.
-		out = http1.AppendField(out, "Host", c.Local)
+		if host := h.Authority(); len(host) > 0 {
+			out = http1.AppendField(out, "Host", host)
+		} else {
+			out = http1.AppendField(out, "Host", c.Local)
+		}
 	}
 	forwarded := false
 	for i := range h.Fields() {

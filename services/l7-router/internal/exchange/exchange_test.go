@@ -70,6 +70,7 @@ func TestRequestHead(t *testing.T) {
 		{"chunked", spec.Cookie{}, "PUT / HTTP/1.1\nHost: x\nTransfer-Encoding: chunked", "PUT / HTTP/1.1\nHost: x" + forwarded + "\nTransfer-Encoding: chunked"},
 		{"upgrade", spec.Cookie{}, "GET / HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: websocket", "GET / HTTP/1.1\nHost: x" + forwarded + "\nConnection: Upgrade\nUpgrade: websocket"},
 		{"1.0", spec.Cookie{}, "GET / HTTP/1.0\nExpect: 100-continue", "GET / HTTP/1.1\nHost: 10.10.60.22:80" + forwarded},
+		{"1.0, absolute form", spec.Cookie{}, "GET http://example.org:81/a HTTP/1.0", "GET http://example.org:81/a HTTP/1.1\nHost: example.org:81" + forwarded},
 		{"expect", spec.Cookie{}, "PUT / HTTP/1.1\nHost: x\nExpect: 100-continue\nContent-Length: 3", "PUT / HTTP/1.1\nHost: x\nExpect: 100-continue\nContent-Length: 3" + forwarded},
 		{"cookie is passed on", spec.Cookie{Name: "w"}, "GET / HTTP/1.1\nHost: x\nCookie: w=s1", "GET / HTTP/1.1\nHost: x\nCookie: w=s1" + forwarded},
 		{"indirect", spec.Cookie{Name: "w", Indirect: true}, "GET / HTTP/1.1\nHost: x\nCookie: a=1; w=s1;b=2; w=s2", "GET / HTTP/1.1\nHost: x\nCookie: a=1; b=2" + forwarded},

@@ -33,11 +33,11 @@ func (h *Head) Value(i int) []byte { return h.bytes(h.fields[i].value) }
 // Known returns the i-th field's Name.
 func (h *Head) Known(i int) Name { return h.fields[i].known }
 
+// Authority returns the host and port of a request's target, nil unless it is in absolute form.
+func (h *Head) Authority() []byte { return h.bytes(h.authority) }
+
 // HasHost reports whether there is a Host field.
 func (h *Head) HasHost() bool { return h.host >= 0 }
-
-// ExpectsContinue reports whether a request waits for 100 before it sends its body (RFC 9110 section 10.1.1).
-func (h *Head) ExpectsContinue() bool { return h.expect && h.minor >= 1 }
 
 // KeepAlive reports whether the sender keeps the connection after this message (RFC 9112 section 9.3).
 func (h *Head) KeepAlive() bool {
@@ -47,12 +47,24 @@ func (h *Head) KeepAlive() bool {
 	return h.keepAlive && !h.close
 }
 
-// Upgrade returns the protocols that the sender offers or has switched to (RFC 9110 section 7.8), nil when none.
+// Upgrade returns the protocols that the sender offers or has switched to (RFC 9110 section 7.8), nil when none. An
+// offer of h2c does not count (RFC 9113 section 3.1 has given it up): requests inside it would reach the server past
+// everything that is decided here.
 func (h *Head) Upgrade() []byte {
 	if !h.upgrade || h.upgradeField < 0 || h.minor == 0 {
 		return nil
 	}
-	return h.Value(h.upgradeField)
+	value := h.Value(h.upgradeField)
+	for list := value; ; {
+		protocol, rest, ok := CutToken(list)
+		switch {
+		case !ok:
+			return value
+		case EqualFold(protocol, "h2c"):
+			return nil
+		}
+		list = rest
+	}
 }
 
 // RequestBody tells how the body of a request is framed.

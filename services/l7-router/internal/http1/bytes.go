@@ -4,7 +4,7 @@ package http1
 const (
 	classToken  = 1 << iota // RFC 9110 5.6.2 tchar
 	classValue              // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
-	classTarget             // RFC 3986: the visible characters that may stand in a URI; those it leaves out are common in practice and harmless
+	classTarget             // every visible character but "#": browsers send some in a query that RFC 3986 leaves out, "\" for one
 	classHost               // RFC 3986 3.2.2 and 3.2.3: host and port
 )
 
@@ -30,10 +30,7 @@ var class = func() (table [256]byte) {
 	}
 	table[' '] |= classValue
 	table['\t'] |= classValue
-	// A fragment never goes over the wire, and the rest are delimiters that no URI holds.
-	for _, c := range []byte("#\"<>\\") {
-		table[c] &^= classTarget
-	}
+	table['#'] &^= classTarget // a fragment never goes over the wire
 	return table
 }()
 

@@ -65,7 +65,6 @@ type Head struct {
 	upgrade      bool // Connection names Upgrade
 	moreOptions  bool // Connection names fields beyond those that are hop-by-hop anyway
 	upgradeField int
-	expect       bool
 }
 
 // Reset makes h ready for another head of the given kind.
@@ -75,7 +74,7 @@ func (h *Head) Reset(kind Kind) {
 	h.method, h.target, h.path, h.authority, h.reason = span{}, span{}, span{}, span{}, span{}
 	h.status, h.minor, h.count = 0, 0, 0
 	h.length, h.chunked, h.host = -1, false, -1
-	h.close, h.keepAlive, h.upgrade, h.moreOptions, h.upgradeField, h.expect = false, false, false, false, -1, false
+	h.close, h.keepAlive, h.upgrade, h.moreOptions, h.upgradeField = false, false, false, false, -1
 }
 
 // Parse reads on. Data starts with the first byte of the message and holds at least what earlier calls were shown (it
@@ -128,9 +127,6 @@ func (h *Head) Parse(data []byte) (complete bool, err error) {
 		}
 	}
 }
-
-// Begun reports whether anything but empty lines has been seen.
-func (h *Head) Begun() bool { return h.begun || h.search > h.line }
 
 func (h *Head) bytes(s span) []byte { return h.buf[s.from:s.to:s.to] }
 
@@ -303,10 +299,6 @@ func (h *Head) note(name Name, value []byte) error {
 		}
 	case Upgrade:
 		h.upgradeField = h.count
-	case Expect:
-		if EqualFold(value, "100-continue") {
-			h.expect = true
-		}
 	}
 	return nil
 }

@@ -21,9 +21,6 @@ func show(h *Head) string {
 	if h.Upgrade() != nil {
 		fmt.Fprintf(&b, " upgrade=%s", h.Upgrade())
 	}
-	if h.ExpectsContinue() {
-		b.WriteString(" expects")
-	}
 	for i := range h.Fields() {
 		fmt.Fprintf(&b, " |%s=%s", h.Name(i), h.Value(i))
 		if h.HopByHop(i) {
@@ -68,7 +65,9 @@ func TestParseAccepts(t *testing.T) {
 		{"absolute form without path", Request, "GET http://x?b/c HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://x?b/c path= 1.1 body={0 0} keep=true |Host=x"},
 		{"asterisk", Request, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS * path=* 1.1 body={0 0} keep=true |Host=x"},
 		{"upgrade", Request, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true upgrade=websocket |Host=x |Connection=Upgrade(hop) |Upgrade=websocket(hop)"},
-		{"expect", Request, "PUT / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", "PUT / path=/ 1.1 body={1 1} keep=true expects |Host=x |Expect=100-continue |Content-Length=1"},
+		{"expect", Request, "PUT / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", "PUT / path=/ 1.1 body={1 1} keep=true |Host=x |Expect=100-continue |Content-Length=1"},
+		{"h2c is not passed on", Request, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket, H2C\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=x |Connection=Upgrade(hop) |Upgrade=websocket, H2C(hop)"},
+		{"what browsers leave in a query", Request, "GET /?a\\b|c\"<d> HTTP/1.1\r\nHost: x\r\n\r\n", "GET /?a\\b|c\"<d> path=/ 1.1 body={0 0} keep=true |Host=x"},
 		{"value of high bytes", Request, "GET / HTTP/1.1\r\nHost: x\r\nA: \xe4\xb8\xad\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=x |A=\xe4\xb8\xad"},
 		{"incomplete", Request, "GET / HTTP/1.1\r\nHost: x\r\n\r", "incomplete"},
 		{"response", Response, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", `200 "OK" 1.1 body={1 5} keep=true |Content-Length=5`},
