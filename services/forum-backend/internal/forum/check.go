@@ -36,7 +36,7 @@ func CheckUser(name, email, password string, minPassword int) []Problem {
 	var ps []Problem
 	if n := utf8.RuneCountInString(name); n < 2 || n > MaxName {
 		ps = append(ps, Problem{"name", fmt.Sprintf("want 2 to %d characters, got %d", MaxName, n)})
-	} else if name != strings.TrimSpace(name) || !plain(name, false) {
+	} else if !singleSpaces(name) || !plain(name, false) {
 		ps = append(ps, Problem{"name", "want letters, digits, marks and single spaces, with none at the ends"})
 	}
 	if !validEmail(email) {
@@ -49,6 +49,12 @@ func CheckUser(name, email, password string, minPassword int) []Problem {
 		ps = append(ps, Problem{"password", fmt.Sprintf("want %d to %d characters, got %d", minPassword, MaxPassword, n)})
 	}
 	return ps
+}
+
+// singleSpaces reports whether s has single spaces only, of the plain kind, and none at its ends: a browser shows several
+// as one, and others as if they were plain.
+func singleSpaces(s string) bool {
+	return strings.Join(strings.Fields(s), " ") == s
 }
 
 func validEmail(s string) bool {
@@ -96,7 +102,7 @@ func checkLine(field, s string, least, most int) []Problem {
 }
 
 // plain reports whether s is UTF-8 without control characters and without the invisible characters that let one name
-// pass for another (direction overrides, zero-width ones); a text may have line breaks, tabs and joiners.
+// pass for another (direction overrides, zero-width ones, fillers); a text may have line breaks, tabs, joiners and fillers.
 func plain(s string, text bool) bool {
 	if !utf8.ValidString(s) {
 		return false
@@ -105,6 +111,8 @@ func plain(s string, text bool) bool {
 		switch {
 		case text && (r == '\n' || r == '\t' || r == '\u200c' || r == '\u200d'):
 		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == '\u2028', r == '\u2029', r == utf8.RuneError:
+			return false
+		case !text && (unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r) || r == '\u2800'): // Hangul fillers, Braille blank
 			return false
 		}
 	}
