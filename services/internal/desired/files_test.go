@@ -221,9 +221,14 @@ func TestBrokenFileAtStartLeavesTheLastGoodCopy(t *testing.T) {
 	write(t, path, "kind: [")
 	synctest.Test(t, func(t *testing.T) {
 		s := watchFiles(t, dir, state)
-		first, ok := s.Snapshot()
-		if !ok || first.Origin != commonv1.Origin_ORIGIN_LAST_GOOD || len(first.Objects) != 1 {
-			t.Errorf("first: %v %v, want the copy", first, ok)
+		newest, ok := s.Snapshot()
+		if !ok || len(newest.Violations) != 1 {
+			t.Errorf("first: %v %v, want what is wrong", newest, ok)
+		}
+		s.Describe(0, newest.Violations) // the loop reports
+		good, ok := s.Snapshot()
+		if !ok || good.Origin != commonv1.Origin_ORIGIN_LAST_GOOD || len(good.Objects) != 1 {
+			t.Errorf("then: %v %v, want the copy", good, ok)
 		}
 		expect(t, s, "FILE@2 !a.yaml")
 	})

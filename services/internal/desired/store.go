@@ -80,7 +80,9 @@ type Store struct {
 	mu        sync.Mutex
 	newest    Snapshot      // the newest that rules
 	loaded    bool          // there is a newest
-	first     *Snapshot     // the last good copy, until the loop has had it
+	saved     *Snapshot     // the last good copy, until the loop has had it or has something newer in force
+	waiting   bool          // for the source; saved is held back meanwhile
+	wrong     bool          // the loop has nothing in force and has refused the newest
 	copied    Snapshot      // what the last good copy on disk holds
 	seen      history       // of everything that has ruled
 	available bool          // the source answers
@@ -133,31 +135,49 @@ func (s *Store) restore() {
 	if err != nil || saved.Origin == commonv1.Origin_ORIGIN_UNSPECIFIED {
 		return
 	}
-	s.newest, s.loaded, s.copied, s.first = saved, true, saved, &saved
-	s.log.Info("last good copy is in force until the source answers", logging.Revision(saved.Revision), logging.Count(len(saved.Objects)))
-	s.kick()
+	s.newest, s.loaded, s.copied, s.saved, s.waiting = saved, true, saved, &saved, true
+	s.log.Info("last good copy found", logging.Revision(saved.Revision), logging.Count(len(saved.Objects)))
 }
+
+// SourceWait is how long after the start the loop waits for the source before it gets the last good copy instead: what
+// the copy holds may have been moved or deleted meanwhile, and must not come back even for a moment.
+const SourceWait = 2 * time.Second
 
 // Run follows the source until ctx ends, which is no error. Call it once.
 func (s *Store) Run(ctx context.Context) error {
+	late := time.AfterFunc(SourceWait, s.stopWaiting)
+	defer late.Stop()
 	return errors.Join(s.source.run(ctx), s.source.close())
 }
 
 // Changed gets a kick when there is a newer snapshot, or when what Describe tells has changed. Kicks are coalesced.
 func (s *Store) Changed() <-chan struct{} { return s.changed }
 
-// Snapshot is the newest snapshot, for the loop; false before there is any. The first call answers the last good copy,
-// when there is one, even if the source has answered already: if the newest turns out to be wrong, the loop needs a good
-// one to stay with.
+// stopWaiting lets the loop have the last good copy if the source has not answered.
+func (s *Store) stopWaiting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting && s.newest.Origin == commonv1.Origin_ORIGIN_LAST_GOOD {
+		s.log.Warn("the source has not answered yet; last good copy is in force", logging.Revision(s.newest.Revision))
+		s.kick()
+	}
+	s.waiting = false
+}
+
+// Snapshot is the newest snapshot, for the loop; false before there is any. Without an answer of the source within
+// SourceWait, or with one that is held off, it is the last good copy. When the loop has refused the newest and has
+// nothing else in force, which it tells through Describe, it gets the last good copy once and then the newest again.
 func (s *Store) Snapshot() (Snapshot, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first := s.first; first != nil {
-		s.first = nil
-		if s.newest.Origin != first.Origin {
-			s.kick()
-		}
-		return *first, true
+	switch {
+	case s.wrong && s.saved != nil:
+		saved := *s.saved
+		s.saved = nil
+		s.kick()
+		return saved, true
+	case s.waiting && s.newest.Origin == commonv1.Origin_ORIGIN_LAST_GOOD:
+		return Snapshot{}, false
 	}
 	return s.newest, s.loaded
 }
@@ -199,16 +219,21 @@ func (s *Store) Accept(snapshot Snapshot) error {
 		return fmt.Errorf("keep the last good copy: %w", err)
 	}
 	s.mu.Lock()
-	s.copied = snapshot
+	s.copied, s.saved = snapshot, nil
 	s.mu.Unlock()
 	return nil
 }
 
 // Describe tells which desired state is in force, for the status. inForce is the revision of the snapshot in force, 0 for
-// none; violations are why the newest one is not.
+// none; violations are why the newest one is not. With violations and nothing in force, Snapshot answers the last good
+// copy next, if there is one.
 func (s *Store) Describe(inForce int64, violations []*commonv1.Violation) *commonv1.DesiredState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if inForce == 0 && len(violations) > 0 && s.saved != nil && s.newest.Origin != commonv1.Origin_ORIGIN_LAST_GOOD {
+		s.wrong = true
+		s.kick()
+	}
 	d := &commonv1.DesiredState{
 		Revision:        inForce,
 		SeenRevision:    s.newest.Revision,
@@ -332,7 +357,7 @@ func (s *Store) offerWhole(next Snapshot) {
 	if s.alarm != why {
 		s.log.Error("etcd is not the continuation of the one known before and is held off", logging.Reason(why), logging.Revision(next.Revision))
 	}
-	s.held, s.alarm = &next, why
+	s.held, s.alarm, s.waiting = &next, why, false
 	s.kick()
 }
 

@@ -340,6 +340,9 @@ func TestWipedEtcdIsHeldOff(t *testing.T) {
 			w.stop()
 			w = follow(t, door.endpoints(), dir)
 			w.await("LAST_GOOD backend/a backend/b alarm")
+			if snapshot := w.awaitSnapshot(); snapshot.Origin != commonv1.Origin_ORIGIN_LAST_GOOD || len(snapshot.Objects) != 2 {
+				t.Errorf("the loop gets %v, want the copy", snapshot)
+			}
 
 			// What happens there while it is held off counts once it rules.
 			seed(t, e.Endpoints(), "late")
@@ -413,9 +416,12 @@ func TestServiceStartsWhileEtcdIsAway(t *testing.T) {
 
 	w = follow(t, e.Endpoints(), dir)
 	w.await("LAST_GOOD backend/a away")
-	snapshot, ok := w.Snapshot()
-	if !ok || snapshot.Origin != commonv1.Origin_ORIGIN_LAST_GOOD {
-		t.Errorf("the loop gets %v %v", snapshot, ok)
+	if snapshot, ok := w.Snapshot(); ok {
+		t.Errorf("the loop does not wait for the source: it gets %v", snapshot)
+	}
+	snapshot := w.awaitSnapshot()
+	if snapshot.Origin != commonv1.Origin_ORIGIN_LAST_GOOD {
+		t.Errorf("the loop gets %v", snapshot)
 	}
 	if err := w.Accept(snapshot); err != nil {
 		t.Error(err)
@@ -439,7 +445,42 @@ func TestServiceStartsWithNothingAtAll(t *testing.T) {
 	w.await("ETCD")
 }
 
-func TestLoopGetsTheLastGoodCopyBeforeTheNewest(t *testing.T) {
+// What has been deleted while the service was down must not come back, not even for one pass.
+func TestLoopNeverSeesTheCopyWhenTheSourceAnswers(t *testing.T) {
+	t.Parallel()
+	e := etcdtest.Start(t)
+	dir := t.TempDir()
+	w := follow(t, e.Endpoints(), dir)
+	w.await("ETCD")
+	w.mustPut("a")
+	w.accept()
+	w.stop()
+	deleteAll(t, e.Endpoints())
+	seed(t, e.Endpoints(), "b")
+
+	w = follow(t, e.Endpoints(), dir)
+	if first := w.awaitSnapshot(); first.Origin != commonv1.Origin_ORIGIN_ETCD || len(first.Objects) != 1 || first.Objects[0].Name != "b" {
+		t.Errorf("the loop gets %v first, want what etcd holds", first)
+	}
+}
+
+// awaitSnapshot waits, as the loop does, until there is something to go by.
+func (w *world) awaitSnapshot() desired.Snapshot {
+	w.t.Helper()
+	limit := time.After(time.Minute)
+	for {
+		if snapshot, ok := w.Snapshot(); ok {
+			return snapshot
+		}
+		select {
+		case <-w.Changed():
+		case <-limit:
+			w.t.Fatal("no snapshot")
+		}
+	}
+}
+
+func TestLoopGetsTheLastGoodCopyWhenTheNewestIsWrong(t *testing.T) {
 	t.Parallel()
 	e := etcdtest.Start(t)
 	dir := t.TempDir()
@@ -454,16 +495,25 @@ func TestLoopGetsTheLastGoodCopyBeforeTheNewest(t *testing.T) {
 	}
 	w = follow(t, e.Endpoints(), dir)
 	w.await("ETCD !backend/a")
-	good, ok := w.Snapshot()
-	if !ok || len(good.Objects) != 1 || len(good.Violations) != 0 {
-		t.Fatalf("first: %v, %v; want the copy with backend/a", good, ok)
+	newest := w.awaitSnapshot()
+	if len(newest.Violations) != 1 {
+		t.Fatalf("first: %v, want what is wrong now", newest)
+	}
+	w.Describe(0, newest.Violations) // the loop reports
+	<-w.Changed()
+	good := w.awaitSnapshot()
+	if len(good.Objects) != 1 || len(good.Violations) != 0 {
+		t.Fatalf("then: %v; want the copy with backend/a", good)
 	}
 	<-w.Changed() // tells the loop that there is more
-	if newest, _ := w.Snapshot(); len(newest.Violations) != 1 {
-		t.Errorf("then: %v, want what is wrong now", newest)
+	if newest, _ = w.Snapshot(); len(newest.Violations) != 1 {
+		t.Errorf("at last: %v, want what is wrong now", newest)
 	}
-	if d := w.Describe(good.Revision, nil); d.Origin != commonv1.Origin_ORIGIN_LAST_GOOD || d.SeenRevision <= d.Revision || !d.SourceAvailable {
+	if d := w.Describe(good.Revision, newest.Violations); d.Origin != commonv1.Origin_ORIGIN_LAST_GOOD || d.SeenRevision <= d.Revision || !d.SourceAvailable {
 		t.Errorf("status: %v", d)
+	}
+	if again, _ := w.Snapshot(); len(again.Violations) != 1 {
+		t.Errorf("after that: %v, want no copy any more", again)
 	}
 }
 
