@@ -33,8 +33,10 @@ const (
 	announcePause = time.Second
 	// retryPause is how long an instance stays in fault after the kernel has refused its addresses or its socket.
 	retryPause = 30 * time.Second
-	// drainMost bounds the packets taken in at one go, so that a flood cannot keep the timer waiting.
-	drainMost = 64
+	// drainMost bounds the packets taken in at one go, so that a flood cannot keep the timer waiting. It is more than the
+	// socket's buffer holds (netdev): one go reads all that has come while the process was held up, the adverts of other
+	// instances included.
+	drainMost = 1024
 	// datagramMost holds any advert: 255 addresses behind an IP header with options make 1096 bytes.
 	datagramMost = 1500
 )
@@ -226,6 +228,7 @@ func (i *instance) run(ctx context.Context) {
 		i.step(fsm.Event{Kind: fsm.Startup}, "started")
 	}
 
+	// What makes a master speak up reads the socket first: after the process was held up, there is perhaps another one.
 	for {
 		select {
 		case <-ctx.Done():
@@ -237,13 +240,16 @@ func (i *instance) run(ctx context.Context) {
 		case <-i.timer.C:
 			i.timeout()
 		case <-i.again.C:
+			i.drain()
 			i.sendFrames()
 		case <-i.retry.C:
 			i.mend(causeAddresses)
 			i.look()
 		case <-i.pokes:
+			i.drain()
 			i.look()
 		case o := <-i.orders:
+			i.drain()
 			i.obey(tracking, o)
 			close(o.obeyed)
 		case f := <-i.findings:

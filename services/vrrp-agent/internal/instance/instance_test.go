@@ -316,6 +316,66 @@ func TestHeldUp(t *testing.T) {
 	})
 }
 
+// The one advert that counts may lie behind many of other instances.
+func TestHeldUpAmongOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		b := l.join(t, "haproxy2", "192.168.60.128/24")
+		b.start(t, vi1(99))
+		pass(3 * time.Second)
+		b.mute = true
+		l.mu.Lock()
+		for range 500 {
+			b.wires[0].queue = append(b.wires[0].queue, advertOf(7, 200))
+		}
+		b.wires[0].queue = append(b.wires[0].queue, advertOf(53, 105))
+		l.mu.Unlock()
+		pass(2 * time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (started)")
+		b.leave()
+	})
+}
+
+// A master that was held up does not speak up, for whatever reason, before it has read who took over meanwhile.
+func TestHeldUpMasterReadsFirst(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		wake func(t *testing.T, b *node)
+	}{
+		{"card event", func(_ *testing.T, b *node) { b.change(func() { b.card.MAC[5] = 9 }) }},
+		{"order", func(t *testing.T, b *node) {
+			if err := b.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: vi1(98)}); err != nil {
+				t.Error(err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLAN()
+				b := l.join(t, "haproxy2", "192.168.60.128/24")
+				b.start(t, vi1(99))
+				pass(10*time.Second + 300*time.Millisecond)
+				l.take()
+				b.mute = true
+				l.mu.Lock()
+				b.wires[0].queue = append(b.wires[0].queue, advertOf(53, 105))
+				l.mu.Unlock()
+				c.wake(t, b)
+				expect(t, b.print(), "haproxy2: VI_1 backup [] (192.168.60.22 has priority 105)")
+				expect(t, l.take(), "10.300 haproxy2 remove 192.168.60.78")
+				b.leave()
+			})
+		})
+	}
+}
+
+func advertOf(router, priority uint8) []byte {
+	a := packet.Advertisement{VirtualRouterID: router, Priority: priority, Interval: time.Second, Addresses: vi1(1).Addresses}
+	return ipv4(netip.MustParseAddr("192.168.60.22"), a.Append(nil, packet.Authentication{}))
+}
+
 func TestUpdateKeepsTheState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -12,6 +12,10 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
+// receiveBuffer is the buffer of the advert socket, in bytes; the kernel doubles it, and counts 500 bytes at least for a
+// packet, so that it holds less than a thousand.
+const receiveBuffer = 208 << 10
+
 // Wire sends and receives adverts and sends gratuitous ARP at one port. Send, Announce and Receive are for one
 // goroutine, Wait for another; Close may be called by any.
 type Wire struct {
@@ -79,6 +83,7 @@ func openAdverts(p nic.Port) (*os.File, error) {
 	membership := unix.IPMreqn{Multiaddr: packet.Group().As4(), Ifindex: int32(p.Index)}
 	sender := unix.IPMreqn{Address: p.Source.As4(), Ifindex: int32(p.Index)}
 	for _, step := range []func() error{
+		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) },
 		set(unix.IP_TOS, packet.TypeOfService),
 		set(unix.IP_MULTICAST_TTL, packet.TTL),
 		set(unix.IP_MULTICAST_LOOP, 0),
