@@ -125,8 +125,6 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 		switch {
 		case errors.Is(err, errGone):
 			return false, nil
-		case r.down.sent:
-			return false, nil // an interim response is out; what follows would be taken for its final one
 		case sendErr != nil && reading(sendErr):
 			return c.refuseBody(sendErr), nil
 		case reused && x.Repeatable && !r.heard && !errors.Is(err, errSilent):
@@ -273,18 +271,18 @@ func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
 		_ = r.srv.Close() // something is missing, or was too much
 	}
 	switch {
-	case err != nil && reading(err) && reply.Body.Framing == http1.UntilClose:
+	case err != nil && reading(err) && len(r.down.head) > 0:
+		return c.refuse(502, false), nil // the very start of the body is bad, and nothing has been sent yet
+	case err != nil && reading(err) && (reply.Body.Framing == http1.UntilClose || reply.Unchunk):
 		c.abort() // or the client would take what it has for the whole
 		return false, nil
 	case err != nil:
 		return false, nil
-	case sendErr != nil || !reply.KeepClient:
-		if sendErr != nil {
-			c.linger()
-		}
+	case sendErr != nil || !reply.KeepClient && c.sendsMore():
+		c.linger()
 		return false, nil
 	}
-	return true, nil
+	return reply.KeepClient, nil
 }
 
 // tunnel passes everything on, both ways, until both sides have ended or nothing has moved for the longer timeout.

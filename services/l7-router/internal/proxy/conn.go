@@ -131,6 +131,7 @@ func (c *conn) await(timeout time.Duration) bool {
 // readHead reads a request's head: 0 when it is complete, a status to refuse it with, or -1 when the client has gone.
 func (c *conn) readHead(timeout time.Duration) int {
 	c.head.Reset(http1.Request)
+	c.request.ToHead = false // what the request before was does not matter to a refusal of this one
 	armed := false
 	for {
 		complete, err := c.head.Parse(c.in.bytes())
@@ -164,6 +165,12 @@ func (c *conn) fail(status int, keep bool) bool {
 	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
 	_, err := c.Write(c.out)
 	return err == nil
+}
+
+// sendsMore reports whether the client has sent more than what has been taken of it.
+func (c *conn) sendsMore() bool {
+	n, err := c.peek()
+	return !c.in.empty() || err == nil && n > 0
 }
 
 // linger throws away what the client is still sending, within bounds.

@@ -55,8 +55,6 @@ type direction struct {
 	watch func() error
 	// head is sent before anything else, together with the first bytes of the body when they fit.
 	head []byte
-	// sent: something has been written.
-	sent bool
 }
 
 // readInto reads once.
@@ -137,7 +135,6 @@ func (d *direction) writeAll(p []byte) error {
 		d.beforeWrite()
 		n, err := d.to.Write(p)
 		if n > 0 {
-			d.sent = true
 			d.active.touch()
 			p = p[n:]
 		}
@@ -286,7 +283,6 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 				continue
 			}
 			moved += gave
-			d.sent = true
 			d.active.touch()
 		}
 	}
