@@ -36,8 +36,8 @@ type Config struct {
 
 // Set is the sides that run on this node. Start and Stop are called by one goroutine, the others by any.
 type Set struct {
-	cfg     Config
-	changed chan struct{}
+	cfg  Config
+	bell *bell
 
 	mu      sync.Mutex // guards running
 	running []*running
@@ -53,18 +53,11 @@ type running struct {
 // New makes an empty set.
 func New(cfg Config) *Set {
 	cfg.Log = cfg.Log.Named("pair")
-	return &Set{cfg: cfg, changed: make(chan struct{}, 1)}
+	return &Set{cfg: cfg, bell: newBell()}
 }
 
-// Changed has a token after a side has begun to stand differently. One goroutine may wait on it.
-func (s *Set) Changed() <-chan struct{} { return s.changed }
-
-func (s *Set) kick() {
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
-}
+// Changed has a token after a side has begun to stand differently, at most one a second. One goroutine may wait on it.
+func (s *Set) Changed() <-chan struct{} { return s.bell.rings }
 
 // Observe is the sides that run.
 func (s *Set) Observe() []plan.Side {
@@ -103,7 +96,7 @@ func (s *Set) Release() {
 
 // Start starts a side. Its life ends with Stop or Close, not with ctx.
 func (s *Set) Start(ctx context.Context, side plan.Side) error {
-	runner, err := s.cfg.Make(ctx, side, s.kick)
+	runner, err := s.cfg.Make(ctx, side, s.bell.push)
 	if err != nil {
 		return fmt.Errorf("start %v: %w", side, err)
 	}
@@ -114,7 +107,7 @@ func (s *Set) Start(ctx context.Context, side plan.Side) error {
 	s.mu.Unlock()
 	go func() { // ends with life; Stop and Close wait for it
 		defer close(r.done)
-		defer s.kick()
+		defer s.bell.push()
 		s.run(life, r)
 	}()
 	return nil
@@ -158,6 +151,7 @@ func (s *Set) Stop(ctx context.Context, side plan.Side) error {
 
 // Close stops all sides and waits for their end, at most for ctx.
 func (s *Set) Close(ctx context.Context) error {
+	defer s.bell.close()
 	var errs []error
 	for _, side := range s.Observe() {
 		errs = append(errs, s.Stop(ctx, side))
