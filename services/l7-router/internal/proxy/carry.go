@@ -132,7 +132,7 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 		}
 		return c.refuse(status, keep && r.sending == nil), nil
 	}
-	return r.finish(server, in)
+	return r.finish(server, &in)
 }
 
 // sendRequest sends head and body. A body that has not come whole is sent by a goroutine of its own, because a server
@@ -240,7 +240,7 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 }
 
 // finish passes the final response on.
-func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
+func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) {
 	c, h := r.c, &r.c.head
 	// A server that refuses a body which is still coming will not read the rest.
 	closing := c.closing() || r.sending != nil && len(r.sending) == 0 && h.Status() >= 400
@@ -251,21 +251,21 @@ func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
 		_ = r.srv.Close()
 		return c.refuse(502, false), nil
 	}
-	in.consume(h.Len())
+	(*in).consume(h.Len())
 	if reply.Tunnel {
 		r.tunnel(in)
 		return false, nil
 	}
 
 	r.down.head = out
-	err = r.down.stream(in, reply.Body, reply.Unchunk)
+	err = r.down.stream(*in, reply.Body, reply.Unchunk)
 	var sendErr error
 	if err != nil || !reply.KeepServer || closing {
 		sendErr = r.stopSending()
 	} else if r.sending != nil {
 		sendErr = <-r.sending // the server keeps the connection, so it reads the rest
 	}
-	if err == nil && sendErr == nil && reply.KeepServer && in.empty() {
+	if err == nil && sendErr == nil && reply.KeepServer && (*in).empty() {
 		server.Keep(r.srv)
 	} else {
 		_ = r.srv.Close() // something is missing, or was too much
@@ -286,7 +286,7 @@ func (r *relay) finish(server *pool.Server, in *buffer) (goOn bool, err error) {
 }
 
 // tunnel passes everything on, both ways, until both sides have ended or nothing has moved for the longer timeout.
-func (r *relay) tunnel(in *buffer) {
+func (r *relay) tunnel(in **buffer) {
 	defer func() { _ = r.srv.Close() }() // it belongs to another protocol now
 	if r.sending != nil {
 		if err := <-r.sending; err != nil {
@@ -296,18 +296,25 @@ func (r *relay) tunnel(in *buffer) {
 	quiet := max(r.up.fromTimeout, r.up.toTimeout)
 	r.up.fromTimeout, r.up.toTimeout, r.down.fromTimeout, r.down.toTimeout = quiet, quiet, quiet, quiet
 	r.down.head, r.down.watch = r.c.out, nil
+	// What has been read already goes first, so that a quiet tunnel holds no buffers.
+	if r.down.write((*in).bytes()) != nil || r.up.write(r.c.in.bytes()) != nil {
+		return
+	}
+	giveBack(*in)
+	*in = nil
+	r.c.rest()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.oneWay(&r.up, r.c.in)
+		r.oneWay(&r.up)
 	}()
-	r.oneWay(&r.down, in)
+	r.oneWay(&r.down)
 	<-done
 }
 
 // oneWay passes one direction on, then tells its end to the other side; an error ends both directions.
-func (r *relay) oneWay(d *direction, in *buffer) {
-	err := d.untilClose(in)
+func (r *relay) oneWay(d *direction) {
+	err := d.untilEnd()
 	if err == nil {
 		err = d.to.CloseWrite()
 	}

@@ -240,6 +240,11 @@ func (d *direction) untilClose(in *buffer) error {
 		return err
 	}
 	in.consume(len(in.bytes()))
+	return d.untilEnd()
+}
+
+// untilEnd moves everything up to the end of the stream.
+func (d *direction) untilEnd() error {
 	for {
 		_, err := d.splice(1 << 40)
 		switch {
@@ -251,42 +256,66 @@ func (d *direction) untilClose(in *buffer) error {
 	}
 }
 
-// splice moves n bytes without bringing them into this process. It reports how many it has moved.
+// splice moves n bytes, if it can without bringing them into this process. It reports how many it has moved. While it
+// waits for the sender it holds neither pipe nor buffer.
 func (d *direction) splice(n int64) (moved int64, err error) {
-	p, err := borrowPipe()
-	if err != nil {
-		return 0, &failed{reading: true, err: err}
-	}
-	defer giveBackPipe(p)
 	for moved < n {
 		if err := d.beforeRead(); err != nil {
 			return moved, err
 		}
-		took, err := p.take(d.from, n-moved)
-		if err != nil {
+		p, err := d.from.fill(n - moved)
+		var step int64
+		switch {
+		case errors.Is(err, errNoSplice):
+			step, err = d.copy(n - moved)
+		case err != nil:
 			if err = d.afterWait(err, d.fromTimeout); err != nil {
-				return moved, &failed{reading: true, err: err}
+				err = &failed{reading: true, err: err}
 			}
-			continue
-		}
-		if took == 0 {
-			return moved, &failed{reading: true, err: errCut}
-		}
-		d.active.touch()
-		for p.held > 0 {
-			d.beforeWrite()
-			gave, err := p.give(d.to)
-			if err != nil {
-				if err = d.afterWait(err, d.toTimeout); err != nil {
-					return moved, &failed{err: err}
-				}
-				continue
-			}
-			moved += gave
+		case p == nil:
+			err = &failed{reading: true, err: errCut}
+		default:
 			d.active.touch()
+			step, err = d.pour(p)
+		}
+		moved += step
+		if err != nil {
+			return moved, err
 		}
 	}
 	return moved, nil
+}
+
+// pour empties a pipe into the receiver and gives it back.
+func (d *direction) pour(p *pipe) (moved int64, err error) {
+	defer giveBackPipe(p)
+	for p.held > 0 {
+		d.beforeWrite()
+		gave, err := p.give(d.to)
+		if err != nil {
+			if err = d.afterWait(err, d.toTimeout); err != nil {
+				return moved, &failed{err: err}
+			}
+			continue
+		}
+		moved += gave
+		d.active.touch()
+	}
+	return moved, nil
+}
+
+// copy moves at most n bytes through a buffer, for want of a pipe.
+func (d *direction) copy(n int64) (moved int64, err error) {
+	b := borrow()
+	defer giveBack(b)
+	took, err := d.readInto(b.b[:min(n, BufferSize)])
+	if err != nil {
+		return 0, cut(err)
+	}
+	if err := d.writeAll(b.b[:took]); err != nil {
+		return 0, err
+	}
+	return int64(took), nil
 }
 
 // cut says of the end of a stream that it came in the middle of a body.

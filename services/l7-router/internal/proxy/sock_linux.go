@@ -16,6 +16,11 @@ type sock struct {
 	readErr error
 	readNow func(uintptr) bool
 
+	filled   *pipe
+	fillMost int64
+	fillErr  error
+	fillNow  func(uintptr) bool
+
 	peekErr error
 	peekN   int
 	peekB   [1]byte
@@ -29,6 +34,7 @@ func newSock(c *net.TCPConn) (*sock, error) {
 	}
 	s := &sock{TCPConn: c, raw: raw}
 	s.readNow = s.readReady
+	s.fillNow = s.fillReady
 	s.peekNow = s.peekFD
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"syscall"
 )
 
@@ -21,12 +22,13 @@ type pipe struct {
 	r, w int
 	held int64 // bytes inside
 
-	want int64
 	n    int64
 	err  error
-	fill func(uintptr) bool
 	pour func(uintptr) bool
 }
+
+// errNoSplice: there is no pipe to be had (EMFILE, ENFILE), or the kernel does not splice from this socket.
+var errNoSplice = errors.New("no splice")
 
 var pipes = make(chan *pipe, maxPipes)
 
@@ -43,7 +45,6 @@ func borrowPipe() (*pipe, error) {
 	p := &pipe{r: fds[0], w: fds[1]}
 	// A larger pipe only saves calls; a user may be at the limit of fs.pipe-user-pages-soft.
 	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(p.w), setPipeSize, pipeSize)
-	p.fill = func(fd uintptr) bool { return p.splice(int(fd), p.w, min(p.want, pipeSize)) }
 	p.pour = func(fd uintptr) bool { return p.splice(p.r, int(fd), p.held) }
 	return p, nil
 }
@@ -75,17 +76,39 @@ func (p *pipe) splice(from, to int, n int64) bool {
 	}
 }
 
-// take fills the pipe, which must be empty, with at most n bytes from s; 0 at the end of the stream.
-func (p *pipe) take(s *sock, n int64) (int64, error) {
-	p.want, p.n, p.err = n, 0, nil
-	if err := s.raw.Read(p.fill); err != nil {
-		return 0, err
+// fill waits until s can be read, and returns a pipe with at most n bytes of it; nil at the end of the stream.
+func (s *sock) fill(n int64) (*pipe, error) {
+	s.filled, s.fillMost, s.fillErr = nil, min(n, pipeSize), nil
+	if err := s.raw.Read(s.fillNow); err != nil {
+		return nil, err
 	}
-	if p.err != nil {
-		return 0, p.err
+	p := s.filled
+	s.filled = nil
+	return p, s.fillErr
+}
+
+func (s *sock) fillReady(fd uintptr) bool {
+	p, err := borrowPipe()
+	if err != nil {
+		s.fillErr = errNoSplice
+		return true
 	}
-	p.held += p.n
-	return p.n, nil
+	if !p.splice(int(fd), p.w, s.fillMost) {
+		giveBackPipe(p)
+		return false
+	}
+	switch {
+	case p.err == syscall.EINVAL:
+		s.fillErr = errNoSplice
+	case p.err != nil:
+		s.fillErr = p.err
+	case p.n > 0:
+		p.held = p.n
+		s.filled = p
+		return true
+	}
+	giveBackPipe(p)
+	return true
 }
 
 // give passes some of what the pipe holds on to s.
