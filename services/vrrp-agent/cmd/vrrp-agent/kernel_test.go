@@ -92,6 +92,24 @@ func TestKernelDualMaster(t *testing.T) {
 	onA.stop(t)
 }
 
+// TestKernelMovedAwayWhileDown: an instance that is moved to other nodes while this agent is dead leaves no address here.
+func TestKernelMovedAwayWhileDown(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	a := n.machine(t, "haproxy", "192.168.60.22/24")
+	onA := a.agent(t, tutorial(t, ""))
+	await(t, "started", map[*machine]string{a: both})
+	onA.kill()
+	a.Exec(t, "ip", "address", "add", "192.168.60.200/32", "dev", "eth0") // somebody else's
+	empty := filepath.Join(t.TempDir(), "desired.yaml")
+	if err := os.WriteFile(empty, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	onA = a.agent(t, empty)
+	await(t, "started again with nothing wanted", map[*machine]string{a: "192.168.60.200"})
+	onA.stop(t)
+}
+
 // TestKernelHeldUp stops the backup's process for longer than it would wait for a master. When it goes on it must not
 // take over: the adverts of the meantime lie in its socket.
 func TestKernelHeldUp(t *testing.T) {

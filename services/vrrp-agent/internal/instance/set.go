@@ -115,7 +115,7 @@ func (s *Set) Observe(context.Context) (plan.Have, error) {
 		return plan.Have{}, err
 	}
 	s.Poke()
-	return plan.Have{Running: s.Instances(), Single: view.Single()}, nil
+	return plan.Have{Running: s.Instances(), Single: view.Single(), Marked: view.Marked()}, nil
 }
 
 // Apply makes one change.

@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +40,7 @@ const (
 type Host struct {
 	log    *zap.Logger
 	handle *netlink.Handle
+	fresh  sync.Mutex // one look at a time, so that an older one never replaces a newer
 	view   atomic.Pointer[nic.View]
 }
 
@@ -67,6 +70,8 @@ func (h *Host) View() nic.View { return *h.view.Load() }
 
 // Refresh looks at the cards now. Any goroutine may call.
 func (h *Host) Refresh() (nic.View, error) {
+	h.fresh.Lock()
+	defer h.fresh.Unlock()
 	links, err := whole(h.handle.LinkList)
 	if err != nil {
 		return nic.View{}, fmt.Errorf("list network cards: %w", err)
@@ -101,6 +106,9 @@ func view(links []netlink.Link, addresses []netlink.Addr) nic.View {
 			ip, ok := netip.AddrFromSlice(address.IP.To4())
 			if bits, _ := address.Mask.Size(); ok && address.LinkIndex == a.Index {
 				card.Addresses = append(card.Addresses, netip.PrefixFrom(ip, bits))
+				if bits == 32 && strings.HasSuffix(address.Label, mark) {
+					card.Marked = append(card.Marked, ip)
+				}
 			}
 		}
 		v.Cards = append(v.Cards, card)
@@ -205,7 +213,9 @@ func drain[T any](c <-chan T) {
 
 // Add puts a single address (/32) on a card and tells whether it was not there before.
 func (h *Host) Add(index int, a netip.Addr) (bool, error) {
-	err := h.handle.AddrAdd(card(index), single(a))
+	address := single(a)
+	address.Label = label(h.View(), index)
+	err := h.handle.AddrAdd(card(index), address)
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil
 	}
@@ -213,6 +223,21 @@ func (h *Host) Add(index int, a netip.Addr) (bool, error) {
 		return false, fmt.Errorf("add %v to network card %d: %w", a, index, err)
 	}
 	return true, nil
+}
+
+// mark is the end of the label of an address that an agent has put there. When a card gets another name, the kernel
+// keeps what stands behind the colon (inetdev_changename in net/ipv4/devinet.c).
+const mark = ":vrrp"
+
+// label is the name of the card, cut to what fits (IFNAMSIZ), and the mark: eth0:vrrp.
+func label(v nic.View, index int) string {
+	name := ""
+	for _, c := range v.Cards {
+		if c.Index == index {
+			name = c.Name
+		}
+	}
+	return name[:min(len(name), unix.IFNAMSIZ-1-len(mark))] + mark
 }
 
 // Remove takes a single address (/32) off a card and tells whether it was there. That it, or the card, is not there is no

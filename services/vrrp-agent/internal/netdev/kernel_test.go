@@ -107,6 +107,20 @@ func TestKernelAddresses(t *testing.T) {
 	if again := find(t, h); again != p {
 		t.Errorf("with the virtual address the port is %+v, was %+v", again, p)
 	}
+	// The mark outlives the name of the card.
+	h.ns.Exec(t, "ip", "link", "set", "eth0", "down")
+	h.ns.Exec(t, "ip", "link", "set", "eth0", "name", "uplink-to-rack4")
+	h.ns.Exec(t, "ip", "link", "set", "uplink-to-rack4", "up")
+	if v, err = h.Refresh(); err != nil || !slices.Equal(v.Marked(), []netip.Addr{vip}) {
+		t.Errorf("renamed: %+v %v", v, err)
+	}
+	other := netip.MustParseAddr("192.168.60.79")
+	if _, err := h.Add(p.Index, other); err != nil {
+		t.Error(err)
+	}
+	if v, err = h.Refresh(); err != nil || !slices.Equal(v.Marked(), []netip.Addr{vip, other}) {
+		t.Errorf("with a long name: %+v %v", v, err)
+	}
 	for n, want := range []bool{true, false} {
 		if removed, err := h.Remove(p.Index, vip); err != nil || removed != want {
 			t.Errorf("remove %d: got %v %v, want %v", n, removed, err, want)

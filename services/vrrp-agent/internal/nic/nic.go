@@ -31,6 +31,8 @@ type Card struct {
 	Up bool
 	// Addresses on the card with the subnets that they stand in, IPv4, in the kernel's order.
 	Addresses []netip.Prefix
+	// Marked are those of them that an agent has put there, in this life or an earlier one.
+	Marked []netip.Addr
 }
 
 // Port is the place of an instance on the network: a card, and the card's own address.
@@ -102,6 +104,16 @@ func (v View) Single() []netip.Addr {
 				all = append(all, p.Addr())
 			}
 		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
+// Marked returns all addresses that an agent has put on some card, each once, in order.
+func (v View) Marked() []netip.Addr {
+	var all []netip.Addr
+	for _, c := range v.Cards {
+		all = append(all, c.Marked...)
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)

@@ -21,6 +21,8 @@ type Have struct {
 	Running []Instance
 	// Single addresses (/32) on the node's network cards, whoever put them there.
 	Single []netip.Addr
+	// Marked addresses: those that an agent has put on the cards, in this life or an earlier one.
+	Marked []netip.Addr
 }
 
 // Instance is a running instance and how it stands.
@@ -51,7 +53,8 @@ type Kind uint8
 const (
 	// Stop an instance: it resigns and removes its addresses.
 	Stop Kind = iota
-	// Clean removes an address that an earlier life of the agent left behind.
+	// Clean removes an address that an earlier life of the agent left behind, of a wanted instance or of one that has
+	// been moved or deleted since.
 	Clean
 	// Update a running instance; it stays in its state.
 	Update
@@ -76,6 +79,9 @@ func (c Change) String() string {
 	case Stop:
 		return fmt.Sprintf("stop instance %s: %s", c.Local.Name, c.Detail)
 	case Clean:
+		if c.Local.Name == "" {
+			return fmt.Sprintf("remove %v, left by an earlier run", c.Address)
+		}
 		return fmt.Sprintf("remove %v of instance %s, left by an earlier run", c.Address, c.Local.Name)
 	case Update:
 		return fmt.Sprintf("update instance %s: %s", c.Local.Name, c.Detail)
@@ -112,6 +118,11 @@ func Diff(want []spec.Local, have Have) []Change {
 			}
 		}
 		starts = append(starts, start(w))
+	}
+	for _, a := range have.Marked {
+		if !owned(a, have.Running) && !slices.ContainsFunc(cleans, func(c Change) bool { return c.Address == a }) {
+			cleans = append(cleans, Change{Kind: Clean, Address: a})
+		}
 	}
 	return slices.Concat(stops, cleans, updates, starts)
 }

@@ -42,6 +42,12 @@ func TestDiff(t *testing.T) {
 			"remove 192.168.60.78 of instance VI_1, left by an earlier run\n" +
 				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]\n" +
 				"start instance VI_3: virtual router 56, priority 99, [192.168.60.55]"},
+		{"start after a crash, meanwhile moved away", nil, Have{Single: single, Marked: single[:1]},
+			"remove 192.168.60.78, left by an earlier run"},
+		{"marked and wanted", []spec.Local{one()}, Have{Single: single, Marked: single[:1]},
+			"remove 192.168.60.78 of instance VI_1, left by an earlier run\n" +
+				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]"},
+		{"marked and running", []spec.Local{one()}, Have{Running: []Instance{{Local: one()}}, Single: single, Marked: single[:1]}, ""},
 		{"as wanted", []spec.Local{one()}, Have{Running: []Instance{{Local: one()}}, Single: single}, ""},
 		{"no longer wanted", nil, Have{Running: []Instance{{Local: one()}}, Single: single},
 			"stop instance VI_1: no longer wanted on this node"},
