@@ -74,7 +74,7 @@ type TargetConfig struct {
 
 // Caps of a target.
 const (
-	maxPeers   = 8         // connections at a time, those that still shake hands included
+	maxPeers   = 8         // connections at a time that have not shown yet who they are
 	maxMembers = 2 << 20   // members of one list
 	maxList    = 512 << 20 // bytes of paths in one list
 )
@@ -89,6 +89,7 @@ type Target struct {
 	folder   Folder        // of who has the turn
 
 	mu       sync.Mutex // guards what follows
+	greeting []net.Conn // those that have not shown yet who they are, oldest first
 	leave    context.CancelFunc
 	live     *intake
 	held     int // deletes that wait for a person; 0: none
@@ -135,7 +136,6 @@ func (t *Target) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = t.listener.Close() }) // ends Accept
 	defer stop()
 	defer t.listener.Close() //nolint:errcheck // so that the address is free when Run returns
-	peers := make(chan struct{}, maxPeers)
 	var wg sync.WaitGroup
 	defer func() {
 		wg.Wait()
@@ -159,17 +159,42 @@ func (t *Target) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		select {
-		case peers <- struct{}{}:
-		default:
-			t.refused(raw, errors.New("too many connections"))
+		peer, err := netip.ParseAddrPort(raw.RemoteAddr().String())
+		if err != nil || !t.allow.Allows(peer.Addr()) {
+			t.refused(raw, errors.New("its address is not in target.allow"))
 			continue
 		}
-		wg.Go(func() {
-			defer func() { <-peers }()
-			t.serve(ctx, raw)
-		})
+		t.admit(raw)
+		wg.Go(func() { t.serve(ctx, raw) })
 	}
+}
+
+// admit lets a peer begin to greet. When too many do, the one that began first goes: those that say nothing must not keep
+// the source out, which needs a moment only.
+func (t *Target) admit(raw net.Conn) {
+	t.mu.Lock()
+	t.greeting = append(t.greeting, raw)
+	var oldest net.Conn
+	if len(t.greeting) > maxPeers {
+		oldest = t.greeting[0]
+		t.greeting = slices.Delete(t.greeting, 0, 1)
+	}
+	t.mu.Unlock()
+	if oldest != nil {
+		t.refused(oldest, errors.New("too many connections"))
+	}
+}
+
+// greeted ends a greeting; false when admit has ended it.
+func (t *Target) greeted(raw net.Conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.greeting, raw)
+	if i < 0 {
+		return false
+	}
+	t.greeting = slices.Delete(t.greeting, i, i+1)
+	return true
 }
 
 func (t *Target) fail(err error) {
@@ -190,16 +215,14 @@ func (t *Target) refused(raw net.Conn, why error) {
 
 // serve serves one connection.
 func (t *Target) serve(ctx context.Context, raw net.Conn) {
-	peer, err := netip.ParseAddrPort(raw.RemoteAddr().String())
-	if err != nil || !t.allow.Allows(peer.Addr()) {
-		t.refused(raw, errors.New("its address is not in target.allow"))
-		return
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // unblocks what reads and writes
 	defer stop()
 	c, err := t.greet(ctx, raw)
+	if !t.greeted(raw) {
+		return // and refused
+	}
 	if err != nil {
 		t.refused(raw, err)
 		return

@@ -299,15 +299,16 @@ func TestNewestConnectionLives(t *testing.T) {
 func TestTooManyConnections(t *testing.T) {
 	t.Parallel()
 	tgt, _ := serveFake(t, &fakeFolder{members: tree.Snapshot{aRoot}})
-	for range maxPeers {
-		dialTarget(t, tgt) // says nothing
+	first := dialTarget(t, tgt)
+	for range maxPeers + 1 {
+		dialTarget(t, tgt) // says nothing either
 	}
-	c := dialTarget(t, tgt)
-	if m, err := c.read(time.Minute); err == nil {
+	greeted(t, tgt) // the source is not kept out
+	if m, err := first.read(time.Minute); err == nil {
 		t.Errorf("got %#v, want the end", m)
 	}
-	if tgt.State().Refused == 0 {
-		t.Error("nobody was refused")
+	if got := tgt.State().Refused; got != 3 {
+		t.Errorf("%d were refused, want 3", got)
 	}
 }
 
