@@ -58,6 +58,10 @@ type Server struct {
 	listener net.Listener
 	server   *grpc.Server
 	health   *health.Server
+
+	// streams ends with the server; every stream's context ends with it.
+	streams    context.Context
+	endStreams context.CancelFunc
 }
 
 // New opens the listener; Run serves it and closes it. It refuses a listener that others can reach without TLS.
@@ -74,6 +78,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("grpc server: %w", err)
 	}
 	s := &Server{log: log.Named("grpcserver"), listener: listener, health: health.NewServer()}
+	s.streams, s.endStreams = context.WithCancel(context.Background())
 	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
@@ -109,8 +114,8 @@ func (s *Server) SetServing(service string, ok bool) {
 	s.health.SetServingStatus(service, state)
 }
 
-// Run serves until ctx ends, which is no error. Then the health says NOT_SERVING, calls under way get StopTimeout to
-// end, and those that have not are cut off.
+// Run serves until ctx ends, which is no error. Then the health says NOT_SERVING, the context of every stream ends,
+// calls under way get StopTimeout to end, and those that have not are cut off.
 func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.server.Serve(s.listener) }()
@@ -119,7 +124,8 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	s.health.Shutdown() // also ends the streams of those who watch the health
+	s.health.Shutdown()
+	s.endStreams() // they are watches, which have no end of their own
 	hard := time.AfterFunc(StopTimeout, func() {
 		s.log.Warn("calls did not end in time and are cut off", logging.Duration(StopTimeout))
 		s.server.Stop()
@@ -151,7 +157,14 @@ func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.Stream
 	if err := s.admit(stream.Context(), info.FullMethod); err != nil {
 		return err
 	}
-	return handle(service, &checkedStream{ServerStream: stream, method: info.FullMethod})
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
+	err = handle(service, &checkedStream{ServerStream: stream, ctx: ctx, method: info.FullMethod})
+	if err != nil && s.streams.Err() != nil && stream.Context().Err() == nil {
+		return status.Error(codes.Unavailable, "the service is stopping")
+	}
+	return err
 }
 
 // admit checks the caller's role, and logs who was refused what.
@@ -172,11 +185,15 @@ func (s *Server) recoverPanic(method string, err *error) {
 	}
 }
 
-// checkedStream refuses unknown fields in what the client streams.
+// checkedStream refuses unknown fields in what the client streams. Its context also ends when the server stops.
 type checkedStream struct {
 	grpc.ServerStream
+	ctx    context.Context // grpc hands a stream's context over in no other way
 	method string
 }
+
+// Context of the call.
+func (c *checkedStream) Context() context.Context { return c.ctx }
 
 // RecvMsg takes in one message.
 func (c *checkedStream) RecvMsg(message any) error {

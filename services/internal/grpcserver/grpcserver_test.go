@@ -240,6 +240,41 @@ func TestPanicsStayInTheirCall(t *testing.T) {
 	}
 }
 
+// TestWatchersDoNotHoldUpTheStop: a watch has no end of its own.
+func TestWatchersDoNotHoldUpTheStop(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.WarnLevel)
+	s, err := grpcserver.New(grpcserver.Config{Listen: "127.0.0.1:0", Log: zap.New(core)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	watcher := (&running{target: s.Addr().String()}).dial(t, nil)
+	watch, err := grpc_health_v1.NewHealthClient(watcher).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the watcher got %v", err)
+	}
+	if n := logs.Len(); n != 0 {
+		t.Errorf("logged %v, want calls to end by themselves", logs.All()[0])
+	}
+}
+
 func TestUnixSocketOfADeadProcessIsReplaced(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "api.sock")
