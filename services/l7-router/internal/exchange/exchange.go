@@ -33,8 +33,8 @@ type Request struct {
 	Head []byte
 	// Body is how its body is framed, towards the server too.
 	Body http1.Body
-	// Repeatable: it has no body and a method that may be sent twice (RFC 9110 section 9.2.2), so it can be sent again
-	// when a connection that was idle turns out to be dead. Others never go over a connection that was idle.
+	// Repeatable: its method may be carried out twice (RFC 9110 section 9.2.2), so it can be sent again when a connection
+	// that was idle turns out to be dead. Others only when the server cannot have read any of it.
 	Repeatable bool
 	// ToHead: the request's method is HEAD.
 	ToHead bool
@@ -55,7 +55,7 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	method := h.Method()
 	r.Backend = f.Backends[route.Backend(&f.Spec, method, h.Path())]
 	r.Body = h.RequestBody()
-	r.Repeatable = r.Body.Framing == http1.NoBody && idempotent(method)
+	r.Repeatable = idempotent(method)
 	r.ToHead = string(method) == "HEAD"
 	r.safe = r.ToHead || string(method) == "GET"
 	r.KeepAlive = h.KeepAlive()

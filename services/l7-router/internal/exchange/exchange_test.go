@@ -101,7 +101,7 @@ func TestBackendAndServers(t *testing.T) {
 		{"POST has its own backend", "POST / HTTP/1.1\nHost: x\nContent-Length: 1", "updataserver s2 s1", false},
 		{"the cookie counts there too", "POST / HTTP/1.1\nHost: x\nContent-Length: 0\nCookie: w=s1", "updataserver s1 s2", false},
 		{"post is not POST", "post / HTTP/1.1\nHost: x\nContent-Length: 1", "webservers s1 s2", false},
-		{"a PUT with a body", "PUT / HTTP/1.1\nHost: x\nContent-Length: 1", "webservers s1 s2", false},
+		{"a PUT with a body", "PUT / HTTP/1.1\nHost: x\nContent-Length: 1", "webservers s1 s2", true},
 		{"a rule without backend in force", "GET /none/x HTTP/1.1\nHost: x", "", true},
 	}
 	for _, test := range tests {

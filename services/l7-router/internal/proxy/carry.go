@@ -20,7 +20,7 @@ const keepAlivePeriod = 30 * time.Second
 // maxInterim is the most interim responses (1xx) before a final one; a server that sends more is not going to answer.
 const maxInterim = 32
 
-// errStale: a connection that had been idle was closed before any byte of a response, and the request may be repeated.
+// errStale: a connection that had been idle was closed before any byte of a response, and the request can be sent again.
 var errStale = errors.New("the idle connection was closed")
 
 var errInterim = errors.New("too many interim responses")
@@ -63,7 +63,8 @@ func (c *conn) refuse(status int, keep bool) bool {
 // try carries the request to one server. An error means that no server has seen anything of it.
 func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn bool, err error) {
 	x := &c.request
-	if x.Repeatable {
+	// A request that cannot be sent again is worth a connection of its own.
+	if c.whole() {
 		if idle, ok := server.Idle().(*sock); ok {
 			goOn, err = c.through(f, server, idle, true, keep)
 			if err == nil {
@@ -83,6 +84,12 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 		return false, err
 	}
 	return c.through(f, server, srv, false, keep)
+}
+
+// whole reports whether everything of the request under way is here.
+func (c *conn) whole() bool {
+	body := &c.request.Body
+	return body.Framing == http1.NoBody || body.Framing == http1.Length && body.Length <= int64(len(c.in.bytes()))
 }
 
 // relay is one request on its way through one connection to a server. It is a part of its conn and used again for the
@@ -117,17 +124,31 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 
 	in := borrow()
 	defer func() { giveBack(in) }()
+	repeat := reused && c.whole()
+	acked, known := int64(0), false
+	if repeat && !x.Repeatable {
+		acked, known = srv.acked()
+	}
+	from, to := c.in.r, c.in.w // sending takes nothing out of the buffer that a repetition needs
 	r.sendRequest()
 	status, err := r.awaitResponse(&in)
 	if err != nil {
 		sendErr := r.stopSending()
+		// The server ended its side before its kernel had even got the request. A reset proves nothing: one may come
+		// from a server that has read the request, before the acknowledgement has left.
+		unread := false
+		if known && errors.Is(err, errEnd) {
+			now, ok := srv.acked()
+			unread = ok && now == acked
+		}
 		_ = srv.Close() // a request without a response: of no further use
 		switch {
 		case errors.Is(err, errGone):
 			return false, nil
 		case sendErr != nil && reading(sendErr):
 			return c.refuseBody(sendErr), nil
-		case reused && x.Repeatable && !r.heard && !errors.Is(err, errSilent):
+		case repeat && !r.heard && (x.Repeatable && !errors.Is(err, errSilent) || unread):
+			c.in.r, c.in.w = from, to
 			return false, errStale
 		}
 		return c.refuse(status, keep && r.sending == nil), nil
@@ -138,11 +159,9 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 // sendRequest sends head and body. A body that has not come whole is sent by a goroutine of its own, because a server
 // may answer before it has read all.
 func (r *relay) sendRequest() {
-	x, in := &r.c.request, r.c.in
-	whole := x.Body.Framing == http1.NoBody || x.Body.Framing == http1.Length && x.Body.Length <= int64(len(in.bytes()))
-	if whole {
+	if r.c.whole() {
 		// An error shows when the response is read: the server may have answered before it closed.
-		_ = r.up.stream(in, x.Body, false)
+		_ = r.up.stream(r.c.in, r.c.request.Body, false)
 		return
 	}
 	r.sending = make(chan error, 1)

@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,8 +152,74 @@ func TestKeepAliveReuse(t *testing.T) {
 	if r, _ := c.response("POST"); r.StatusCode != 200 || r.Close {
 		t.Errorf("POST: %d close %t", r.StatusCode, r.Close)
 	}
+	if n := count(); n != 1 {
+		t.Errorf("a short POST used a connection of its own: %d connections, want 1", n)
+	}
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n")
+	c.send(strings.Repeat("x", 40000))
+	if r, _ := c.response("POST"); r.StatusCode != 200 || r.Close {
+		t.Errorf("long POST: %d close %t", r.StatusCode, r.Close)
+	}
 	if n := count(); n != 2 {
-		t.Errorf("a POST went over a connection that had been idle: %d connections, want 2", n)
+		t.Errorf("a POST that cannot be sent again went over a connection that had been idle: %d connections, want 2", n)
+	}
+}
+
+// TestPostOnStaleConnection: a POST is sent again when the server had ended its connection before it got any of it, and
+// never when the server may have read it.
+func TestPostOnStaleConnection(t *testing.T) {
+	t.Parallel()
+	const post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+	for _, test := range []struct {
+		name           string
+		read, reset    bool // what the server does to the stale connection
+		status, served int32
+	}{
+		{"closed before", false, false, 200, 1},
+		{"read and closed", true, false, 502, 0},
+		{"read and reset", true, true, 502, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var connections, served atomic.Int32
+			address := rawOrigin(t, func(c *net.TCPConn) {
+				if connections.Add(1) == 1 { // the one that becomes stale
+					if test.read {
+						_, _ = c.Read(make([]byte, 4096))
+					}
+					if test.reset {
+						_ = c.SetLinger(0)
+					}
+					return
+				}
+				buf := make([]byte, 4096)
+				n, _ := c.Read(buf)
+				if strings.HasSuffix(string(buf[:n]), "\r\n\r\nhello") {
+					served.Add(1)
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			w := newWorld(t, backend("web", server("a", address)))
+			stale, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := newSock(stale.(*net.TCPConn))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for !test.read && !s.ended() {
+				runtime.Gosched() // until the server has closed it
+			}
+			// The news of it comes too late for the check before use.
+			s.peekNow = func(uintptr) { s.peekErr = syscall.EAGAIN }
+			w.engine.backends["web"].Server(0).Keep(s)
+			c := dial(t, w.address())
+			c.send(post)
+			if r, _ := c.response("POST"); int32(r.StatusCode) != test.status || served.Load() != test.served {
+				t.Errorf("%d, served %d times; want %d, %d", r.StatusCode, served.Load(), test.status, test.served)
+			}
+		})
 	}
 }
 

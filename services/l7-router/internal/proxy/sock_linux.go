@@ -3,6 +3,8 @@ package proxy
 import (
 	"net"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // sock is one TCP connection with the few calls that package net has no words for. Its raw calls keep their results in
@@ -90,6 +92,17 @@ func (s *sock) peekFD(fd uintptr) {
 			return
 		}
 	}
+}
+
+// acked returns how many bytes the other side has acknowledged (tcpi_bytes_acked, RFC 4898 tcpEStatsAppHCThruOctetsAcked).
+func (s *sock) acked() (n int64, ok bool) {
+	err := s.raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			n, ok = int64(info.Bytes_acked), true
+		}
+	})
+	return n, ok && err == nil
 }
 
 // Alive reports whether the connection is open and quiet.
