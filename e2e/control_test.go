@@ -175,10 +175,29 @@ func TestBadStateInEtcdIsReported(t *testing.T) {
 	lab.Within(t, promise, "the status is well again", told(false))
 }
 
+// A viewer may only look, and does not get round the control APIs by writing into etcd with the same certificate.
+func TestViewerIsKeptOutOfEtcd(t *testing.T) {
+	if out, err := tryEtcdctl(t, "viewer", "put", "/twotier/viewer", "was here"); err == nil {
+		etcdctl(t, "del", "/twotier/viewer")
+		t.Errorf("a viewer wrote into etcd: %s", out)
+	}
+}
+
+// etcdctl runs etcdctl as admin.
 func etcdctl(t testing.TB, args ...string) string {
 	t.Helper()
-	tls := filepath.Join(lab.Root(t), "deploy", "lab", "state", "admin")
-	return lab.Run(t, filepath.Join(lab.Root(t), "dist", "tools", "etcdctl"), append([]string{"--endpoints=https://10.99.0.2:2379",
+	out, err := tryEtcdctl(t, "admin", args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func tryEtcdctl(t testing.TB, role string, args ...string) (string, error) {
+	t.Helper()
+	tls := filepath.Join(lab.Root(t), "deploy", "lab", "state", role)
+	return lab.TryRun(filepath.Join(lab.Root(t), "dist", "tools", "etcdctl"), append([]string{"--endpoints=https://10.99.0.2:2379",
+		"--dial-timeout=2s", "--command-timeout=5s",
 		"--cacert=" + tls + "/ca.crt", "--cert=" + tls + "/tls.crt", "--key=" + tls + "/tls.key"}, args...)...)
 }
 
