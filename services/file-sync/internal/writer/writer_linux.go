@@ -29,6 +29,7 @@ type Config struct {
 type Writer struct {
 	cfg     Config
 	root    *folder.Folder
+	bound   bool // by permissions: this process has no CAP_DAC_OVERRIDE
 	unowned atomic.Uint64
 }
 
@@ -41,18 +42,21 @@ func Open(path string, cfg Config) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{cfg: cfg, root: root}, nil
+	return &Writer{cfg: cfg, root: root, bound: !capable(unix.CAP_DAC_OVERRIDE)}, nil
 }
 
 // MayChown reports whether this process may give files away (CAP_CHOWN in its effective set). Without it a target
 // keeps the owner that it runs as.
-func MayChown() bool {
+func MayChown() bool { return capable(unix.CAP_CHOWN) }
+
+// capable reports whether a capability is in the effective set of this process.
+func capable(capability int) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_CHOWN) != 0
+	return data[capability/32].Effective&(1<<(capability%32)) != 0
 }
 
 // Close lets go of the folder.
@@ -71,11 +75,15 @@ func (w *Writer) Scan(ctx context.Context) (tree.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if top, err = w.unlock(top); err != nil {
+		return nil, err
+	}
 	s := tree.Snapshot{top}
 	err = w.root.Walk(ctx, tree.Root, folder.Visitor{
 		Entry: func(e tree.Entry) error {
+			e, err := w.unlock(e)
 			s = append(s, e)
-			return nil
+			return err
 		},
 		Skip: func(dir int, name string) error {
 			if !strings.HasPrefix(name, tree.TempPrefix) {
@@ -89,6 +97,25 @@ func (w *Writer) Scan(ctx context.Context) (tree.Snapshot, error) {
 	}
 	s.Sort()
 	return s, nil
+}
+
+// unlock lets this process into a directory of its own that has a mode which keeps its owner out, as the source's has: it
+// could not be read, and no comparison would come to an end. The comparison sees the mode and puts it back last.
+func (w *Writer) unlock(e tree.Entry) (tree.Entry, error) {
+	const owner = 0o700
+	if !w.bound || e.Type != tree.Dir || e.Mode&owner == owner || int(e.UID) != os.Geteuid() {
+		return e, nil
+	}
+	fd, err := w.root.At(e.Path, unix.O_PATH|unix.O_DIRECTORY)
+	if folder.Gone(err) {
+		return e, nil // since it was listed
+	}
+	if err != nil {
+		return e, wrap("open", e.Path, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // a handle without data
+	e.Mode |= owner
+	return e, wrap("set mode of", e.Path, chmod(fd, e.Mode))
 }
 
 // within runs do with the directory that holds path.
@@ -182,9 +209,7 @@ func (w *Writer) Meta(e tree.Entry) error {
 	case e.Type == tree.Dir && is != unix.S_IFDIR:
 		return wrap("set mode of", e.Path, unix.ENOTDIR)
 	}
-	// A handle opened with O_PATH cannot be given to fchmod(2); its name under /proc leads to the same inode whatever
-	// has happened to the path, and fchmodat2(2) exists only since Linux 6.6.
-	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), e.Mode&tree.ModeMask); err != nil {
+	if err := chmod(fd, e.Mode&tree.ModeMask); err != nil {
 		return wrap("set mode of", e.Path, err)
 	}
 	if err := setTime(fd, "", e); err != nil {
@@ -281,6 +306,10 @@ func (w *Writer) own(dir int, name string, e tree.Entry) error {
 
 // Unowned is how often an owner could not be set since the start. Any goroutine may call it.
 func (w *Writer) Unowned() uint64 { return w.unowned.Load() }
+
+// chmod sets the mode of what is behind a handle opened with O_PATH. Such a one cannot be given to fchmod(2); its name
+// under /proc leads to the same inode whatever has happened to the path, and fchmodat2(2) exists only since Linux 6.6.
+func chmod(fd int, mode uint32) error { return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode) }
 
 // setTime sets the time of change and leaves the time of access alone.
 func setTime(dir int, name string, e tree.Entry) error {

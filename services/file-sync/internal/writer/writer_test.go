@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -239,6 +240,38 @@ func TestScanRemovesWhatIsHalfWritten(t *testing.T) {
 	if got, want := names(t, dir), []string{"/web", "/web/a", "/web/a/b", "/web/a/keep", "/web/pipe"}; !slices.Equal(got, want) {
 		t.Errorf("in the target: %q, want %q", got, want)
 	}
+}
+
+// A directory of a mode that keeps its owner out must not end all comparisons.
+func TestScanGetsIntoOwnDirectories(t *testing.T) {
+	t.Parallel()
+	w, dir, _ := open(t, Config{})
+	w.bound = true // as for an ordinary user, also when root runs the test
+	must(t, os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "a", "b", "f"), nil, 0o400))
+	must(t, os.Chmod(filepath.Join(dir, "a", "b"), 0o055))
+	must(t, os.Chmod(filepath.Join(dir, "a"), 0o055))
+	must(t, os.Chmod(dir, 0o555))
+	s, err := w.Scan(t.Context())
+	must(t, err)
+	got := make(map[string]uint32)
+	for _, e := range s {
+		got[e.Path] = e.Mode
+		i, err := os.Stat(filepath.Join(dir, e.Path))
+		must(t, err)
+		if uint32(i.Mode().Perm()) != e.Mode {
+			t.Errorf("%s has mode %v, listed with %o", e.Path, i.Mode(), e.Mode)
+		}
+	}
+	if want := map[string]uint32{".": 0o755, "a": 0o755, "a/b": 0o755, "a/b/f": 0o400}; !maps.Equal(got, want) {
+		t.Errorf("modes %v, want %v", got, want)
+	}
+	w.bound = false
+	must(t, os.Chmod(filepath.Join(dir, "a"), 0o555))
+	if s, err = w.Scan(t.Context()); err != nil || s[1].Mode != 0o555 {
+		t.Errorf("who is not bound by modes changes one: %o %v", s[1].Mode, err)
+	}
+	must(t, os.Chmod(filepath.Join(dir, "a"), 0o755)) // for the end of the test
 }
 
 // Without the right to give files away they arrive all the same, and it is counted.
