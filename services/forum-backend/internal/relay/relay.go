@@ -120,19 +120,23 @@ func (f *Files) Save(ctx context.Context, from io.Reader, limit int64) (forum.Fi
 	body := &upload{from: io.LimitReader(from, limit+1), sum: sha256.New(), closed: make(chan struct{})}
 	resp, err := f.ask(ctx, http.MethodPost, Prefix, body)
 	<-body.closed // the client may still be reading when the answer is there; afterwards from is the caller's again
+	if resp != nil {
+		defer resp.Body.Close()
+	}
 	switch {
 	case body.err != nil:
 		return forum.File{}, fmt.Errorf("pass upload on: read: %w", body.err)
-	case body.size > limit:
-		err = errors.Join(fmt.Errorf("pass upload on: %w: more than %d bytes", forum.ErrTooLarge, limit), err)
-	}
-	if err != nil {
+	case err != nil && body.size > limit:
+		return forum.File{}, fmt.Errorf("pass upload on: %w: more than %d bytes: %w", forum.ErrTooLarge, limit, err)
+	case err != nil:
 		return forum.File{}, err
 	}
-	defer resp.Body.Close()
 	file, err := readAnswer(resp.Body)
 	if err != nil {
 		return forum.File{}, fmt.Errorf("pass upload on: %w: %w", forum.ErrUploadsAway, err)
+	}
+	if body.size > limit { // the origin allows more already, and keeps the part that it got
+		return forum.File{}, errors.Join(fmt.Errorf("pass upload on: %w: more than %d bytes", forum.ErrTooLarge, limit), f.Remove(ctx, file.Path))
 	}
 	if file.Size != body.size || file.SHA256 != [32]byte(body.sum.Sum(nil)) {
 		return forum.File{}, fmt.Errorf("pass upload on: %w: the origin has other bytes than were sent", forum.ErrUploadsAway)

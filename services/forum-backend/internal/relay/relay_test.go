@@ -161,16 +161,18 @@ func TestBadUploadsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("the browser went away")
 	for name, c := range map[string]struct {
-		key  string
-		from io.Reader
-		want error
+		key   string
+		from  io.Reader
+		limit int64 // here; the origin has its own
+		want  error
 	}{
-		"too large":     {"key", strings.NewReader(strings.Repeat("x", limit+1)), forum.ErrTooLarge},
-		"broken off":    {"key", io.MultiReader(strings.NewReader(strings.Repeat("x", 50_000)), iotest.ErrReader(broken)), broken},
-		"another's key": {"other", strings.NewReader("x"), forum.ErrUploadsAway},
+		"too large":      {"key", strings.NewReader(strings.Repeat("x", limit+1)), limit, forum.ErrTooLarge},
+		"too large here": {"key", strings.NewReader(strings.Repeat("x", 1001)), 1000, forum.ErrTooLarge},
+		"broken off":     {"key", io.MultiReader(strings.NewReader(strings.Repeat("x", 50_000)), iotest.ErrReader(broken)), limit, broken},
+		"another's key":  {"other", strings.NewReader("x"), limit, forum.ErrUploadsAway},
 	} {
 		p := newPair(t, "key", c.key)
-		_, err := p.replica.Save(t.Context(), c.from, limit)
+		_, err := p.replica.Save(t.Context(), c.from, c.limit)
 		// A door that is closed looks like one that is not there.
 		if !errors.Is(err, c.want) && !(c.key != "key" && errors.Is(err, forum.ErrNotFound)) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
