@@ -165,3 +165,37 @@ func TestListenerLostIsBoundAgain(t *testing.T) {
 		t.Errorf("%d after it was bound again", r.StatusCode)
 	}
 }
+
+// TestQueuedConnectionsAreServed: what the kernel has accepted and the router has not is served before the address goes.
+func TestQueuedConnectionsAreServed(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"address given up", "stop"} {
+		w := newWorld(t, backend("web", server("a", addressOf(origin(t, named("a"))))))
+		w.want.Frontends[0].MaxConn = 1
+		w.apply()
+		address := w.address()
+		var clients []*client
+		for i := range 5 { // the first two at most are accepted
+			c := dial(t, address)
+			clients = append(clients, c)
+			if i == 0 {
+				c.get("/")
+				continue
+			}
+			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		if how == "stop" {
+			w.stop()
+		} else {
+			listen := plan.Change{Action: plan.Close, Address: anyPort}
+			if err := w.engine.Do(context.Background(), listen); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, c := range clients[1:] {
+			if r, body, err := c.read("GET"); err != nil || r.StatusCode != 200 || body != "a" || !r.Close {
+				t.Errorf("%s, client %d: %v %q %v", how, i+1, r, body, err)
+			}
+		}
+	}
+}

@@ -67,7 +67,7 @@ func (c *conn) serve() {
 		if first {
 			timeout = f.Spec.TimeoutRequest
 		}
-		if !c.await(timeout) {
+		if !c.await(timeout, first) {
 			return
 		}
 		front = c.listener.front.Load()
@@ -113,19 +113,24 @@ func (c *conn) retire() {
 	}
 }
 
-// await waits for the first byte of a request.
-func (c *conn) await(timeout time.Duration) bool {
+// await waits for the first byte of a request, the first one or a later one on the connection.
+func (c *conn) await(timeout time.Duration, first bool) bool {
 	if c.in != nil {
 		return true // it came together with the request before
 	}
-	c.state.Store(idle)
-	if c.closing() {
-		return false
+	if first && c.closing() {
+		timeout = min(timeout, lastChance) // and it stays busy: it waited in the queue of a listener given up
+	} else {
+		c.state.Store(idle)
+		if c.closing() {
+			return false
+		}
 	}
 	_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
 	b, err := c.readFirst()
 	c.in = b
-	return c.state.CompareAndSwap(idle, busy) && err == nil
+	c.state.CompareAndSwap(idle, busy)
+	return c.state.Load() == busy && err == nil
 }
 
 // readHead reads a request's head: 0 when it is complete, a status to refuse it with, or -1 when the client has gone.

@@ -26,6 +26,9 @@ const (
 	acceptPause = 5 * time.Millisecond
 	// maxAcceptPause is the longest.
 	maxAcceptPause = time.Second
+	// lastChance is how long a connection that waited in the queue of a listener which is given up may take to begin its
+	// request.
+	lastChance = time.Second
 )
 
 // Engine holds the listeners, the frontends and their connections. Do and Observe are for one goroutine, the loop's.
@@ -226,9 +229,14 @@ func (e *Engine) closeListener(address netip.AddrPort) {
 	}
 }
 
-// shut ends the accept loop of a listener.
+// shut ends the accept loop of a listener, after taking what waits in the kernel's queue: closing would reset these
+// connections, and their clients may have sent requests already. Here maxconn does not count, the queue is bounded. The
+// caller holds e.mu.
 func (e *Engine) shut(l *listener) {
 	l.closed.Store(true)
+	for _, c := range queued(l.TCPListener) {
+		e.admit(l, c)
+	}
 	_ = l.Close() // it takes no more either way
 	f := l.front.Load()
 	f.mu.Lock()
@@ -244,7 +252,9 @@ func (e *Engine) accept(l *listener) {
 		c, err := l.AcceptTCP()
 		if err == nil {
 			pause = acceptPause
+			e.mu.Lock()
 			e.admit(l, c)
+			e.mu.Unlock()
 			continue
 		}
 		if l.closed.Load() {
@@ -293,7 +303,7 @@ func (e *Engine) lost(l *listener, err error) {
 	}
 }
 
-// admit starts the goroutine of a connection.
+// admit starts the goroutine of a connection. The caller holds e.mu.
 func (e *Engine) admit(l *listener, tcp *net.TCPConn) {
 	s, err := newSock(tcp)
 	if err != nil {
@@ -307,8 +317,6 @@ func (e *Engine) admit(l *listener, tcp *net.TCPConn) {
 		Local:   tcp.LocalAddr().String(),
 	}, e.log)
 	f.add(1)
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.conns[c] = struct{}{}
 	if e.stopping || l.closed.Load() {
 		c.retire()

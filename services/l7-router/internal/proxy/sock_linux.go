@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -121,4 +122,34 @@ func (s *sock) ended() bool {
 func (s *sock) abort() {
 	_ = s.SetLinger(0) // without it the close is an ordinary one
 	_ = s.Close()      // nothing to be saved
+}
+
+// queued takes the connections that wait to be accepted, without waiting for more.
+func queued(l *net.TCPListener) (all []*net.TCPConn) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return nil // it is closed
+	}
+	var fds []int
+	_ = raw.Control(func(listening uintptr) { // closed in between: nothing waits any more
+		for {
+			fd, _, err := unix.Accept4(int(listening), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			switch err {
+			case nil:
+				fds = append(fds, fd)
+			case unix.EINTR, unix.ECONNABORTED:
+			default:
+				return
+			}
+		}
+	})
+	for _, fd := range fds {
+		file := os.NewFile(uintptr(fd), "")
+		c, err := net.FileConn(file) // a duplicate; no descriptors left: the client is reset
+		_ = file.Close()             // nothing was written to it
+		if tcp, ok := c.(*net.TCPConn); ok && err == nil {
+			all = append(all, tcp)
+		}
+	}
+	return all
 }
