@@ -10,10 +10,16 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // ErrOpenDoor is the reason to refuse a listener that others than this machine can reach, and that has no TLS.
 var ErrOpenDoor = errors.New("an address that is not loopback or unix: needs TLS with client certificates (--tls-cert, --tls-key, --tls-ca)")
+
+// MaxConnections is how many connections one listener has at a time; more wait until others end. Each is a file
+// descriptor, and the service needs some for its work.
+const MaxConnections = 256
 
 // Local tells whether only this machine can reach address: a loopback address or unix:PATH. "localhost" counts, a host
 // name otherwise does not.
@@ -40,7 +46,11 @@ func Listen(address string, secured bool) (net.Listener, error) {
 	}
 	path, isUnix := strings.CutPrefix(address, "unix:")
 	if !isUnix {
-		return net.Listen("tcp", address)
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		return netutil.LimitListener(listener, MaxConnections), nil
 	}
 	path = strings.TrimPrefix(path, "//")
 	if err := removeDeadSocket(path); err != nil {
@@ -53,7 +63,7 @@ func Listen(address string, secured bool) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	return listener, nil
+	return netutil.LimitListener(listener, MaxConnections), nil
 }
 
 // removeDeadSocket removes a socket nobody listens on. Anything else at that path is left alone, and listening fails.
