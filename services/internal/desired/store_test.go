@@ -387,6 +387,30 @@ func (w *world) awaitPrefix(want, more string) {
 	}
 }
 
+// An etcd that was restored from a backup has forgotten what came after it: that is no order to undo it.
+func TestRestoredEtcdIsHeldOff(t *testing.T) {
+	t.Parallel()
+	e := etcdtest.Start(t)
+	w := follow(t, e.Endpoints(), t.TempDir())
+	seed(t, e.Endpoints(), "a", "b")
+	w.await("ETCD backend/a backend/b")
+	backup := e.Save()
+	w.mustPut("c")
+	if err := w.Delete(t.Context(), "backend", "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	w.await("ETCD backend/b backend/c")
+	w.accept()
+
+	e.Stop()
+	w.await("ETCD backend/b backend/c away")
+	e.Restore(backup)
+	e.Start()
+	w.await("ETCD backend/b backend/c alarm")
+	w.AcceptNewHistory()
+	w.await("ETCD backend/a backend/b")
+}
+
 func TestNobodyAgreesInAdvance(t *testing.T) {
 	t.Parallel()
 	e := etcdtest.Start(t)

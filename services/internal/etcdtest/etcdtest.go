@@ -35,19 +35,17 @@ type Etcd struct {
 	ended   chan struct{}
 }
 
-// Start runs an etcd until the test ends. The program is dist/tools/etcd, made by scripts/tools.
+// Start runs an etcd until the test ends. The program is dist/tools/etcd, made by scripts/tools; for Save and
+// Restore etcdctl and etcdutl are beside it.
 func Start(t testing.TB) *Etcd {
 	t.Helper()
-	binary, err := find()
-	if err != nil {
-		testreq.Missing(t, "dist/tools/etcd ("+err.Error()+"): run scripts/tools etcd")
-	}
-	e := &Etcd{t: t, binary: binary, folder: t.TempDir(), token: "etcdtest"}
+	e := &Etcd{t: t, binary: tool(t, "etcd"), folder: t.TempDir(), token: "etcdtest"}
 	t.Cleanup(e.kill)
 	// Between choosing a free port and using it, somebody else may take it.
 	for attempt := 1; ; attempt++ {
 		e.client, e.peer = freePort(t), freePort(t)
-		if err = e.launch(); err == nil {
+		err := e.launch()
+		if err == nil {
 			return e
 		}
 		e.kill()
@@ -87,6 +85,39 @@ func (e *Etcd) Replace() {
 	e.token = fmt.Sprintf("etcdtest-%d", e.generation)
 }
 
+// Save makes a backup, as an operator would, and returns its file.
+func (e *Etcd) Save() string {
+	e.t.Helper()
+	file := filepath.Join(e.t.TempDir(), "backup.db")
+	e.run("etcdctl", "--endpoints="+e.client, "snapshot", "save", file)
+	return file
+}
+
+// Restore puts a backup in the place of the data of a stopped etcd, as an operator would.
+func (e *Etcd) Restore(file string) {
+	e.t.Helper()
+	e.Wipe()
+	e.run("etcdutl", append([]string{"snapshot", "restore", file}, e.identity()...)...)
+}
+
+// identity is what an etcd and a restored backup have to agree on.
+func (e *Etcd) identity() []string {
+	return []string{
+		"--name=test",
+		"--data-dir=" + filepath.Join(e.folder, fmt.Sprintf("data-%d", e.generation)),
+		"--initial-advertise-peer-urls=http://" + e.peer,
+		"--initial-cluster=test=http://" + e.peer, "--initial-cluster-token=" + e.token,
+	}
+}
+
+// run runs one of the tools of etcd.
+func (e *Etcd) run(name string, args ...string) {
+	e.t.Helper()
+	if out, err := exec.Command(tool(e.t, name), args...).CombinedOutput(); err != nil {
+		e.t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+}
+
 // Signal sends a signal to the process: SIGSTOP makes it hang without closing a connection, SIGCONT lets it go on.
 func (e *Etcd) Signal(signal syscall.Signal) {
 	e.t.Helper()
@@ -105,14 +136,11 @@ func (e *Etcd) mustBeStopped() {
 // launch runs it and waits until it serves clients, which it says in its log.
 func (e *Etcd) launch() error {
 	e.mustBeStopped()
-	e.command = exec.Command(e.binary,
-		"--name=test",
-		"--data-dir="+filepath.Join(e.folder, fmt.Sprintf("data-%d", e.generation)),
+	e.command = exec.Command(e.binary, append(e.identity(),
 		"--listen-client-urls=http://"+e.client, "--advertise-client-urls=http://"+e.client,
-		"--listen-peer-urls=http://"+e.peer, "--initial-advertise-peer-urls=http://"+e.peer,
-		"--initial-cluster=test=http://"+e.peer, "--initial-cluster-token="+e.token,
+		"--listen-peer-urls=http://"+e.peer,
 		"--unsafe-no-fsync", // a test does not cut the power
-	)
+	)...)
 	e.command.Env = append(os.Environ(), "GOMAXPROCS=1")
 	// A test that is killed takes its etcd along.
 	e.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -158,20 +186,21 @@ func (e *Etcd) kill() {
 	e.command = nil
 }
 
-// find looks for the program from the folder of the test upwards.
-func find() (string, error) {
+// tool finds a program that scripts/tools has built, from the folder of the test upwards.
+func tool(t testing.TB, name string) string {
+	t.Helper()
 	folder, err := os.Getwd()
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
 	for {
-		candidate := filepath.Join(folder, "dist", "tools", "etcd")
+		candidate := filepath.Join(folder, "dist", "tools", name)
 		if _, err := os.Stat(candidate); err == nil {
-			return candidate, nil
+			return candidate
 		}
 		parent := filepath.Dir(folder)
 		if parent == folder {
-			return "", fmt.Errorf("not found in any folder above")
+			testreq.Missing(t, "dist/tools/"+name+": run scripts/tools "+name)
 		}
 		folder = parent
 	}
