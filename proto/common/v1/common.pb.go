@@ -211,8 +211,8 @@ type DesiredState struct {
 	// Why the newest state is not in force. Empty when it is.
 	Violations []*Violation `protobuf:"bytes,5,rep,name=violations,proto3" json:"violations,omitempty"`
 	// Set while a store is held off because it is not the continuation of the one known before (another cluster,
-	// restored from a backup, or emptied by replacement). The last good state stays. Reconcile with
-	// accept_new_history lets the new store rule. Empty otherwise.
+	// restored from a backup, or emptied by replacement). The last good state stays. Reconcile with restore_desired
+	// writes it back; with accept_new_history the new store rules as it is. Empty otherwise.
 	HistoryAlarm  string `protobuf:"bytes,6,opt,name=history_alarm,json=historyAlarm,proto3" json:"history_alarm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -771,10 +771,13 @@ func (x *PreviewPlanResponse) GetChanges() []string {
 type ReconcileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Let an etcd rule that is not the continuation of the one known before (see DesiredState.history_alarm). What it
-	// does not hold is removed. Default false.
+	// does not hold is removed. FAILED_PRECONDITION when it holds nothing at all: that would take everything away.
+	// Default false.
 	AcceptNewHistory bool `protobuf:"varint,1,opt,name=accept_new_history,json=acceptNewHistory,proto3" json:"accept_new_history,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Before that, write the objects in force into it, where it lacks them; so that nothing is removed. Default false.
+	RestoreDesired bool `protobuf:"varint,2,opt,name=restore_desired,json=restoreDesired,proto3" json:"restore_desired,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReconcileRequest) Reset() {
@@ -810,6 +813,13 @@ func (*ReconcileRequest) Descriptor() ([]byte, []int) {
 func (x *ReconcileRequest) GetAcceptNewHistory() bool {
 	if x != nil {
 		return x.AcceptNewHistory
+	}
+	return false
+}
+
+func (x *ReconcileRequest) GetRestoreDesired() bool {
+	if x != nil {
+		return x.RestoreDesired
 	}
 	return false
 }
@@ -926,9 +936,10 @@ const file_common_v1_common_proto_rawDesc = "" +
 	"\x04etag\x18\x01 \x01(\tR\x04etag\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\"/\n" +
 	"\x13PreviewPlanResponse\x12\x18\n" +
-	"\achanges\x18\x01 \x03(\tR\achanges\"@\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"i\n" +
 	"\x10ReconcileRequest\x12,\n" +
-	"\x12accept_new_history\x18\x01 \x01(\bR\x10acceptNewHistory\"y\n" +
+	"\x12accept_new_history\x18\x01 \x01(\bR\x10acceptNewHistory\x12'\n" +
+	"\x0frestore_desired\x18\x02 \x01(\bR\x0erestoreDesired\"y\n" +
 	"\x11ReconcileResponse\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.twotier.common.v1.OutcomeR\aoutcome\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\x12\x14\n" +

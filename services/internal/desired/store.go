@@ -25,7 +25,9 @@ var (
 	// ErrUnavailable: etcd does not answer. A change that was under way may have been stored all the same.
 	ErrUnavailable = errors.New("etcd does not answer")
 	// ErrHistory: this etcd is not the continuation of the one known before, and nobody has accepted it yet.
-	ErrHistory = errors.New("this etcd is not the continuation of the one known before; reconcile with accept_new_history lets it rule")
+	ErrHistory = errors.New("this etcd is not the continuation of the one known before; reconcile with restore_desired writes back what is in force, with accept_new_history it rules as it is")
+	// ErrEmptyHistory: this etcd holds nothing, and letting it rule would take away everything that is in force.
+	ErrEmptyHistory = errors.New("this etcd holds no object; reconcile with restore_desired writes back what is in force")
 	// ErrTooLarge: the object is larger than MaxObject.
 	ErrTooLarge = fmt.Errorf("the object is larger than %d bytes", MaxObject)
 	// ErrUnknownKind: this service has no such kind.
@@ -88,7 +90,7 @@ type Store struct {
 	available bool          // the source answers
 	held      *Snapshot     // of an etcd that must not rule yet
 	alarm     string        // why it must not
-	moved     chan struct{} // closed at each change of seen
+	moved     chan struct{} // closed at each change of seen and of held
 }
 
 // Open reads the last good copy. It does not wait for etcd; Run brings what is newer.
@@ -310,35 +312,69 @@ func (s *Store) writable() error {
 // awaitEcho waits for a change to come back, so that who applies two objects, one after the other, has the second one
 // checked together with the first.
 func (s *Store) awaitEcho(ctx context.Context, revision int64) {
+	s.await(ctx, func() bool { return s.seen.revision >= revision })
+}
+
+// await waits until something is so, which it asks with mu held; false when that takes too long.
+func (s *Store) await(ctx context.Context, so func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, echoTimeout)
 	defer cancel()
 	for {
 		s.mu.Lock()
-		reached, moved := s.seen.revision >= revision, s.moved
+		reached, moved := so(), s.moved
 		s.mu.Unlock()
 		if reached {
-			return
+			return true
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }
 
 // AcceptNewHistory lets an etcd rule that was held off. Without a history alarm it does nothing, so that nobody can
-// agree in advance to what they have not seen.
-func (s *Store) AcceptNewHistory() {
+// agree in advance to what they have not seen. ErrEmptyHistory: it holds nothing, while something is in force.
+func (s *Store) AcceptNewHistory() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil {
-		return
+	switch {
+	case s.held == nil:
+		return nil
+	case len(s.held.history.keys) == 0 && len(s.newest.Objects) > 0:
+		return ErrEmptyHistory
 	}
 	s.log.Warn("new history accepted", logging.Reason(s.alarm), logging.Revision(s.held.Revision), logging.Count(len(s.held.Objects)))
 	next := *s.held
 	s.held, s.alarm = nil, ""
 	s.publish(next)
+	return nil
+}
+
+// RestoreDesired writes the objects in force into an etcd that is held off, where it lacks them, and then lets it rule.
+// Several nodes may do so at once. Without a history alarm it does nothing.
+func (s *Store) RestoreDesired(ctx context.Context) error {
+	s.mu.Lock()
+	held, objects := s.held != nil, s.newest.Objects
+	s.mu.Unlock()
+	if !held {
+		return nil
+	}
+	var last int64
+	for _, o := range objects {
+		revision, err := s.source.put(ctx, o.Kind, o.Message, "0")
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return fmt.Errorf("restore %s: %w", key(o.Kind, o.Name), err)
+		}
+		last = max(last, revision)
+	}
+	if !s.await(ctx, func() bool {
+		return s.held == nil || s.held.Revision >= last && len(s.held.history.keys) >= len(objects)
+	}) {
+		return fmt.Errorf("restore: %w: what was written has not come back", ErrUnavailable)
+	}
+	return s.AcceptNewHistory()
 }
 
 // offerWhole takes in a state that was read as a whole, after which anything may have happened since the last one.
@@ -346,6 +382,9 @@ func (s *Store) offerWhole(next Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	why := s.seen.breaks(next.history)
+	if why != "" {
+		why += fmt.Sprintf("; it holds %d objects, %d are in force", len(next.history.keys), len(s.newest.Objects))
+	}
 	if why == "" {
 		if s.alarm != "" {
 			s.log.Info("the etcd known before is back", logging.Revision(next.Revision))
@@ -367,6 +406,7 @@ func (s *Store) offerNext(next Snapshot) {
 	defer s.mu.Unlock()
 	if s.held != nil {
 		s.held = &next
+		s.signalMoved()
 		return
 	}
 	s.publish(next)

@@ -112,6 +112,19 @@ func (w *world) accept() {
 	}
 }
 
+// agree lets the etcd rule that was held off, as soon as it holds anything.
+func (w *world) agree() {
+	w.t.Helper()
+	limit := time.After(time.Minute)
+	for err := w.AcceptNewHistory(); err != nil; err = w.AcceptNewHistory() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-limit:
+			w.t.Fatal(err)
+		}
+	}
+}
+
 func (w *world) mustPut(name string) string {
 	w.t.Helper()
 	etag, err := w.Put(w.t.Context(), "backend", &routerv1.Backend{Name: name}, "")
@@ -347,7 +360,7 @@ func TestWipedEtcdIsHeldOff(t *testing.T) {
 			// What happens there while it is held off counts once it rules.
 			seed(t, e.Endpoints(), "late")
 			deleteLate := client(t, e.Endpoints())
-			w.AcceptNewHistory()
+			w.agree()
 			w.awaitPrefix(test.after, "backend/late")
 			if _, err := deleteLate.Delete(t.Context(), prefix+"backend/late"); err != nil {
 				t.Fatal(err)
@@ -407,8 +420,43 @@ func TestRestoredEtcdIsHeldOff(t *testing.T) {
 	e.Restore(backup)
 	e.Start()
 	w.await("ETCD backend/b backend/c alarm")
-	w.AcceptNewHistory()
+	w.agree()
 	w.await("ETCD backend/a backend/b")
+}
+
+// What is in force can be written back into an etcd that came back empty; letting it rule as it is would take everything
+// away, and is refused.
+func TestDesiredStateIsRestored(t *testing.T) {
+	t.Parallel()
+	e := etcdtest.Start(t)
+	dir := t.TempDir()
+	one, two := follow(t, e.Endpoints(), dir), follow(t, e.Endpoints(), t.TempDir())
+	seed(t, e.Endpoints(), "a", "b")
+	for _, w := range []*world{one, two} {
+		w.await("ETCD backend/a backend/b")
+		w.accept()
+	}
+	e.Stop()
+	e.Wipe()
+	e.Start()
+	for _, w := range []*world{one, two} {
+		w.await("ETCD backend/a backend/b alarm")
+		if err := w.AcceptNewHistory(); !errors.Is(err, desired.ErrEmptyHistory) {
+			t.Errorf("accept an empty etcd: %v, want ErrEmptyHistory", err)
+		}
+	}
+	// Also by a service that was started since, and by all of its nodes.
+	one.stop()
+	one = follow(t, e.Endpoints(), dir)
+	one.await("LAST_GOOD backend/a backend/b alarm")
+	for _, w := range []*world{one, two} {
+		if err := w.RestoreDesired(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.await("ETCD backend/a backend/b")
+	}
+	one.mustPut("c")
+	two.await("ETCD backend/a backend/b backend/c")
 }
 
 func TestNobodyAgreesInAdvance(t *testing.T) {
@@ -417,10 +465,10 @@ func TestNobodyAgreesInAdvance(t *testing.T) {
 	w := follow(t, e.Endpoints(), t.TempDir())
 	seed(t, e.Endpoints(), "a")
 	w.await("ETCD backend/a")
-	w.AcceptNewHistory() // no alarm: nothing to accept
+	w.agree() // no alarm: nothing to accept
 	e.Stop()
 	w.await("ETCD backend/a away")
-	w.AcceptNewHistory()
+	w.agree()
 	e.Wipe()
 	e.Start()
 	w.await("ETCD backend/a alarm")

@@ -148,8 +148,15 @@ func (v *Verbs) PreviewObject(_ context.Context, object proto.Message) (*commonv
 
 // Reconcile makes a pass now, first letting a held-off etcd rule when that is asked for.
 func (v *Verbs) Reconcile(ctx context.Context, request *commonv1.ReconcileRequest) (*commonv1.ReconcileResponse, error) {
-	if request.GetAcceptNewHistory() {
-		v.Store.AcceptNewHistory()
+	switch {
+	case request.GetRestoreDesired():
+		if err := v.Store.RestoreDesired(ctx); err != nil {
+			return nil, toStatus(err)
+		}
+	case request.GetAcceptNewHistory():
+		if err := v.Store.AcceptNewHistory(); err != nil {
+			return nil, toStatus(err)
+		}
 	}
 	result, err := v.Loop.Reconcile(ctx)
 	if err != nil {
@@ -324,6 +331,8 @@ func toStatus(err error) error {
 		return grpcserver.FailedPrecondition("READ_ONLY", readOnly.Path, err.Error())
 	case errors.Is(err, desired.ErrHistory):
 		return grpcserver.FailedPrecondition("HISTORY_ALARM", "etcd", err.Error())
+	case errors.Is(err, desired.ErrEmptyHistory):
+		return grpcserver.FailedPrecondition("EMPTY_HISTORY", "etcd", err.Error())
 	case errors.Is(err, desired.ErrConflict):
 		return status.Error(codes.Aborted, err.Error())
 	case errors.Is(err, desired.ErrNotFound):

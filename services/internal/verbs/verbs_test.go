@@ -202,12 +202,17 @@ func TestHistoryAlarmAtTheDoor(t *testing.T) {
 	}
 	_, err = v.ApplyObject(t.Context(), backend("b"), "", false)
 	wantCode(t, "apply", err, codes.FailedPrecondition, "accept_new_history")
-	answer, err := v.Reconcile(t.Context(), &commonv1.ReconcileRequest{AcceptNewHistory: true})
+	_, err = v.Reconcile(t.Context(), &commonv1.ReconcileRequest{AcceptNewHistory: true})
+	wantCode(t, "accept an empty etcd", err, codes.FailedPrecondition, "restore_desired")
+	answer, err := v.Reconcile(t.Context(), &commonv1.ReconcileRequest{RestoreDesired: true})
 	if err != nil || answer.Outcome != commonv1.Outcome_OUTCOME_RETRY || answer.Error != "in the way" || len(answer.Changes) != 1 {
 		t.Errorf("reconcile: %v %v", answer, err)
 	}
-	if s, _ := v.Store.Newest(); len(s.Objects) != 0 {
-		t.Errorf("the new history does not rule: %v", s.Objects)
+	if s, _ := v.Store.Newest(); len(s.Objects) != 1 || s.Objects[0].Name != "a" {
+		t.Errorf("what was in force is not what rules: %v", s.Objects)
+	}
+	if alarm := v.Store.Describe(0, nil).HistoryAlarm; alarm != "" {
+		t.Errorf("alarm: %s", alarm)
 	}
 }
 
