@@ -142,6 +142,67 @@ func (Origin) EnumDescriptor() ([]byte, []int) {
 	return file_common_v1_common_proto_rawDescGZIP(), []int{1}
 }
 
+// ImportVerdict is what became of a line of the incumbent's configuration.
+type ImportVerdict int32
+
+const (
+	// Not used.
+	ImportVerdict_IMPORT_VERDICT_UNSPECIFIED ImportVerdict = 0
+	// It is left out, and that changes nothing for users; the message says why.
+	ImportVerdict_IMPORT_VERDICT_IGNORED ImportVerdict = 1
+	// It is part of the objects; the message says of which, and as what.
+	ImportVerdict_IMPORT_VERDICT_TAKEN ImportVerdict = 2
+	// It is part of the objects, but something that it does not say, or says otherwise, was assumed; the message says what.
+	ImportVerdict_IMPORT_VERDICT_ASSUMED ImportVerdict = 3
+	// It, or a part of it, is not in the objects and would have mattered; the message says what to do instead.
+	ImportVerdict_IMPORT_VERDICT_UNSUPPORTED ImportVerdict = 4
+)
+
+// Enum value maps for ImportVerdict.
+var (
+	ImportVerdict_name = map[int32]string{
+		0: "IMPORT_VERDICT_UNSPECIFIED",
+		1: "IMPORT_VERDICT_IGNORED",
+		2: "IMPORT_VERDICT_TAKEN",
+		3: "IMPORT_VERDICT_ASSUMED",
+		4: "IMPORT_VERDICT_UNSUPPORTED",
+	}
+	ImportVerdict_value = map[string]int32{
+		"IMPORT_VERDICT_UNSPECIFIED": 0,
+		"IMPORT_VERDICT_IGNORED":     1,
+		"IMPORT_VERDICT_TAKEN":       2,
+		"IMPORT_VERDICT_ASSUMED":     3,
+		"IMPORT_VERDICT_UNSUPPORTED": 4,
+	}
+)
+
+func (x ImportVerdict) Enum() *ImportVerdict {
+	p := new(ImportVerdict)
+	*p = x
+	return p
+}
+
+func (x ImportVerdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ImportVerdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_common_v1_common_proto_enumTypes[2].Descriptor()
+}
+
+func (ImportVerdict) Type() protoreflect.EnumType {
+	return &file_common_v1_common_proto_enumTypes[2]
+}
+
+func (x ImportVerdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ImportVerdict.Descriptor instead.
+func (ImportVerdict) EnumDescriptor() ([]byte, []int) {
+	return file_common_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
 // Violation is one thing wrong with a desired state: which field, and why.
 type Violation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -888,6 +949,143 @@ func (x *ReconcileResponse) GetError() string {
 	return ""
 }
 
+// ImportLine is one line of the incumbent's configuration and what became of it.
+type ImportLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which of several texts the line is from: the node. Empty when there is one text only.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// Number of the line in its text, from 1.
+	Number uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The line without its indentation, 200 characters at most. Passwords are shown as ***.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// What became of the line; when several things are to be told, the one that asks for most attention.
+	Verdict ImportVerdict `protobuf:"varint,4,opt,name=verdict,proto3,enum=twotier.common.v1.ImportVerdict" json:"verdict,omitempty"`
+	// What became of it, in words. Example: "server s1 of backend webservers; assumed: port 80, ..."
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportLine) Reset() {
+	*x = ImportLine{}
+	mi := &file_common_v1_common_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportLine) ProtoMessage() {}
+
+func (x *ImportLine) ProtoReflect() protoreflect.Message {
+	mi := &file_common_v1_common_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportLine.ProtoReflect.Descriptor instead.
+func (*ImportLine) Descriptor() ([]byte, []int) {
+	return file_common_v1_common_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImportLine) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ImportLine) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ImportLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ImportLine) GetVerdict() ImportVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return ImportVerdict_IMPORT_VERDICT_UNSPECIFIED
+}
+
+func (x *ImportLine) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ImportReport tells what became of the incumbent's configuration.
+type ImportReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every line of every text, in order; none is left out.
+	Lines []*ImportLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What is to be known of the whole: faults that the configuration has in the incumbent too, and what it cannot say.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportReport) Reset() {
+	*x = ImportReport{}
+	mi := &file_common_v1_common_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportReport) ProtoMessage() {}
+
+func (x *ImportReport) ProtoReflect() protoreflect.Message {
+	mi := &file_common_v1_common_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportReport.ProtoReflect.Descriptor instead.
+func (*ImportReport) Descriptor() ([]byte, []int) {
+	return file_common_v1_common_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImportReport) GetLines() []*ImportLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *ImportReport) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_common_v1_common_proto protoreflect.FileDescriptor
 
 const file_common_v1_common_proto_rawDesc = "" +
@@ -943,7 +1141,17 @@ const file_common_v1_common_proto_rawDesc = "" +
 	"\x11ReconcileResponse\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.twotier.common.v1.OutcomeR\aoutcome\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error*q\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xa6\x01\n" +
+	"\n" +
+	"ImportLine\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12:\n" +
+	"\averdict\x18\x04 \x01(\x0e2 .twotier.common.v1.ImportVerdictR\averdict\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"_\n" +
+	"\fImportReport\x123\n" +
+	"\x05lines\x18\x01 \x03(\v2\x1d.twotier.common.v1.ImportLineR\x05lines\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x11\n" +
@@ -954,7 +1162,13 @@ const file_common_v1_common_proto_rawDesc = "" +
 	"\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vORIGIN_ETCD\x10\x01\x12\x0f\n" +
 	"\vORIGIN_FILE\x10\x02\x12\x14\n" +
-	"\x10ORIGIN_LAST_GOOD\x10\x03B5Z3github.com/twotier/twotier/proto/common/v1;commonv1b\x06proto3"
+	"\x10ORIGIN_LAST_GOOD\x10\x03*\xa1\x01\n" +
+	"\rImportVerdict\x12\x1e\n" +
+	"\x1aIMPORT_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16IMPORT_VERDICT_IGNORED\x10\x01\x12\x18\n" +
+	"\x14IMPORT_VERDICT_TAKEN\x10\x02\x12\x1a\n" +
+	"\x16IMPORT_VERDICT_ASSUMED\x10\x03\x12\x1e\n" +
+	"\x1aIMPORT_VERDICT_UNSUPPORTED\x10\x04B5Z3github.com/twotier/twotier/proto/common/v1;commonv1b\x06proto3"
 
 var (
 	file_common_v1_common_proto_rawDescOnce sync.Once
@@ -968,38 +1182,43 @@ func file_common_v1_common_proto_rawDescGZIP() []byte {
 	return file_common_v1_common_proto_rawDescData
 }
 
-var file_common_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_common_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_common_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_common_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_common_v1_common_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: twotier.common.v1.Outcome
 	(Origin)(0),                   // 1: twotier.common.v1.Origin
-	(*Violation)(nil),             // 2: twotier.common.v1.Violation
-	(*DesiredState)(nil),          // 3: twotier.common.v1.DesiredState
-	(*Status)(nil),                // 4: twotier.common.v1.Status
-	(*GetStatusRequest)(nil),      // 5: twotier.common.v1.GetStatusRequest
-	(*WatchStatusRequest)(nil),    // 6: twotier.common.v1.WatchStatusRequest
-	(*PageRequest)(nil),           // 7: twotier.common.v1.PageRequest
-	(*DeleteRequest)(nil),         // 8: twotier.common.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 9: twotier.common.v1.DeleteResponse
-	(*ApplyResponse)(nil),         // 10: twotier.common.v1.ApplyResponse
-	(*PreviewPlanResponse)(nil),   // 11: twotier.common.v1.PreviewPlanResponse
-	(*ReconcileRequest)(nil),      // 12: twotier.common.v1.ReconcileRequest
-	(*ReconcileResponse)(nil),     // 13: twotier.common.v1.ReconcileResponse
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(ImportVerdict)(0),            // 2: twotier.common.v1.ImportVerdict
+	(*Violation)(nil),             // 3: twotier.common.v1.Violation
+	(*DesiredState)(nil),          // 4: twotier.common.v1.DesiredState
+	(*Status)(nil),                // 5: twotier.common.v1.Status
+	(*GetStatusRequest)(nil),      // 6: twotier.common.v1.GetStatusRequest
+	(*WatchStatusRequest)(nil),    // 7: twotier.common.v1.WatchStatusRequest
+	(*PageRequest)(nil),           // 8: twotier.common.v1.PageRequest
+	(*DeleteRequest)(nil),         // 9: twotier.common.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 10: twotier.common.v1.DeleteResponse
+	(*ApplyResponse)(nil),         // 11: twotier.common.v1.ApplyResponse
+	(*PreviewPlanResponse)(nil),   // 12: twotier.common.v1.PreviewPlanResponse
+	(*ReconcileRequest)(nil),      // 13: twotier.common.v1.ReconcileRequest
+	(*ReconcileResponse)(nil),     // 14: twotier.common.v1.ReconcileResponse
+	(*ImportLine)(nil),            // 15: twotier.common.v1.ImportLine
+	(*ImportReport)(nil),          // 16: twotier.common.v1.ImportReport
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_common_v1_common_proto_depIdxs = []int32{
 	1,  // 0: twotier.common.v1.DesiredState.origin:type_name -> twotier.common.v1.Origin
-	2,  // 1: twotier.common.v1.DesiredState.violations:type_name -> twotier.common.v1.Violation
-	14, // 2: twotier.common.v1.Status.start_time:type_name -> google.protobuf.Timestamp
-	14, // 3: twotier.common.v1.Status.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 4: twotier.common.v1.Status.desired:type_name -> twotier.common.v1.DesiredState
+	3,  // 1: twotier.common.v1.DesiredState.violations:type_name -> twotier.common.v1.Violation
+	17, // 2: twotier.common.v1.Status.start_time:type_name -> google.protobuf.Timestamp
+	17, // 3: twotier.common.v1.Status.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 4: twotier.common.v1.Status.desired:type_name -> twotier.common.v1.DesiredState
 	0,  // 5: twotier.common.v1.Status.outcome:type_name -> twotier.common.v1.Outcome
 	0,  // 6: twotier.common.v1.ReconcileResponse.outcome:type_name -> twotier.common.v1.Outcome
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	2,  // 7: twotier.common.v1.ImportLine.verdict:type_name -> twotier.common.v1.ImportVerdict
+	15, // 8: twotier.common.v1.ImportReport.lines:type_name -> twotier.common.v1.ImportLine
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_common_v1_common_proto_init() }
@@ -1012,8 +1231,8 @@ func file_common_v1_common_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_common_v1_common_proto_rawDesc), len(file_common_v1_common_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   12,
+			NumEnums:      3,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
