@@ -718,6 +718,191 @@ func (x *RealServerState) GetTotalConnections() uint64 {
 	return 0
 }
 
+// ImportRequest sends in IPVS rules.
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What ipvsadm -S -n prints, in JSON as base64.
+	Rules         []byte `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImportRequest) GetRules() []byte {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// ImportResponse tells what the configuration says in our words.
+type ImportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The virtual services, in the order of the rules; valid together.
+	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// What became of each line.
+	Report        *v1.ImportReport `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImportResponse) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ImportResponse) GetReport() *v1.ImportReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+// ExportRequest asks for the desired state as IPVS rules.
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+// ExportResponse holds the desired state as IPVS rules.
+type ExportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What ipvsadm -R reads and ipvsadm -S -n would print: the virtual services in the order of address and port. The
+	// addresses that the director holds are not part of it.
+	Rules         string `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExportResponse) GetRules() string {
+	if x != nil {
+		return x.Rules
+	}
+	return ""
+}
+
 var File_director_v1_control_proto protoreflect.FileDescriptor
 
 const file_director_v1_control_proto_rawDesc = "" +
@@ -760,18 +945,28 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x122\n" +
 	"\x12active_connections\x18\x03 \x01(\x04H\x00R\x11activeConnections\x88\x01\x01\x12+\n" +
 	"\x11total_connections\x18\x04 \x01(\x04R\x10totalConnectionsB\x15\n" +
-	"\x13_active_connections2\xad\x04\n" +
+	"\x13_active_connections\"%\n" +
+	"\rImportRequest\x12\x14\n" +
+	"\x05rules\x18\x01 \x01(\fR\x05rules\"\x80\x01\n" +
+	"\x0eImportResponse\x125\n" +
+	"\aobjects\x18\x01 \x03(\v2\x1b.twotier.director.v1.ObjectR\aobjects\x127\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report\"\x0f\n" +
+	"\rExportRequest\"&\n" +
+	"\x0eExportResponse\x12\x14\n" +
+	"\x05rules\x18\x01 \x01(\tR\x05rules2\x80\x05\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a(.twotier.director.v1.ListDesiredResponse\x12^\n" +
 	"\vPreviewPlan\x12'.twotier.director.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12c\n" +
 	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12c\n" +
-	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse2\x84\x02\n" +
+	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12Q\n" +
+	"\x06Export\x12\".twotier.director.v1.ExportRequest\x1a#.twotier.director.v1.ExportResponse2\xd7\x02\n" +
 	"\rDirectorAdmin\x12L\n" +
 	"\x05Apply\x12!.twotier.director.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
-	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponseB9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
+	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12Q\n" +
+	"\x06Import\x12\".twotier.director.v1.ImportRequest\x1a#.twotier.director.v1.ImportResponseB9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
 
 var (
 	file_director_v1_control_proto_rawDescOnce sync.Once
@@ -785,7 +980,7 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 	return file_director_v1_control_proto_rawDescData
 }
 
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_director_v1_control_proto_goTypes = []any{
 	(*Object)(nil),                 // 0: twotier.director.v1.Object
 	(*StoredObject)(nil),           // 1: twotier.director.v1.StoredObject
@@ -799,22 +994,27 @@ var file_director_v1_control_proto_goTypes = []any{
 	(*ListServicesResponse)(nil),   // 9: twotier.director.v1.ListServicesResponse
 	(*ServiceState)(nil),           // 10: twotier.director.v1.ServiceState
 	(*RealServerState)(nil),        // 11: twotier.director.v1.RealServerState
-	(*VirtualService)(nil),         // 12: twotier.director.v1.VirtualService
-	(*Address)(nil),                // 13: twotier.director.v1.Address
-	(*v1.GetStatusRequest)(nil),    // 14: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 15: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 16: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 17: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 18: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 19: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 20: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 21: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 22: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 23: twotier.common.v1.ReconcileResponse
+	(*ImportRequest)(nil),          // 12: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),         // 13: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),          // 14: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),         // 15: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),         // 16: twotier.director.v1.VirtualService
+	(*Address)(nil),                // 17: twotier.director.v1.Address
+	(*v1.ImportReport)(nil),        // 18: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 19: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 20: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 21: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 22: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 23: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 24: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 25: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 26: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 27: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 28: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	12, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	13, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	16, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	17, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
 	0,  // 2: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
 	1,  // 3: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
 	0,  // 4: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
@@ -822,29 +1022,35 @@ var file_director_v1_control_proto_depIdxs = []int32{
 	7,  // 6: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
 	10, // 7: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
 	11, // 8: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
-	14, // 9: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	15, // 10: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	16, // 11: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	3,  // 12: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	5,  // 13: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	8,  // 14: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	4,  // 15: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	17, // 16: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	18, // 17: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	19, // 18: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	19, // 19: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	2,  // 20: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	20, // 21: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	6,  // 22: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	9,  // 23: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	21, // 24: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	22, // 25: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	23, // 26: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	18, // [18:27] is the sub-list for method output_type
-	9,  // [9:18] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 9: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	18, // 10: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	19, // 11: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	20, // 12: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	21, // 13: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	3,  // 14: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	5,  // 15: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	8,  // 16: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	14, // 17: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	4,  // 18: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	22, // 19: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	23, // 20: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	12, // 21: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	24, // 22: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	24, // 23: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	2,  // 24: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	25, // 25: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	6,  // 26: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	9,  // 27: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	15, // 28: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	26, // 29: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	27, // 30: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	28, // 31: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	13, // 32: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	22, // [22:33] is the sub-list for method output_type
+	11, // [11:22] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -864,7 +1070,7 @@ func file_director_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -28,6 +28,7 @@ const (
 	Director_PreviewPlan_FullMethodName  = "/twotier.director.v1.Director/PreviewPlan"
 	Director_GetDataplane_FullMethodName = "/twotier.director.v1.Director/GetDataplane"
 	Director_ListServices_FullMethodName = "/twotier.director.v1.Director/ListServices"
+	Director_Export_FullMethodName       = "/twotier.director.v1.Director/Export"
 )
 
 // DirectorClient is the client API for Director service.
@@ -49,6 +50,9 @@ type DirectorClient interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
+	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
+	// valid; GetStatus names what is wrong.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error)
 }
 
 type directorClient struct {
@@ -128,6 +132,16 @@ func (c *directorClient) ListServices(ctx context.Context, in *ListServicesReque
 	return out, nil
 }
 
+func (c *directorClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExportResponse)
+	err := c.cc.Invoke(ctx, Director_Export_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DirectorServer is the server API for Director service.
 // All implementations must embed UnimplementedDirectorServer
 // for forward compatibility.
@@ -147,6 +161,9 @@ type DirectorServer interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
+	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
+	// valid; GetStatus names what is wrong.
+	Export(context.Context, *ExportRequest) (*ExportResponse, error)
 	mustEmbedUnimplementedDirectorServer()
 }
 
@@ -174,6 +191,9 @@ func (UnimplementedDirectorServer) GetDataplane(context.Context, *GetDataplaneRe
 }
 func (UnimplementedDirectorServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
+}
+func (UnimplementedDirectorServer) Export(context.Context, *ExportRequest) (*ExportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedDirectorServer) mustEmbedUnimplementedDirectorServer() {}
 func (UnimplementedDirectorServer) testEmbeddedByValue()                  {}
@@ -297,6 +317,24 @@ func _Director_ListServices_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Director_Export_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorServer).Export(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Director_Export_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorServer).Export(ctx, req.(*ExportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Director_ServiceDesc is the grpc.ServiceDesc for Director service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -324,6 +362,10 @@ var Director_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListServices",
 			Handler:    _Director_ListServices_Handler,
 		},
+		{
+			MethodName: "Export",
+			Handler:    _Director_Export_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -339,6 +381,7 @@ const (
 	DirectorAdmin_Apply_FullMethodName     = "/twotier.director.v1.DirectorAdmin/Apply"
 	DirectorAdmin_Delete_FullMethodName    = "/twotier.director.v1.DirectorAdmin/Delete"
 	DirectorAdmin_Reconcile_FullMethodName = "/twotier.director.v1.DirectorAdmin/Reconcile"
+	DirectorAdmin_Import_FullMethodName    = "/twotier.director.v1.DirectorAdmin/Import"
 )
 
 // DirectorAdminClient is the client API for DirectorAdmin service.
@@ -358,6 +401,11 @@ type DirectorAdminClient interface {
 	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
 	// plane cannot be used here, with the reason.
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
+	// Import reads what ipvsadm -S -n prints and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
+	// the parts.
+	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
 }
 
 type directorAdminClient struct {
@@ -398,6 +446,16 @@ func (c *directorAdminClient) Reconcile(ctx context.Context, in *v1.ReconcileReq
 	return out, nil
 }
 
+func (c *directorAdminClient) Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportResponse)
+	err := c.cc.Invoke(ctx, DirectorAdmin_Import_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DirectorAdminServer is the server API for DirectorAdmin service.
 // All implementations must embed UnimplementedDirectorAdminServer
 // for forward compatibility.
@@ -415,6 +473,11 @@ type DirectorAdminServer interface {
 	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
 	// plane cannot be used here, with the reason.
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
+	// Import reads what ipvsadm -S -n prints and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
+	// the parts.
+	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 	mustEmbedUnimplementedDirectorAdminServer()
 }
 
@@ -433,6 +496,9 @@ func (UnimplementedDirectorAdminServer) Delete(context.Context, *v1.DeleteReques
 }
 func (UnimplementedDirectorAdminServer) Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
+}
+func (UnimplementedDirectorAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedDirectorAdminServer) mustEmbedUnimplementedDirectorAdminServer() {}
 func (UnimplementedDirectorAdminServer) testEmbeddedByValue()                       {}
@@ -509,6 +575,24 @@ func _DirectorAdmin_Reconcile_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DirectorAdmin_Import_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorAdminServer).Import(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DirectorAdmin_Import_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorAdminServer).Import(ctx, req.(*ImportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DirectorAdmin_ServiceDesc is the grpc.ServiceDesc for DirectorAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -527,6 +611,10 @@ var DirectorAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reconcile",
 			Handler:    _DirectorAdmin_Reconcile_Handler,
+		},
+		{
+			MethodName: "Import",
+			Handler:    _DirectorAdmin_Import_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -14,8 +14,10 @@ import (
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsadm"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 // Service is the name under which the director's health is told.
@@ -91,6 +93,36 @@ func (d *director) ListServices(context.Context, *directorv1.ListServicesRequest
 	answer := &directorv1.ListServicesResponse{}
 	for _, s := range view.Have.Services {
 		answer.Services = append(answer.Services, serviceState(s))
+	}
+	return answer, nil
+}
+
+// Export gives the desired virtual services as IPVS rules.
+func (d *director) Export(context.Context, *directorv1.ExportRequest) (*directorv1.ExportResponse, error) {
+	snapshot, ok := d.Store.Newest()
+	if !ok {
+		return nil, status.Error(codes.Unavailable, "no desired state has been read yet")
+	}
+	var messages []proto.Message
+	for _, object := range snapshot.Objects {
+		messages = append(messages, object.Message)
+	}
+	want, violations := spec.Parse(messages, "") // which node holds the addresses does not matter here
+	if violations = append(violations, snapshot.Violations...); len(violations) > 0 {
+		return nil, grpcserver.FailedPrecondition("DESIRED_STATE", violations[0].GetField(), violations[0].GetDescription())
+	}
+	return &directorv1.ExportResponse{Rules: ipvsadm.Export(want.Services)}, nil
+}
+
+// Import tells what IPVS rules say in our words.
+func (a *admin) Import(_ context.Context, request *directorv1.ImportRequest) (*directorv1.ImportResponse, error) {
+	services, report, err := ipvsadm.Import(request.GetRules())
+	if err != nil {
+		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "rules", Description: err.Error()}})
+	}
+	answer := &directorv1.ImportResponse{Report: report}
+	for _, s := range services {
+		answer.Objects = append(answer.Objects, &directorv1.Object{Kind: &directorv1.Object_VirtualService{VirtualService: s}})
 	}
 	return answer, nil
 }

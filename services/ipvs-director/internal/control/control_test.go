@@ -1,9 +1,12 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -11,6 +14,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/desired"
+	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/internal/verbs"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
@@ -72,4 +78,71 @@ func TestGetDataplane(t *testing.T) {
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("got %v, %v; want %v", got, err, want)
 	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	got, err := (&admin{}).Import(t.Context(), &directorv1.ImportRequest{Rules: []byte("-A -t 10.10.60.22:80 -s wlc\n")})
+	want := []*directorv1.Object{{Kind: &directorv1.Object_VirtualService{VirtualService: &directorv1.VirtualService{
+		Name: "10.10.60.22-80", Address: "10.10.60.22", Port: 80, Scheduler: "wlc",
+	}}}}
+	if err != nil || len(got.GetObjects()) != 1 || !proto.Equal(got.GetObjects()[0], want[0]) || len(got.GetReport().GetLines()) != 1 {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	_, err = (&admin{}).Import(t.Context(), &directorv1.ImportRequest{Rules: make([]byte, importing.MaxBytes+1)})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("too much: %v", err)
+	}
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		desired, rules string
+		code           codes.Code
+	}{
+		"service": {
+			"kind: virtual-service\nname: web\naddress: 10.10.60.22\nport: 80\nreal_servers: [{address: 192.168.60.78}]\n" +
+				"---\nkind: address\nname: vip\nprefix: 10.10.60.22/24\n",
+			"-A -t 10.10.60.22:80 -s wlc\n-a -t 10.10.60.22:80 -r 192.168.60.78:80 -m -w 1\n", codes.OK,
+		},
+		"not valid":    {"kind: virtual-service\nname: web\naddress: 10.10.60.22\n", "", codes.FailedPrecondition},
+		"not readable": {"kind: nothing\nname: web\n", "", codes.FailedPrecondition},
+		"not there":    {"", "", codes.Unavailable},
+	} {
+		got, err := (&director{Verbs: &verbs.Verbs{Store: fileStore(t, c.desired)}}).Export(t.Context(), nil)
+		if status.Code(err) != c.code || got.GetRules() != c.rules {
+			t.Errorf("%s: got %v, %v; want %s %v", name, got, err, c.rules, c.code)
+		}
+	}
+}
+
+// fileStore opens a store on a file with the text and waits until it is read; with an empty text nothing is read.
+func fileStore(t *testing.T, text string) *desired.Store {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "desired.yaml")
+	store, err := desired.Open(desired.Config{Service: "ipvs-director", Path: path, Kinds: []desired.Kind{
+		{Name: spec.KindVirtualService, New: func() proto.Message { return new(directorv1.VirtualService) }},
+		{Name: spec.KindAddress, New: func() proto.Message { return new(directorv1.Address) }},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text == "" {
+		return store
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- store.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	<-store.Changed()
+	return store
 }

@@ -194,7 +194,7 @@ func (p *parser) service(m *directorv1.VirtualService) {
 func (p *parser) address(m *directorv1.Address, node string) {
 	path := p.named(KindAddress, m.GetName())
 	prefix, err := netip.ParsePrefix(m.GetPrefix())
-	if err != nil || !usable(prefix.Addr()) || prefix.Bits() < 8 {
+	if err != nil || !Usable(prefix.Addr()) || prefix.Bits() < 8 {
 		p.bad(path+".prefix", "want an IPv4 address with the length of its subnet, 8 to 32, such as 192.168.60.99/24, got %q", m.GetPrefix())
 		return
 	}
@@ -217,7 +217,7 @@ func (p *parser) address(m *directorv1.Address, node string) {
 
 func (p *parser) ipv4(field, s string) netip.Addr {
 	addr, err := netip.ParseAddr(s)
-	if err != nil || !usable(addr) {
+	if err != nil || !Usable(addr) {
 		p.bad(field, "want an IPv4 address of a host, such as 10.10.60.22, got %q", s)
 		return netip.Addr{}
 	}
@@ -232,7 +232,7 @@ func (p *parser) port(field string, n uint32) uint16 {
 	return uint16(n)
 }
 
-// usable tells whether an address can belong to a host on a network card.
-func usable(a netip.Addr) bool {
+// Usable tells whether an address can belong to a host on a network card.
+func Usable(a netip.Addr) bool {
 	return a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }

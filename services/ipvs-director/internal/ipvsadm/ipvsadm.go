@@ -1,0 +1,341 @@
+// Package ipvsadm answers: what do these IPVS rules say in our words, and how are ours said as rules?
+//
+// The language is what ipvsadm -S -n prints and ipvsadm -R reads (ipvsadm(8)). The package is pure.
+package ipvsadm
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/importing"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// Import reads rules. The services that it returns are valid together.
+func Import(rules []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport, error) {
+	var report importing.Report
+	lines, err := report.Read("", rules)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := reader{services: map[string]*service{}}
+	for _, line := range lines {
+		r.line(line)
+	}
+	services := r.finish(&report)
+	return services, report.Message(), nil
+}
+
+// Export writes services as rules, in their order.
+func Export(services []spec.Service) string {
+	var out strings.Builder
+	for _, s := range services {
+		fmt.Fprintf(&out, "-A -t %s -s %s\n", s.VIP, s.Scheduler)
+		for _, r := range s.Reals {
+			fmt.Fprintf(&out, "-a -t %s -r %s -m -w %d\n", s.VIP, r.Address, r.Weight)
+		}
+	}
+	return out.String()
+}
+
+// service is a virtual service while its rules are read.
+type service struct {
+	line    *importing.Line
+	message *directorv1.VirtualService
+	reals   map[netip.AddrPort]int // real server -> number of its line
+	// alike: the scheduler pays no attention to weights, which ours do.
+	alike bool
+	// refused is why the service is not taken; empty: it is.
+	refused string
+	// missed are lines of real servers that are not taken.
+	missed int
+}
+
+// reader goes through the lines once.
+type reader struct {
+	order    []*service
+	services map[string]*service // by kind and address, for example "-t 10.10.60.22:80"
+}
+
+func (r *reader) line(line *importing.Line) {
+	text := line.Text
+	if at := strings.IndexByte(text, '#'); at >= 0 {
+		if importing.Secretive(text[at:]) {
+			line.Show(text[:at] + "# ***")
+		}
+		text = text[:at]
+	}
+	words := strings.Fields(text)
+	if len(words) > 0 && (words[0] == "ipvsadm" || strings.HasSuffix(words[0], "/ipvsadm")) {
+		words = words[1:]
+	}
+	if len(words) == 0 {
+		line.Ignored("empty or a comment")
+		return
+	}
+	switch words[0] {
+	case "-A", "--add-service":
+		r.service(line, words[1:])
+	case "-a", "--add-server":
+		r.real(line, words[1:])
+	case "-C", "--clear":
+		line.Ignored("the objects are the whole state; there is nothing to clear before")
+	default:
+		line.LeftOut("%s: a saved state consists of -A and -a; bring the rules into the kernel and save them with ipvsadm -S -n",
+			importing.Quote(words[0]))
+	}
+}
+
+// finish turns what was read into messages and speaks about what came of it.
+func (r *reader) finish(report *importing.Report) []*directorv1.VirtualService {
+	var taken []*directorv1.VirtualService
+	for _, s := range r.order {
+		if len(s.message.GetRealServers()) == 0 && s.missed > 0 {
+			s.line.LeftOut("none of its real servers can be taken, and a service without any would refuse its clients")
+			continue
+		}
+		taken = append(taken, s.message)
+	}
+	if len(taken) > 0 {
+		report.Warn("The rules name no addresses of the node. If the director shall hold the VIPs, and the address that is " +
+			"the real servers' gateway, apply an object of kind address for each; else they must be on a network card already.")
+	}
+	return taken
+}
+
+// service reads the words behind -A.
+func (r *reader) service(line *importing.Line, words []string) {
+	o := options(words)
+	key, vip, wrong := o.service()
+	switch {
+	case wrong != "":
+	case r.services[key] != nil:
+		wrong = fmt.Sprintf("line %d has this service already", r.services[key].line.Number)
+	case len(r.order) == spec.MaxServices:
+		wrong = fmt.Sprintf("one director takes %d virtual services; use another one", spec.MaxServices)
+	}
+	if wrong != "" {
+		line.LeftOut("%s", wrong)
+		if key != "" && r.services[key] == nil {
+			r.services[key] = &service{line: line, refused: wrong}
+		}
+		return
+	}
+	name := strings.ReplaceAll(vip.String(), ":", "-")
+	s := &service{line: line, reals: map[netip.AddrPort]int{}, message: &directorv1.VirtualService{
+		Name: name, Address: vip.Addr().String(), Port: uint32(vip.Port()),
+	}}
+	r.services[key] = s
+	r.order = append(r.order, s)
+	line.Taken("virtual-service/%s", name)
+	s.scheduler(o)
+	for _, option := range o {
+		switch option.name {
+		case "-t", "-s":
+		case "-p":
+			line.Unsupported("-p: the director keeps no client on one real server; behind it the router does, by cookie")
+		case "-M":
+			line.Unsupported("-M: it belongs to -p")
+		default:
+			line.Unsupported("%s: the service is taken without it", importing.Quote(option.name))
+		}
+	}
+}
+
+// scheduler takes the scheduler, or the one of ours that is nearest to it.
+func (s *service) scheduler(o optionList) {
+	word, _ := o.find("-s")
+	switch word {
+	case "":
+		s.message.Scheduler = string(spec.WLC)
+		s.line.Assumed("scheduler wlc, the default of ipvsadm")
+	case "wlc", "wrr":
+		s.message.Scheduler = word
+	case "rr":
+		s.alike, s.message.Scheduler = true, string(spec.WRR)
+		s.line.Assumed("rr is wrr with equal weights")
+	case "lc":
+		s.alike, s.message.Scheduler = true, string(spec.WLC)
+		s.line.Assumed("lc is wlc with equal weights")
+	default:
+		s.message.Scheduler = string(spec.WLC)
+		s.line.Unsupported("scheduler %s: wlc is taken; there are wlc and wrr", importing.Quote(word))
+	}
+}
+
+// real reads the words behind -a.
+func (r *reader) real(line *importing.Line, words []string) {
+	o := options(words)
+	key, vip, wrong := o.service()
+	s := r.services[key]
+	switch {
+	case wrong != "":
+		line.LeftOut("%s", wrong)
+		return
+	case s == nil:
+		line.LeftOut("no line above adds the service %s", vip)
+		return
+	case s.refused != "":
+		line.LeftOut("the service of line %d is not taken: %s", s.line.Number, s.refused)
+		return
+	}
+	message, address, wrong := o.real(vip)
+	if wrong == "" {
+		switch other, twice := s.reals[address]; {
+		case twice:
+			wrong = fmt.Sprintf("line %d has this real server already", other)
+		case address == vip:
+			wrong = "the real server is the VIP itself"
+		case len(s.reals) == spec.MaxRealServers:
+			wrong = fmt.Sprintf("a service takes %d real servers", spec.MaxRealServers)
+		}
+	}
+	if wrong != "" {
+		s.missed++
+		line.LeftOut("%s", wrong)
+		return
+	}
+	s.reals[address] = line.Number
+	s.message.RealServers = append(s.message.RealServers, message)
+	line.Taken("real server %s of virtual-service/%s", address, s.message.GetName())
+	if _, said := o.find("-w"); !said {
+		line.Assumed("weight 1, the default of ipvsadm")
+	}
+	if s.alike && message.GetWeight() > 1 {
+		line.Assumed("weight 1: the scheduler of line %d pays no attention to weights", s.line.Number)
+		message.Weight = proto.Uint32(1)
+	}
+	for _, option := range o {
+		switch option.name {
+		case "-t", "-r", "-m", "-w":
+		case "-x", "-y":
+			if option.value != "0" {
+				line.Unsupported("%s: there are no thresholds of connections; the router's maxconn limits what it takes", option.name)
+			}
+		default:
+			line.Unsupported("%s: the real server is taken without it", importing.Quote(option.name))
+		}
+	}
+}
+
+// option is one option with its argument.
+type option struct{ name, value string }
+
+// optionList is the options of one line.
+type optionList []option
+
+// short gives the long options the names of the short ones (ipvsadm(8)).
+var short = map[string]string{
+	"--tcp-service": "-t", "--udp-service": "-u", "--fwmark-service": "-f", "--scheduler": "-s", "--persistent": "-p",
+	"--netmask": "-M", "--real-server": "-r", "--masquerading": "-m", "--gatewaying": "-g", "--ipip": "-i", "--weight": "-w",
+	"--u-threshold": "-x", "--l-threshold": "-y", "--sched-flags": "-b", "--ops": "-o", "--ipv6": "-6",
+}
+
+// bare are the options that take no argument.
+var bare = map[string]bool{"-m": true, "-g": true, "-i": true, "-o": true, "-6": true, "--tun-nocsum": true, "--tun-csum": true, "--tun-remcsum": true}
+
+func options(words []string) optionList {
+	var all optionList
+	for i := 0; i < len(words); i++ {
+		name, value, given := strings.Cut(words[i], "=")
+		if !strings.HasPrefix(name, "--") {
+			name, value, given = words[i], "", false
+		}
+		if s, ok := short[name]; ok {
+			name = s
+		}
+		// An argument is the next word that is no option. That of -p may be missing.
+		if !given && strings.HasPrefix(name, "-") && !bare[name] && i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") {
+			i++
+			value = words[i]
+		}
+		all = append(all, option{name, value})
+	}
+	return all
+}
+
+func (o optionList) find(name string) (value string, found bool) {
+	for _, each := range o {
+		if each.name == name {
+			return each.value, true
+		}
+	}
+	return "", false
+}
+
+// service finds the service that a line is about. The key is empty when the line names none.
+func (o optionList) service() (key string, vip netip.AddrPort, wrong string) {
+	for _, kind := range []string{"-t", "-u", "-f"} {
+		text, found := o.find(kind)
+		if !found {
+			continue
+		}
+		key = kind + " " + text
+		switch kind {
+		case "-u":
+			return key, vip, "UDP: the director serves TCP only; leave the service where it is"
+		case "-f":
+			return key, vip, "a service by firewall mark: name the address and port with -t"
+		}
+		if vip, wrong = endpoint(text); wrong == "" {
+			key = kind + " " + vip.String()
+		}
+		return key, vip, wrong
+	}
+	return "", vip, "it names no service with -t"
+}
+
+// real finds the real server.
+func (o optionList) real(vip netip.AddrPort) (message *directorv1.RealServer, address netip.AddrPort, wrong string) {
+	text, found := o.find("-r")
+	if !found {
+		return nil, address, "it names no real server with -r"
+	}
+	if !strings.Contains(text, ":") {
+		text = fmt.Sprintf("%s:%d", text, vip.Port()) // ipvsadm: the port of the service
+	}
+	if address, wrong = endpoint(text); wrong != "" {
+		return nil, address, wrong
+	}
+	if _, masquerades := o.find("-m"); !masquerades {
+		how := "-g (direct routing, the default of ipvsadm)"
+		if _, tunnels := o.find("-i"); tunnels {
+			how = "-i (tunnelling)"
+		}
+		return nil, address, how + ": the director forwards with -m only; route the real server's replies through the director " +
+			"and write -m"
+	}
+	weight := uint64(1)
+	if text, given := o.find("-w"); given {
+		var err error
+		if weight, err = strconv.ParseUint(text, 10, 32); err != nil || weight > spec.MaxWeight {
+			return nil, address, fmt.Sprintf("weight %s: want 0 to %d", importing.Quote(text), spec.MaxWeight)
+		}
+	}
+	return &directorv1.RealServer{
+		Address: address.Addr().String(), Port: uint32(address.Port()), Weight: proto.Uint32(uint32(weight)),
+	}, address, ""
+}
+
+// endpoint reads ADDRESS:PORT.
+func endpoint(text string) (netip.AddrPort, string) {
+	address, err := netip.ParseAddrPort(text)
+	switch {
+	case err != nil && strings.Contains(text, ":"):
+		return netip.AddrPort{}, fmt.Sprintf("%s: want IPv4:PORT in numbers; save the rules with ipvsadm -S -n", importing.Quote(text))
+	case err != nil || address.Port() == 0:
+		return netip.AddrPort{}, fmt.Sprintf("%s: a service on all ports; name each port in a service of its own", importing.Quote(text))
+	case !address.Addr().Is4():
+		return netip.AddrPort{}, fmt.Sprintf("%s: the director serves IPv4 only", importing.Quote(text))
+	case !spec.Usable(address.Addr()):
+		return netip.AddrPort{}, fmt.Sprintf("%s: not an address of a host on a network", importing.Quote(text))
+	}
+	return address, ""
+}
