@@ -608,6 +608,107 @@ func (x *ServerState) GetConnectErrors() uint64 {
 	return 0
 }
 
+// ImportRequest sends in HAProxy's configuration.
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The text of haproxy.cfg, in JSON as base64.
+	Config        []byte `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ImportRequest) GetConfig() []byte {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+// ImportResponse tells what the configuration says in our words.
+type ImportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Backends first, so that each can be applied in turn; valid together.
+	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// What became of each line.
+	Report        *v1.ImportReport `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ImportResponse) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ImportResponse) GetReport() *v1.ImportReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
 var File_router_v1_control_proto protoreflect.FileDescriptor
 
 const file_router_v1_control_proto_rawDesc = "" +
@@ -645,7 +746,12 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x0factive_requests\x18\b \x01(\x04R\x0eactiveRequests\x12%\n" +
 	"\x0etotal_requests\x18\t \x01(\x04R\rtotalRequests\x12%\n" +
 	"\x0econnect_errors\x18\n" +
-	" \x01(\x04R\rconnectErrors*U\n" +
+	" \x01(\x04R\rconnectErrors\"'\n" +
+	"\rImportRequest\x12\x16\n" +
+	"\x06config\x18\x01 \x01(\fR\x06config\"~\n" +
+	"\x0eImportResponse\x123\n" +
+	"\aobjects\x18\x01 \x03(\v2\x19.twotier.router.v1.ObjectR\aobjects\x127\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report*U\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
@@ -656,11 +762,12 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12U\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a&.twotier.router.v1.ListDesiredResponse\x12\\\n" +
 	"\vPreviewPlan\x12%.twotier.router.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12\\\n" +
-	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse2\x80\x02\n" +
+	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse2\xcf\x02\n" +
 	"\vRouterAdmin\x12J\n" +
 	"\x05Apply\x12\x1f.twotier.router.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
-	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponseB5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
+	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12M\n" +
+	"\x06Import\x12 .twotier.router.v1.ImportRequest\x1a!.twotier.router.v1.ImportResponseB5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
 
 var (
 	file_router_v1_control_proto_rawDescOnce sync.Once
@@ -675,7 +782,7 @@ func file_router_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_router_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.router.v1.Health
 	(*Object)(nil),                 // 1: twotier.router.v1.Object
@@ -686,49 +793,56 @@ var file_router_v1_control_proto_goTypes = []any{
 	(*ListServersRequest)(nil),     // 6: twotier.router.v1.ListServersRequest
 	(*ListServersResponse)(nil),    // 7: twotier.router.v1.ListServersResponse
 	(*ServerState)(nil),            // 8: twotier.router.v1.ServerState
-	(*Frontend)(nil),               // 9: twotier.router.v1.Frontend
-	(*Backend)(nil),                // 10: twotier.router.v1.Backend
-	(*v1.GetStatusRequest)(nil),    // 11: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 12: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 13: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 14: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 15: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 16: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 17: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 18: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 19: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 20: twotier.common.v1.ReconcileResponse
+	(*ImportRequest)(nil),          // 9: twotier.router.v1.ImportRequest
+	(*ImportResponse)(nil),         // 10: twotier.router.v1.ImportResponse
+	(*Frontend)(nil),               // 11: twotier.router.v1.Frontend
+	(*Backend)(nil),                // 12: twotier.router.v1.Backend
+	(*v1.ImportReport)(nil),        // 13: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 14: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 15: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 16: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 17: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 18: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 19: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 20: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 21: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 22: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 23: twotier.common.v1.ReconcileResponse
 }
 var file_router_v1_control_proto_depIdxs = []int32{
-	9,  // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
-	10, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
+	11, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
+	12, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
 	1,  // 2: twotier.router.v1.StoredObject.object:type_name -> twotier.router.v1.Object
 	2,  // 3: twotier.router.v1.ListDesiredResponse.objects:type_name -> twotier.router.v1.StoredObject
 	1,  // 4: twotier.router.v1.PreviewPlanRequest.object:type_name -> twotier.router.v1.Object
 	1,  // 5: twotier.router.v1.ApplyRequest.object:type_name -> twotier.router.v1.Object
 	8,  // 6: twotier.router.v1.ListServersResponse.servers:type_name -> twotier.router.v1.ServerState
 	0,  // 7: twotier.router.v1.ServerState.health:type_name -> twotier.router.v1.Health
-	11, // 8: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	12, // 9: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	13, // 10: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 11: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
-	6,  // 12: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
-	5,  // 13: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
-	14, // 14: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	15, // 15: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	16, // 16: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
-	16, // 17: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 18: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
-	17, // 19: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 20: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
-	18, // 21: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	19, // 22: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	20, // 23: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	1,  // 8: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
+	13, // 9: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	14, // 10: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	15, // 11: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	16, // 12: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 13: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
+	6,  // 14: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
+	5,  // 15: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
+	17, // 16: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	18, // 17: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	9,  // 18: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
+	19, // 19: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
+	19, // 20: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 21: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
+	20, // 22: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 23: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
+	21, // 24: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	22, // 25: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	23, // 26: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	10, // 27: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
+	19, // [19:28] is the sub-list for method output_type
+	10, // [10:19] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_control_proto_init() }
@@ -747,7 +861,7 @@ func file_router_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_control_proto_rawDesc), len(file_router_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -297,6 +297,7 @@ const (
 	RouterAdmin_Apply_FullMethodName     = "/twotier.router.v1.RouterAdmin/Apply"
 	RouterAdmin_Delete_FullMethodName    = "/twotier.router.v1.RouterAdmin/Delete"
 	RouterAdmin_Reconcile_FullMethodName = "/twotier.router.v1.RouterAdmin/Reconcile"
+	RouterAdmin_Import_FullMethodName    = "/twotier.router.v1.RouterAdmin/Import"
 )
 
 // RouterAdminClient is the client API for RouterAdmin service.
@@ -314,6 +315,11 @@ type RouterAdminClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
 	// Reconcile compares the world with the desired state at once and mends what differs.
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
+	// Import reads a haproxy.cfg and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
+	// the parts.
+	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
 }
 
 type routerAdminClient struct {
@@ -354,6 +360,16 @@ func (c *routerAdminClient) Reconcile(ctx context.Context, in *v1.ReconcileReque
 	return out, nil
 }
 
+func (c *routerAdminClient) Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportResponse)
+	err := c.cc.Invoke(ctx, RouterAdmin_Import_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterAdminServer is the server API for RouterAdmin service.
 // All implementations must embed UnimplementedRouterAdminServer
 // for forward compatibility.
@@ -369,6 +385,11 @@ type RouterAdminServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
 	// Reconcile compares the world with the desired state at once and mends what differs.
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
+	// Import reads a haproxy.cfg and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
+	// the parts.
+	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 	mustEmbedUnimplementedRouterAdminServer()
 }
 
@@ -387,6 +408,9 @@ func (UnimplementedRouterAdminServer) Delete(context.Context, *v1.DeleteRequest)
 }
 func (UnimplementedRouterAdminServer) Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
+}
+func (UnimplementedRouterAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedRouterAdminServer) mustEmbedUnimplementedRouterAdminServer() {}
 func (UnimplementedRouterAdminServer) testEmbeddedByValue()                     {}
@@ -463,6 +487,24 @@ func _RouterAdmin_Reconcile_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterAdmin_Import_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServer).Import(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdmin_Import_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServer).Import(ctx, req.(*ImportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouterAdmin_ServiceDesc is the grpc.ServiceDesc for RouterAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -481,6 +523,10 @@ var RouterAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reconcile",
 			Handler:    _RouterAdmin_Reconcile_Handler,
+		},
+		{
+			MethodName: "Import",
+			Handler:    _RouterAdmin_Import_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

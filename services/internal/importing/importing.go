@@ -6,6 +6,7 @@ package importing
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,8 +49,14 @@ type Line struct {
 	source   string
 	shown    string
 	verdict  commonv1.ImportVerdict
-	messages []string
+	messages []message
 	final    bool
+}
+
+// message is one thing said of a line.
+type message struct {
+	verdict commonv1.ImportVerdict
+	text    string
 }
 
 // Read adds a text. The lines are there to be spoken about; source tells texts apart and may be empty.
@@ -118,21 +125,28 @@ func (l *Line) say(verdict commonv1.ImportVerdict, format string, args []any) {
 		return
 	}
 	l.verdict = max(l.verdict, verdict)
-	text := fmt.Sprintf(format, args...)
-	if slices.Contains(l.messages, text) {
-		return
-	}
+	said := message{verdict, fmt.Sprintf(format, args...)}
 	used := 0
 	for _, m := range l.messages {
-		used += len(m)
+		used += len(m.text)
 	}
-	if used+len(text) > MaxMessage {
-		text = "..."
-		if used > 0 && l.messages[len(l.messages)-1] == text {
-			return
-		}
+	if used+len(said.text) > MaxMessage {
+		said = message{commonv1.ImportVerdict_IMPORT_VERDICT_UNSUPPORTED, "..."} // the last to be shown
 	}
-	l.messages = append(l.messages, text)
+	if !slices.Contains(l.messages, said) {
+		l.messages = append(l.messages, said)
+	}
+}
+
+// message is all that was said, what was taken first.
+func (l *Line) message() string {
+	sorted := slices.Clone(l.messages)
+	slices.SortStableFunc(sorted, func(a, b message) int { return cmp.Compare(a.verdict, b.verdict) })
+	var texts []string
+	for _, m := range sorted {
+		texts = append(texts, m.text)
+	}
+	return strings.Join(texts, "; ")
 }
 
 // Message is the report.
@@ -141,7 +155,7 @@ func (r *Report) Message() *commonv1.ImportReport {
 	for _, l := range r.lines {
 		line := &commonv1.ImportLine{
 			Source: l.source, Number: uint32(l.Number), Text: Short(strings.TrimSpace(l.shown), MaxShown),
-			Verdict: l.verdict, Message: strings.Join(l.messages, "; "),
+			Verdict: l.verdict, Message: l.message(),
 		}
 		if line.Verdict == commonv1.ImportVerdict_IMPORT_VERDICT_UNSPECIFIED {
 			line.Verdict = commonv1.ImportVerdict_IMPORT_VERDICT_UNSUPPORTED

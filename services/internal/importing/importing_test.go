@@ -17,9 +17,9 @@ func TestReport(t *testing.T) {
 	if err != nil || len(lines) != 6 {
 		t.Fatalf("read %d lines, %v", len(lines), err)
 	}
+	lines[0].Assumed("more")
 	lines[0].Taken("first of %d", 6)
 	lines[0].Taken("first of 6")
-	lines[0].Assumed("more")
 	lines[1].Assumed("a")
 	lines[1].Ignored("b")
 	lines[3].Show("four ***")
@@ -35,7 +35,7 @@ func TestReport(t *testing.T) {
 	got := importingtest.Print(t, []*commonv1.GetStatusRequest{{}}, r.Message())
 	want := "GetStatusRequest {}\nwarning: once\n" +
 		"lvs:1 assumed | one\n    first of 6; assumed: more\n" +
-		"lvs:2 assumed | two \uFFFD\n    assumed: a; b\n" +
+		"lvs:2 assumed | two \uFFFD\n    b; assumed: a\n" +
 		"lvs:3 unsupported | \n    unsupported: this line means nothing to the importer\n" +
 		"lvs:4 ignored | four ***\n    hidden\n" +
 		"lvs:5 unsupported | five\n    unsupported: nothing left\n" +

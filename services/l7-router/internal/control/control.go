@@ -11,7 +11,9 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
+	"github.com/twotier/twotier/services/l7-router/internal/haproxy"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 )
 
@@ -61,6 +63,22 @@ func (s *server) PreviewPlan(ctx context.Context, request *routerv1.PreviewPlanR
 // Apply stores an object.
 func (s *server) Apply(ctx context.Context, request *routerv1.ApplyRequest) (*commonv1.ApplyResponse, error) {
 	return s.ApplyObject(ctx, request.GetObject(), request.GetEtag(), request.GetValidateOnly())
+}
+
+// Import tells what a haproxy.cfg says in our words.
+func (s *server) Import(_ context.Context, request *routerv1.ImportRequest) (*routerv1.ImportResponse, error) {
+	result, err := haproxy.Import(request.GetConfig())
+	if err != nil {
+		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "config", Description: err.Error()}})
+	}
+	answer := &routerv1.ImportResponse{Report: result.Report}
+	for _, b := range result.Backends {
+		answer.Objects = append(answer.Objects, &routerv1.Object{Kind: &routerv1.Object_Backend{Backend: b}})
+	}
+	for _, f := range result.Frontends {
+		answer.Objects = append(answer.Objects, &routerv1.Object{Kind: &routerv1.Object_Frontend{Frontend: f}})
+	}
+	return answer, nil
 }
 
 // ListServers shows the servers, live.

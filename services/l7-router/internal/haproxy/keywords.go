@@ -1,0 +1,492 @@
+package haproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"github.com/twotier/twotier/services/internal/importing"
+
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+)
+
+// keyword is how a keyword of a section is read.
+type keyword struct {
+	// in are the sections where it has effect: d(efaults), f(rontend), b(ackend), l(isten).
+	in   string
+	read func(r *reader, s *section, line *importing.Line, words []string)
+}
+
+var keywords = map[string]keyword{
+	"acl":             {"flb", (*reader).acl},
+	"balance":         {"dlb", (*reader).balance},
+	"bind":            {"fl", func(r *reader, s *section, line *importing.Line, words []string) { r.bind(s, line, words[1:]) }},
+	"clitimeout":      {"dfl", (*reader).oldTimeout},
+	"contimeout":      {"dlb", (*reader).oldTimeout},
+	"cookie":          {"dlb", (*reader).cookie},
+	"default_backend": {"dfl", (*reader).defaultBackend},
+	"default-server":  {"dlb", (*reader).defaultServer},
+	"disabled": {"dflb", func(_ *reader, s *section, line *importing.Line, _ []string) {
+		if s.kind == "defaults" {
+			line.LeftOut("write it in the sections that it is meant for, or take those away")
+			return
+		}
+		s.leave("HAProxy does not start a disabled section; take the word away if it is wanted")
+	}},
+	"enabled":     {"dflb", func(_ *reader, _ *section, line *importing.Line, _ []string) { line.Ignored("sections are") }},
+	"http-check":  {"dlb", (*reader).httpCheck},
+	"maxconn":     {"dfl", (*reader).maxconn},
+	"mode":        {"dflb", (*reader).mode},
+	"no":          {"dflb", (*reader).no},
+	"option":      {"dflb", (*reader).option},
+	"server":      {"flb", (*reader).server},
+	"srvtimeout":  {"dlb", (*reader).oldTimeout},
+	"stats":       {"dflb", (*reader).statistics},
+	"timeout":     {"dflb", (*reader).timeout},
+	"use_backend": {"fl", (*reader).use},
+}
+
+// harmless are keywords and options that are left out without effect for users, and why.
+var harmless = map[string]string{
+	"backlog":                            "the kernel's queue is as long as the kernel allows",
+	"description":                        "it explains only",
+	"fullconn":                           "servers have no dynamic limits",
+	"hash-type":                          "no balance by hash",
+	"id":                                 "objects are known by their names",
+	"log":                                "the log goes to the standard error output",
+	"log-format":                         "the log has a format of its own",
+	"log-tag":                            "the log names service and node",
+	"unique-id-format":                   "no request numbers",
+	"option abortonclose":                "a client that goes away always ends its request",
+	"option clitcpka":                    "TCP keep-alive is on",
+	"option contstats":                   "counters are live",
+	"option dontlog-normal":              "requests are not logged",
+	"option dontlognull":                 "requests are not logged",
+	"option forwardfor":                  "X-Forwarded-For is always sent",
+	"option forceclose":                  "the router decides itself which connections it keeps",
+	"option http-keep-alive":             "the router decides itself which connections it keeps",
+	"option http-no-delay":               "data is passed on at once",
+	"option http-pretend-keepalive":      "the router decides itself which connections it keeps",
+	"option http-server-close":           "the router decides itself which connections it keeps",
+	"option httpclose":                   "the router decides itself which connections it keeps",
+	"option httplog":                     "requests are not logged",
+	"option log-health-checks":           "changes of health are logged",
+	"option log-separate-errors":         "the log has levels",
+	"option logasap":                     "requests are not logged",
+	"option prefer-last-server":          "idle connections are used again anyway",
+	"option redispatch":                  "a request that a server does not take goes to the next one at once",
+	"option socket-stats":                "counters are kept by server",
+	"option splice-auto":                 "large bodies are spliced",
+	"option splice-request":              "large bodies are spliced",
+	"option splice-response":             "large bodies are spliced",
+	"option srvtcpka":                    "TCP keep-alive is on",
+	"option tcp-check":                   "without httpchk a check is a TCP connection",
+	"option tcp-smart-accept":            "a matter of the kernel",
+	"option tcp-smart-connect":           "a matter of the kernel",
+	"option tcpka":                       "TCP keep-alive is on",
+	"option tcplog":                      "requests are not logged",
+	"option idle-close-on-response":      "idle connections end when they are closed",
+	"option accept-invalid-http-request": "a request that can be read in two ways is refused, always",
+	"retries":                            "each server that is usable is tried once",
+}
+
+// instead are keywords and options that matter and cannot be said, and what to do about it.
+var instead = map[string]string{
+	"appsession":                  "persistence is by an inserted cookie: cookie NAME insert",
+	"block":                       "requests are not refused by rules; the web servers do it",
+	"capture":                     "headers are not logged; the web servers can",
+	"compression":                 "bodies are passed on as they are; the web servers can compress",
+	"cookie":                      "only the form cookie NAME insert can be taken",
+	"dispatch":                    "name a server",
+	"errorfile":                   "error pages cannot be changed",
+	"errorfiles":                  "error pages cannot be changed",
+	"errorloc":                    "error pages cannot be changed",
+	"errorloc302":                 "error pages cannot be changed",
+	"errorloc303":                 "error pages cannot be changed",
+	"filter":                      "there are no filters",
+	"force-persist":               "a server whose check fails takes no requests",
+	"http-request":                "requests are not changed or refused by rules; the web servers do it",
+	"http-response":               "responses are not changed by rules; the web servers do it",
+	"http-after-response":         "responses are not changed by rules; the web servers do it",
+	"http-reuse":                  "the router decides itself which connections it keeps",
+	"ignore-persist":              "a cookie counts for every request",
+	"load-server-state-from-file": "health is found out anew at the start",
+	"monitor-fail":                "ask the gRPC health service instead",
+	"monitor-net":                 "ask the gRPC health service instead",
+	"monitor-uri":                 "ask the gRPC health service instead",
+	"option allbackups":           "the first usable backup takes all; give it servers of its own to share with",
+	"option http-proxy":           "there is no forward proxy",
+	"option httpslog":             "there is no TLS at the router",
+	"option ldap-check":           "checks are HTTP or a TCP connection",
+	"option mysql-check":          "checks are HTTP or a TCP connection",
+	"option originalto":           "X-Original-To is not sent",
+	"option persist":              "a server whose check fails takes no requests",
+	"option pgsql-check":          "checks are HTTP or a TCP connection",
+	"option redis-check":          "checks are HTTP or a TCP connection",
+	"option smtpchk":              "checks are HTTP or a TCP connection",
+	"option ssl-hello-chk":        "checks are HTTP or a TCP connection",
+	"option transparent":          "requests go to servers that are named",
+	"persist":                     "persistence is by an inserted cookie: cookie NAME insert",
+	"rate-limit":                  "the rate is not limited; maxconn limits connections",
+	"redirect":                    "the router does not answer in place of a server; the web servers can redirect",
+	"reqadd":                      "requests are not changed by rules; the web servers do it",
+	"reqirep":                     "requests are not changed by rules; the web servers do it",
+	"reqrep":                      "requests are not changed by rules; the web servers do it",
+	"rspadd":                      "responses are not changed by rules; the web servers do it",
+	"rspdel":                      "responses are not changed by rules; the web servers do it",
+	"rspidel":                     "responses are not changed by rules; the web servers do it",
+	"server-template":             "name each server",
+	"source":                      "connections come from the address that the kernel chooses",
+	"stick":                       "persistence is by an inserted cookie: cookie NAME insert",
+	"stick-table":                 "persistence is by an inserted cookie: cookie NAME insert",
+	"tcp-check":                   "checks are HTTP or a TCP connection",
+	"tcp-request":                 "connections are not judged by rules; a packet filter can",
+	"tcp-response":                "connections are not judged by rules; a packet filter can",
+	"use-server":                  "rules choose backends; make a backend of that server",
+}
+
+// keyword reads a line of a frontend, backend, listen or defaults.
+func (r *reader) keyword(s *section, line *importing.Line, words []string) {
+	if s.left {
+		line.LeftOut("the section of line %d is left out", s.line.Number)
+		return
+	}
+	k, known := keywords[words[0]]
+	switch {
+	case known && strings.Contains(k.in, s.kind[:1]):
+		k.read(r, s, line, words)
+	case known:
+		line.Ignored("it has no effect in a section %s", s.kind)
+	default:
+		tell(line, words[0])
+	}
+}
+
+// tell speaks about a keyword, or "option" and its name, that is not taken.
+func tell(line *importing.Line, name string) {
+	if why, ok := harmless[name]; ok {
+		line.Ignored("%s", why)
+	} else if what, ok := instead[name]; ok {
+		line.LeftOut("%s", what)
+	} else {
+		line.LeftOut("%s is not known to the importer; what can be wanted of the router stands in proto/router/v1/desired.proto",
+			importing.Quote(name))
+	}
+}
+
+// globalLine speaks about a line of the section global.
+func (r *reader) globalLine(line *importing.Line, words []string) {
+	switch word := words[0]; {
+	case word == "maxconn":
+		r.maxconn(nil, line, words)
+	case word == "stats":
+		line.Ignored("the gRPC API is where the router is asked and changed, with client certificates")
+	case word == "user" || word == "group" || word == "uid" || word == "gid" || word == "chroot" || word == "daemon" ||
+		word == "pidfile" || word == "master-worker" || word == "ulimit-n":
+		line.Ignored("how the process is run is a matter of the container or of the supervisor")
+	case word == "log" || strings.HasPrefix(word, "log-"):
+		line.Ignored("the log goes to the standard error output")
+	case word == "nbproc" || word == "nbthread" || word == "cpu-map" || strings.HasPrefix(word, "tune.") || strings.HasPrefix(word, "spread-"):
+		line.Ignored("HAProxy's own engine is tuned by this")
+	case strings.HasPrefix(word, "ssl-") || word == "ca-base" || word == "crt-base":
+		line.Ignored("there is no TLS at the router; lines that want it are named")
+	default:
+		line.LeftOut("global %s has no counterpart; see the flags of the program (--help)", importing.Quote(word))
+	}
+}
+
+func (r *reader) mode(s *section, line *importing.Line, words []string) {
+	s.settings.mode = setting[string]{strings.Join(words[1:], " "), line}
+	line.Taken("mode %s", importing.Quote(s.settings.mode.value))
+}
+
+func (r *reader) balance(_ *section, line *importing.Line, words []string) {
+	switch word := strings.Join(words[1:], " "); word {
+	case "roundrobin":
+		line.Taken("roundrobin")
+	case "static-rr":
+		line.Assumed("roundrobin, which shares alike")
+	default:
+		line.Unsupported("balance %s: roundrobin is taken; to keep a client on a server use cookie NAME insert", importing.Quote(word))
+	}
+}
+
+func (r *reader) defaultBackend(s *section, line *importing.Line, words []string) {
+	if len(words) != 2 || strings.HasPrefix(words[1], "%[") {
+		line.LeftOut("want the name of one backend")
+		return
+	}
+	s.settings.defaultBackend = setting[string]{words[1], line}
+	line.Taken("requests that no rule claims go to backend %s", importing.Quote(words[1]))
+}
+
+func (r *reader) maxconn(s *section, line *importing.Line, words []string) {
+	var n uint32
+	if len(words) != 2 || !number(words[1], &n) || n == 0 {
+		line.LeftOut("want a number of connections")
+		return
+	}
+	if s == nil {
+		r.global = setting[uint32]{n, line}
+		line.Assumed("the limit of each frontend that has none of its own; there is none for the whole process")
+		return
+	}
+	s.settings.maxconn = setting[uint32]{n, line}
+	line.Taken("the most connections of a frontend")
+}
+
+// timeoutIn says in which sections a timeout has effect; those that are not named have no counterpart.
+var timeoutIn = map[string]string{
+	"client": "dfl", "http-request": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "server": "dlb", "check": "dlb",
+}
+
+func (r *reader) timeout(s *section, line *importing.Line, words []string) {
+	if len(words) != 3 {
+		line.LeftOut("want the name of a timeout and its length")
+		return
+	}
+	in, known := timeoutIn[words[1]]
+	value, good := duration(words[2])
+	switch {
+	case words[1] == "queue":
+		line.Ignored("requests do not queue")
+	case !known:
+		line.LeftOut("timeout %s: timeout client and timeout server hold for this phase too", importing.Quote(words[1]))
+	case !strings.Contains(in, s.kind[:1]):
+		line.Ignored("it has no effect in a section %s", s.kind)
+	case !good:
+		line.LeftOut("length %s: want a number and us, ms, s, m, h or d", importing.Quote(words[2]))
+	default:
+		if s.settings.timeouts == nil {
+			s.settings.timeouts = map[string]setting[time.Duration]{}
+		}
+		s.settings.timeouts[words[1]] = setting[time.Duration]{value, line}
+		line.Taken("timeout %s %v", words[1], value)
+	}
+}
+
+func (r *reader) oldTimeout(s *section, line *importing.Line, words []string) {
+	name := map[string]string{"clitimeout": "client", "contimeout": "connect", "srvtimeout": "server"}[words[0]]
+	r.timeout(s, line, slices.Concat([]string{"timeout", name}, words[1:]))
+}
+
+func (r *reader) cookie(s *section, line *importing.Line, words []string) {
+	if len(words) < 3 || !slices.Contains(words[2:], "insert") || slices.Contains(words[2:], "dynamic") {
+		line.LeftOut("only the form cookie NAME insert can be taken: the router makes the cookie itself; clients are not kept on a server")
+		return
+	}
+	c := &routerv1.Cookie{Name: words[1]}
+	line.Taken("persistence by cookie %s", importing.Quote(words[1]))
+	for i := 2; i < len(words); i++ {
+		switch word := words[i]; word {
+		case "insert":
+		case "nocache":
+			c.Nocache = true
+		case "indirect":
+			c.Indirect = true
+		case "httponly":
+			c.Httponly = true
+		case "secure":
+			c.Secure = true
+		case "domain", "maxidle", "maxlife", "attr":
+			i++
+			line.Unsupported("%s: the cookie is made without it and ends with the browser's session", word)
+		case "postonly", "preserve":
+			line.Unsupported("%s: the cookie is inserted whenever a client has none that is good", word)
+		default:
+			line.Unsupported("%s: the cookie is made without it", importing.Quote(word))
+		}
+	}
+	s.settings.cookie = setting[*routerv1.Cookie]{c, line}
+}
+
+func (r *reader) defaultServer(s *section, line *importing.Line, words []string) {
+	line.Taken("for the servers below")
+	s.settings.server.read(line, words[1:])
+	if wrong := s.settings.server.hasNoMeaning; wrong != "" {
+		line.Unsupported("%s; the servers below are left out", wrong)
+	}
+}
+
+// statistics speaks about the lines of the statistics page.
+func (r *reader) statistics(s *section, line *importing.Line, words []string) {
+	s.stats = line
+	const instead = "no statistics page yet; Router.ListServers shows the servers with their health and counters"
+	what := strings.Join(words[1:min(2, len(words))], "")
+	switch what {
+	case "admin":
+		s.statsAdmin = line
+		line.LeftOut("%s, RouterAdmin.Apply changes them, for certificates of the role admin", instead)
+	case "auth":
+		line.LeftOut("%s; user and password are not taken over: who may look or change is in the client's certificate", instead)
+		if user, password, _ := strings.Cut(strings.Join(words[2:], " "), ":"); user == password {
+			r.report.Warn("Line %d: user and password of the statistics page are the same word, the first guess of everybody. "+
+				"They are not taken over.", line.Number)
+		}
+	default:
+		line.LeftOut("%s", instead)
+	}
+}
+
+func (r *reader) option(s *section, line *importing.Line, words []string) {
+	if len(words) < 2 {
+		line.LeftOut("want the name of an option")
+		return
+	}
+	if words[1] != "httpchk" {
+		tell(line, "option "+words[1])
+		return
+	}
+	if s.kind == "frontend" {
+		line.Ignored("it has no effect in a section frontend")
+		return
+	}
+	check := &routerv1.HttpCheck{}
+	switch rest := words[2:]; len(rest) {
+	case 0:
+	case 1:
+		check.Path = rest[0]
+	default:
+		check.Method, check.Path = rest[0], rest[1]
+		check.Host = r.checkVersion(line, rest[2:])
+	}
+	s.settings.httpCheck = setting[*routerv1.HttpCheck]{check, line}
+	line.Taken("checks are HTTP requests")
+}
+
+// checkVersion reads what used to stand behind the path: a version, with headers behind it. It returns the host.
+func (r *reader) checkVersion(line *importing.Line, words []string) (host string) {
+	for i, text := range strings.Split(strings.Join(words, " "), "\r\n") {
+		name, value, _ := strings.Cut(text, ":")
+		switch {
+		case i == 0 && (text == "" || strings.HasPrefix(text, "HTTP/1.")), text == "":
+		case i > 0 && strings.EqualFold(name, "host"):
+			host = strings.TrimSpace(value)
+		default:
+			line.Unsupported("%s: checks send no header but Host", importing.Quote(name))
+		}
+	}
+	return host
+}
+
+// httpCheck reads the newer way to say what a check is.
+func (r *reader) httpCheck(s *section, line *importing.Line, words []string) {
+	if len(words) > 2 && words[1] == "expect" {
+		if slices.Equal(words[2:], []string{"rstatus", "(2|3)[0-9][0-9]"}) {
+			line.Taken("as always")
+			return
+		}
+		line.LeftOut("a status of 200 to 399 is good; nothing else can be expected")
+		return
+	}
+	if len(words) < 2 || words[1] != "send" || s.settings.httpCheck.line == nil {
+		line.LeftOut("only http-check send below option httpchk can be taken")
+		return
+	}
+	c := s.settings.httpCheck.value
+	check := &routerv1.HttpCheck{Method: c.GetMethod(), Path: c.GetPath(), Host: c.GetHost()}
+	line.Taken("the request of the checks")
+	for i := 2; i < len(words); i++ {
+		value := strings.Join(words[min(i+1, len(words)):min(i+2, len(words))], "")
+		switch words[i] {
+		case "meth":
+			check.Method = value
+		case "uri":
+			check.Path = value
+		case "ver":
+			line.Taken("checks are made in HTTP/1.1")
+		case "hdr":
+			if !strings.EqualFold(value, "host") {
+				line.Unsupported("%s: checks send no header but Host", importing.Quote(value))
+			} else if i+2 < len(words) {
+				check.Host = words[i+2]
+			}
+			i++
+		default:
+			line.Unsupported("%s: a check has a method, a path and a host", importing.Quote(words[i]))
+		}
+		i++
+	}
+	s.settings.httpCheck = setting[*routerv1.HttpCheck]{check, line}
+}
+
+// no reads a keyword that is switched off.
+func (r *reader) no(s *section, line *importing.Line, words []string) {
+	if len(words) > 2 && words[1] == "option" && words[2] == "httpchk" {
+		s.settings.httpCheck = setting[*routerv1.HttpCheck]{}
+		line.Taken("checks are TCP connections")
+		return
+	}
+	name := strings.Join(words[1:min(2, len(words))], "")
+	if name == "option" {
+		name = strings.Join(words[1:min(3, len(words))], " ")
+	}
+	if _, known := instead[name]; known {
+		line.Ignored("the router does not do that anyway")
+		return
+	}
+	tell(line, name)
+}
+
+// bindParameters are the words behind a bind address that may be left out, with the number of their arguments.
+var bindParameters = map[string]int{
+	"name": 1, "id": 1, "backlog": 1, "nice": 1, "process": 1, "thread": 1, "shards": 1, "level": 1, "mss": 1, "tcp-ut": 1,
+	"maxconn": 1, "defer-accept": 0, "tfo": 0, "v4v6": 0, "v6only": 0,
+}
+
+// bind reads addresses to listen on: ADDRESS[,ADDRESS...] [parameters].
+func (r *reader) bind(s *section, line *importing.Line, words []string) {
+	if len(words) == 0 {
+		line.LeftOut("want an address")
+		return
+	}
+	for i := 1; i < len(words); i++ {
+		args, known := bindParameters[words[i]]
+		if !known {
+			what := "the router would listen in another way"
+			if words[i] == "ssl" {
+				what = "there is no TLS at the router; end it in front of it"
+			}
+			line.Unsupported("%s: %s; the address is left out", importing.Quote(words[i]), what)
+			return
+		}
+		i += args
+	}
+	if len(words) > 1 {
+		line.Taken("what stands behind the address is left out without effect")
+	}
+	for text := range strings.SplitSeq(words[0], ",") {
+		host, number, wrong := endpoint(text)
+		address := netip.IPv4Unspecified() // HAProxy: an address without family is IPv4
+		if wrong == "" && host != "" && host != "*" {
+			var err error
+			if address, err = netip.ParseAddr(host); err != nil {
+				wrong = "want an IP address"
+			}
+		}
+		if wrong == "" && number == 0 {
+			wrong = "want a port"
+		}
+		if wrong == "" && (r.binds == MaxBinds || len(s.binds) == spec.MaxBinds) {
+			wrong = fmt.Sprintf("a frontend has %d addresses at most, a file %d", spec.MaxBinds, MaxBinds)
+		}
+		if wrong != "" {
+			line.Unsupported("address %s: %s; it is left out", importing.Quote(text), wrong)
+			continue
+		}
+		r.binds++
+		ours := netip.AddrPortFrom(address, number)
+		s.binds = append(s.binds, &setting[string]{ours.String(), line})
+		if address == netip.IPv4Unspecified() {
+			line.Taken("bind %s: * is IPv4 only in HAProxy; for IPv6 too write *:%d", ours, number)
+		} else {
+			line.Taken("bind %s", ours)
+		}
+		if address == netip.IPv6Unspecified() {
+			line.Assumed("IPv6 only; for IPv4 too write *:%d", number)
+		}
+	}
+}
