@@ -596,6 +596,173 @@ func (x *InstanceState) GetAddressesMismatched() uint64 {
 	return 0
 }
 
+// ImportFile is the configuration of one node.
+type ImportFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node, as given with --node. Example: haproxy2
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The text of its keepalived.conf, in JSON as base64.
+	Config []byte `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	// Where the gRPC health of the node's l7-router is asked, HOST:PORT or unix:PATH. When every node has one, a
+	// vrrp_script that looks after haproxy becomes a tracker. Default: no tracker, and the report says what to add.
+	// Example: 10.99.0.128:7402
+	RouterHealth  string `protobuf:"bytes,3,opt,name=router_health,json=routerHealth,proto3" json:"router_health,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFile) Reset() {
+	*x = ImportFile{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFile) ProtoMessage() {}
+
+func (x *ImportFile) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFile.ProtoReflect.Descriptor instead.
+func (*ImportFile) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ImportFile) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ImportFile) GetConfig() []byte {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *ImportFile) GetRouterHealth() string {
+	if x != nil {
+		return x.RouterHealth
+	}
+	return ""
+}
+
+// ImportRequest sends in keepalived's configuration.
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each node, 1 to 32; with those of all nodes the instances have all their members.
+	Files         []*ImportFile `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ImportRequest) GetFiles() []*ImportFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// ImportResponse tells what the configuration says in our words.
+type ImportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instances, each with the members of all files; valid together.
+	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// What became of each line.
+	Report        *v1.ImportReport `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImportResponse) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ImportResponse) GetReport() *v1.ImportReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
 var File_vrrp_v1_control_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_control_proto_rawDesc = "" +
@@ -634,7 +801,17 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x14addresses_mismatched\x18\v \x01(\x04R\x13addressesMismatched\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*i\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"]\n" +
+	"\n" +
+	"ImportFile\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06config\x18\x02 \x01(\fR\x06config\x12#\n" +
+	"\rrouter_health\x18\x03 \x01(\tR\frouterHealth\"B\n" +
+	"\rImportRequest\x121\n" +
+	"\x05files\x18\x01 \x03(\v2\x1b.twotier.vrrp.v1.ImportFileR\x05files\"|\n" +
+	"\x0eImportResponse\x121\n" +
+	"\aobjects\x18\x01 \x03(\v2\x17.twotier.vrrp.v1.ObjectR\aobjects\x127\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report*i\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10STATE_INITIALIZE\x10\x01\x12\x10\n" +
@@ -646,12 +823,13 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12S\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a$.twotier.vrrp.v1.ListDesiredResponse\x12Z\n" +
 	"\vPreviewPlan\x12#.twotier.vrrp.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12^\n" +
-	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse2\xfd\x01\n" +
+	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse2\xc8\x02\n" +
 	"\n" +
 	"AgentAdmin\x12H\n" +
 	"\x05Apply\x12\x1d.twotier.vrrp.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
-	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponseB1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
+	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12I\n" +
+	"\x06Import\x12\x1e.twotier.vrrp.v1.ImportRequest\x1a\x1f.twotier.vrrp.v1.ImportResponseB1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
 
 var (
 	file_vrrp_v1_control_proto_rawDescOnce sync.Once
@@ -666,7 +844,7 @@ func file_vrrp_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_vrrp_v1_control_proto_goTypes = []any{
 	(State)(0),                     // 0: twotier.vrrp.v1.State
 	(*Object)(nil),                 // 1: twotier.vrrp.v1.Object
@@ -677,49 +855,58 @@ var file_vrrp_v1_control_proto_goTypes = []any{
 	(*ListInstancesRequest)(nil),   // 6: twotier.vrrp.v1.ListInstancesRequest
 	(*ListInstancesResponse)(nil),  // 7: twotier.vrrp.v1.ListInstancesResponse
 	(*InstanceState)(nil),          // 8: twotier.vrrp.v1.InstanceState
-	nil,                            // 9: twotier.vrrp.v1.InstanceState.DroppedEntry
-	(*Instance)(nil),               // 10: twotier.vrrp.v1.Instance
-	(*v1.GetStatusRequest)(nil),    // 11: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 12: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 13: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 14: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 15: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 16: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 17: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 18: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 19: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 20: twotier.common.v1.ReconcileResponse
+	(*ImportFile)(nil),             // 9: twotier.vrrp.v1.ImportFile
+	(*ImportRequest)(nil),          // 10: twotier.vrrp.v1.ImportRequest
+	(*ImportResponse)(nil),         // 11: twotier.vrrp.v1.ImportResponse
+	nil,                            // 12: twotier.vrrp.v1.InstanceState.DroppedEntry
+	(*Instance)(nil),               // 13: twotier.vrrp.v1.Instance
+	(*v1.ImportReport)(nil),        // 14: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 15: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 16: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 17: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 18: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 19: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 20: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 21: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 22: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 23: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 24: twotier.common.v1.ReconcileResponse
 }
 var file_vrrp_v1_control_proto_depIdxs = []int32{
-	10, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
+	13, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
 	1,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
 	2,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
 	1,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
 	1,  // 4: twotier.vrrp.v1.ApplyRequest.object:type_name -> twotier.vrrp.v1.Object
 	8,  // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
 	0,  // 6: twotier.vrrp.v1.InstanceState.state:type_name -> twotier.vrrp.v1.State
-	9,  // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
-	11, // 8: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	12, // 9: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	13, // 10: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 11: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
-	6,  // 12: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	5,  // 13: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
-	14, // 14: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	15, // 15: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	16, // 16: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
-	16, // 17: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 18: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
-	17, // 19: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 20: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	18, // 21: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	19, // 22: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	20, // 23: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
+	9,  // 8: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
+	1,  // 9: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
+	14, // 10: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	15, // 11: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	16, // 12: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	17, // 13: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 14: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
+	6,  // 15: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	5,  // 16: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
+	18, // 17: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	19, // 18: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	10, // 19: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
+	20, // 20: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
+	20, // 21: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 22: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
+	21, // 23: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 24: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	22, // 25: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	23, // 26: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	24, // 27: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	11, // 28: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_control_proto_init() }
@@ -737,7 +924,7 @@ func file_vrrp_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_control_proto_rawDesc), len(file_vrrp_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

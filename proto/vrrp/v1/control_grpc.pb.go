@@ -297,6 +297,7 @@ const (
 	AgentAdmin_Apply_FullMethodName     = "/twotier.vrrp.v1.AgentAdmin/Apply"
 	AgentAdmin_Delete_FullMethodName    = "/twotier.vrrp.v1.AgentAdmin/Delete"
 	AgentAdmin_Reconcile_FullMethodName = "/twotier.vrrp.v1.AgentAdmin/Reconcile"
+	AgentAdmin_Import_FullMethodName    = "/twotier.vrrp.v1.AgentAdmin/Import"
 )
 
 // AgentAdminClient is the client API for AgentAdmin service.
@@ -314,6 +315,11 @@ type AgentAdminClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
 	// Reconcile compares the world with the desired state at once and mends what differs.
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
+	// Import reads the keepalived.conf of all nodes and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
+	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
+	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
 }
 
 type agentAdminClient struct {
@@ -354,6 +360,16 @@ func (c *agentAdminClient) Reconcile(ctx context.Context, in *v1.ReconcileReques
 	return out, nil
 }
 
+func (c *agentAdminClient) Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportResponse)
+	err := c.cc.Invoke(ctx, AgentAdmin_Import_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentAdminServer is the server API for AgentAdmin service.
 // All implementations must embed UnimplementedAgentAdminServer
 // for forward compatibility.
@@ -369,6 +385,11 @@ type AgentAdminServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
 	// Reconcile compares the world with the desired state at once and mends what differs.
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
+	// Import reads the keepalived.conf of all nodes and tells which objects say the same, and what became of each
+	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
+	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
+	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
+	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 	mustEmbedUnimplementedAgentAdminServer()
 }
 
@@ -387,6 +408,9 @@ func (UnimplementedAgentAdminServer) Delete(context.Context, *v1.DeleteRequest) 
 }
 func (UnimplementedAgentAdminServer) Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
+}
+func (UnimplementedAgentAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedAgentAdminServer) mustEmbedUnimplementedAgentAdminServer() {}
 func (UnimplementedAgentAdminServer) testEmbeddedByValue()                    {}
@@ -463,6 +487,24 @@ func _AgentAdmin_Reconcile_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentAdmin_Import_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentAdminServer).Import(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentAdmin_Import_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentAdminServer).Import(ctx, req.(*ImportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AgentAdmin_ServiceDesc is the grpc.ServiceDesc for AgentAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -481,6 +523,10 @@ var AgentAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reconcile",
 			Handler:    _AgentAdmin_Reconcile_Handler,
+		},
+		{
+			MethodName: "Import",
+			Handler:    _AgentAdmin_Import_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -9,8 +9,10 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/keepalived"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 )
@@ -72,6 +74,23 @@ func (a *agent) ListInstances(context.Context, *vrrpv1.ListInstancesRequest) (*v
 // Apply stores a desired object.
 func (a *admin) Apply(ctx context.Context, request *vrrpv1.ApplyRequest) (*commonv1.ApplyResponse, error) {
 	return a.ApplyObject(ctx, request.GetObject(), request.GetEtag(), request.GetValidateOnly())
+}
+
+// Import tells what the keepalived.conf of all nodes say in our words.
+func (a *admin) Import(_ context.Context, request *vrrpv1.ImportRequest) (*vrrpv1.ImportResponse, error) {
+	var files []keepalived.File
+	for _, f := range request.GetFiles() {
+		files = append(files, keepalived.File{Node: f.GetNode(), Text: f.GetConfig(), RouterHealth: f.GetRouterHealth()})
+	}
+	instances, report, violations := keepalived.Import(files)
+	if len(violations) > 0 {
+		return nil, grpcserver.BadRequest(violations)
+	}
+	answer := &vrrpv1.ImportResponse{Report: report}
+	for _, i := range instances {
+		answer.Objects = append(answer.Objects, &vrrpv1.Object{Kind: &vrrpv1.Object_Instance{Instance: i}})
+	}
+	return answer, nil
 }
 
 var states = map[fsm.State]vrrpv1.State{

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
@@ -37,5 +39,20 @@ func TestListInstances(t *testing.T) {
 	}}
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("got %v %v, want %v", got, err, want)
+	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	text := []byte("vrrp_instance VI_1 {\n virtual_router_id 53\n virtual_ipaddress { 192.168.60.78 }\n}\n")
+	got, err := (&admin{}).Import(t.Context(), &vrrpv1.ImportRequest{Files: []*vrrpv1.ImportFile{{Node: "haproxy", Config: text}}})
+	want := &vrrpv1.Instance{
+		Name: "VI_1", VirtualRouterId: 53, VirtualAddresses: []string{"192.168.60.78"}, Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 100}},
+	}
+	if err != nil || len(got.GetObjects()) != 1 || !proto.Equal(got.GetObjects()[0].GetInstance(), want) || len(got.GetReport().GetLines()) != 4 {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	if _, err = (&admin{}).Import(t.Context(), &vrrpv1.ImportRequest{}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("without a file: %v", err)
 	}
 }

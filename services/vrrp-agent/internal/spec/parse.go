@@ -38,6 +38,9 @@ func Parse(messages []*vrrpv1.Instance) ([]Instance, []*commonv1.Violation) {
 // name is what instances, nodes and trackers may be called.
 var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
+// IsName tells whether instances, nodes and trackers may be called so.
+func IsName(text string) bool { return name.MatchString(text) }
+
 const wantName = "want 1 to 63 letters, digits, dots, underscores or hyphens, the first a letter or digit"
 
 // checker collects what is wrong.

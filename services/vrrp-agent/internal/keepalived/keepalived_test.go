@@ -1,0 +1,198 @@
+package keepalived
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/internal/importing/importingtest"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	haproxy, haproxy2 := read(t, "keepalived-haproxy.conf"), read(t, "keepalived-haproxy2.conf")
+	for name, files := range map[string][]File{
+		"tutorial": {{Node: "haproxy", Text: haproxy}, {Node: "haproxy2", Text: haproxy2}},
+		"tracked": {
+			{Node: "haproxy", Text: haproxy, RouterHealth: "10.99.0.22:7402"},
+			{Node: "haproxy2", Text: haproxy2, RouterHealth: "10.99.0.128:7402"},
+		},
+		"grown": {{Node: "lb1", Text: read(t, "grown-lb1.conf")}, {Node: "lb2", Text: read(t, "grown-lb2.conf")}},
+	} {
+		instances, report, violations := Import(files)
+		if len(violations) > 0 {
+			t.Fatal(violations)
+		}
+		complete(t, files, report)
+		valid(t, instances)
+		importingtest.Golden(t, "testdata/"+name+".golden", instances, report)
+		text := importingtest.Print(t, instances, report)
+		for _, secret := range []string{"1111", "2222", "hunter2"} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s: %s is told", name, secret)
+			}
+		}
+	}
+}
+
+// The tutorial's weight cannot do its work; the limit lies where the arithmetic says.
+func TestArithmetic(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		weight string
+		want   string // empty: no warning
+	}{
+		{"-5", "105 - 5 = 100, still above the 99 of haproxy2"},
+		{"-6", "105 - 6 = 99, a tie"},
+		{"-7", ""},
+		{"0", ""},
+		{"5", "105, still above the 99 + 5 = 104"},
+		{"6", "105, a tie"},
+		{"7", ""},
+	} {
+		var files []File
+		for _, node := range []string{"haproxy", "haproxy2"} {
+			text := strings.ReplaceAll(string(read(t, "keepalived-"+node+".conf")), "weight -5", "weight "+c.weight)
+			files = append(files, File{Node: node, Text: []byte(text)})
+		}
+		_, report, violations := Import(files)
+		got := strings.Join(report.GetWarnings(), "\n")
+		if len(violations) > 0 || (got != "") != (c.want != "") || !strings.Contains(got, c.want) {
+			t.Errorf("weight %s: got %q %v, want %q", c.weight, got, violations, c.want)
+		}
+	}
+}
+
+// Each line stands in the instance of node a; want is in what is said of it.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	const file = "vrrp_script chk {\n  script \"pidof haproxy\"\n}\nvrrp_instance VI_1 {\n  virtual_router_id 7\n  priority %d\n" +
+		"  virtual_ipaddress {\n    10.0.0.7\n  }\n%s\n}\n"
+	for _, c := range []struct{ line, want string }{
+		{"  state MASTER", "ignored"},
+		{"  interface eth0", `"eth0" has an address`},
+		{"  advert_int 2", "advert_interval 2s"},
+		{"  advert_int 0.5", "1s is taken"},
+		{"  advert_int x", "want seconds"},
+		{"  priority 101", "priority 101"},
+		{"  priority x", "want a number"},
+		{"  priority 255", "left out: want 1 to 254"},
+		{"  priority 50", "left out: 50 is the priority"},
+		{"  virtual_router_id 256", "left out: want 1 to 255"},
+		{"  virtual_router_id x", "want a number"},
+		{"  nopreempt", "nopreempt"},
+		{"  version 3", "VRRPv2"},
+		{"  version 2", "ignored"},
+		{"  authentication { auth_type AH", "there is PASS only"},
+		{"  authentication { auth_type PASS auth_pass hunter2 }", "/run/secrets/VI_1.pass"},
+		{"  authentication { auth_pass hunter2hunter2 }", "first 8 bytes"},
+		{"  virtual_ipaddress { 10.0.0.8/24 dev eth0 label eth0:1 }", "without dev"},
+		{"  virtual_ipaddress { 10.0.0.8/24 }", "not /24"},
+		{"  virtual_ipaddress { 10.0.0.8 10.0.0.9 }", "virtual address 10.0.0.9"},
+		{"  virtual_ipaddress { 10.0.0.7 }", "there already"},
+		{"  virtual_ipaddress { 127.0.0.1 }", "one machine can have"},
+		{"  virtual_ipaddress { 2001:db8::1 }", "want an IPv4 address"},
+		{"  virtual_ipaddress { www }", "want an IPv4 address"},
+		{"  track_script { chk }", "tracker chk"},
+		{"  track_script { chk weight -10 }", "in place of weight -10"},
+		{"  track_script { nothing }", "no vrrp_script"},
+		{"  track_interface { eth1 }", "nothing else"},
+		{"  notify_master \"/etc/init.d/haproxy start\"", "nothing is to be started"},
+		{"  notify /bin/x", "WatchStatus"},
+		{"  notify \"/bin/x --password=hunter2\"", "notify ***"},
+		{"  unicast_peer { 10.0.0.2 }", "224.0.0.18"},
+		{"  garp_master_delay 5", "ignored"},
+		{"  mystery 1", `"mystery"`},
+		{"  # the pass is hunter2", "# ***"},
+		{"  }", "ends a block"},
+	} {
+		files := []File{
+			{Node: "a", Text: fmt.Appendf(nil, file, 100, c.line), RouterHealth: "10.0.0.1:7402"},
+			{Node: "b", Text: fmt.Appendf(nil, file, 50, ""), RouterHealth: "10.0.0.2:7402"},
+		}
+		instances, report, violations := Import(files)
+		if len(violations) > 0 {
+			t.Errorf("%s: %v", c.line, violations)
+			continue
+		}
+		if got := importingtest.Line(report.GetLines()[9]); !strings.Contains(got, c.want) || strings.Contains(got, "%!") || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: got %s, want %q", c.line, got, c.want)
+		}
+		complete(t, files, report)
+		valid(t, instances)
+	}
+}
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		files []File
+		want  string
+	}{
+		"none":     {nil, "files"},
+		"no node":  {[]File{{}}, "files[0].node"},
+		"twice":    {[]File{{Node: "a"}, {Node: "a"}}, "files[1].node"},
+		"too much": {[]File{{Node: "a"}, {Node: "b", Text: make([]byte, importing.MaxBytes+1)}}, "files[1].config"},
+		"too many": {make([]File, spec.MaxMembers+1), "files"},
+	} {
+		_, _, violations := Import(c.files)
+		if len(violations) != 1 || violations[0].GetField() != c.want {
+			t.Errorf("%s: got %v, want %s", name, violations, c.want)
+		}
+	}
+}
+
+func complete(t testing.TB, files []File, report *commonv1.ImportReport) {
+	t.Helper()
+	lines := report.GetLines()
+	for _, file := range files {
+		own := 0
+		for own < len(lines) && lines[own].GetSource() == file.Node {
+			own++
+		}
+		importingtest.Complete(t, file.Text, &commonv1.ImportReport{Lines: lines[:own]})
+		lines = lines[own:]
+	}
+	if len(lines) > 0 {
+		t.Errorf("%d lines too many", len(lines))
+	}
+}
+
+// valid checks what Import promises: the objects can be applied one after the other.
+func valid(t testing.TB, instances []*vrrpv1.Instance) {
+	t.Helper()
+	for i := range instances {
+		if _, violations := spec.Parse(instances[:i+1]); len(violations) > 0 {
+			t.Errorf("instances up to %d: %v", i, violations)
+		}
+	}
+}
+
+func FuzzImport(f *testing.F) {
+	f.Add(read(f, "keepalived-haproxy.conf"), read(f, "keepalived-haproxy2.conf"), "10.99.0.22:7402")
+	f.Add(read(f, "grown-lb1.conf"), read(f, "grown-lb2.conf"), "")
+	f.Fuzz(func(t *testing.T, a, b []byte, health string) {
+		files := []File{{Node: "a", Text: a, RouterHealth: health}, {Node: "b", Text: b, RouterHealth: "10.0.0.1:1"}}
+		instances, report, violations := Import(files)
+		if len(violations) > 0 {
+			return
+		}
+		complete(t, files, report)
+		valid(t, instances)
+	})
+}
