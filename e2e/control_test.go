@@ -239,3 +239,58 @@ func TestTrafficOutlivesEtcd(t *testing.T) {
 		return nil
 	})
 }
+
+// etcd comes back with nothing in it: no service takes that for an order. Traffic goes on, the status raises an alarm,
+// letting the empty etcd rule is refused, and one command writes the desired state back.
+func TestEmptiedEtcdTakesNothingAway(t *testing.T) {
+	each := func(check func(name, status string) error) func() error {
+		return func() error {
+			for _, service := range services {
+				out, err := lab.Grpcurl(t, "viewer", service.address, "twotier."+service.pkg+".v1."+service.name+"/GetStatus")
+				if err != nil {
+					return err
+				}
+				if err := check(service.name, out); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	id := lab.Container(t, "control-etcd")
+	lab.Run(t, "docker", "stop", id)
+	lab.Run(t, "docker", "run", "--rm", "--network", "none", "--volumes-from", id, "twotier/machine:lab",
+		"find", "/var/lib/etcd", "-mindepth", "1", "-delete")
+	lab.Start(t, "control-etcd")
+	lab.Within(t, time.Minute, "every service raises the alarm", each(func(name, status string) error {
+		if !strings.Contains(status, "historyAlarm") {
+			return fmt.Errorf("%s: %s", name, status)
+		}
+		return nil
+	}))
+	_, err := lab.Grpcurl(t, "admin", "-d", `{"accept_new_history": true}`, lab.RouterAPI, "twotier.router.v1.RouterAdmin/Reconcile")
+	if err == nil || !strings.Contains(err.Error(), "FailedPrecondition") {
+		t.Errorf("an empty etcd is let rule: %v", err)
+	}
+	for range 20 {
+		if err := ok(public(t).Try("/")); err != nil {
+			t.Error(err)
+		}
+	}
+	lab.Run(t, lab.Root(t)+"/scripts/keep-desired")
+	lab.Within(t, time.Minute, "every service is at ease again", each(func(name, status string) error {
+		if strings.Contains(status, "historyAlarm") || !strings.Contains(status, "OUTCOME_DONE") || !strings.Contains(status, `"ORIGIN_ETCD"`) {
+			return fmt.Errorf("%s: %s", name, status)
+		}
+		return nil
+	}))
+	if got := strings.Count(etcdctl(t, "get", "--prefix", "--keys-only", "/twotier/desired/"), "/twotier/desired/"); got != 10 {
+		t.Errorf("etcd holds %d objects, want 10", got)
+	}
+	held(t, "haproxy", "haproxy2")
+	for range 20 {
+		if err := ok(public(t).Try("/")); err != nil {
+			t.Error(err)
+		}
+	}
+}
