@@ -485,8 +485,14 @@ type InstanceState struct {
 	Dropped map[string]uint64 `protobuf:"bytes,10,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Adverts taken in that named other virtual addresses than ours. Growing: the nodes do not agree on the addresses.
 	AddressesMismatched uint64 `protobuf:"varint,11,opt,name=addresses_mismatched,json=addressesMismatched,proto3" json:"addresses_mismatched,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Version of VRRP, 2 or 3.
+	Version uint32 `protobuf:"varint,12,opt,name=version,proto3" json:"version,omitempty"`
+	// What the checksums of our adverts cover at present. Unset with version 2.
+	Checksum ChecksumForm `protobuf:"varint,13,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
+	// What the checksums of the peers cover that have been heard, by their addresses. Empty with version 2.
+	PeerChecksums map[string]ChecksumForm `protobuf:"bytes,14,rep,name=peer_checksums,json=peerChecksums,proto3" json:"peer_checksums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=twotier.vrrp.v1.ChecksumForm"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceState) Reset() {
@@ -594,6 +600,27 @@ func (x *InstanceState) GetAddressesMismatched() uint64 {
 		return x.AddressesMismatched
 	}
 	return 0
+}
+
+func (x *InstanceState) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *InstanceState) GetChecksum() ChecksumForm {
+	if x != nil {
+		return x.Checksum
+	}
+	return ChecksumForm_CHECKSUM_FORM_UNSPECIFIED
+}
+
+func (x *InstanceState) GetPeerChecksums() map[string]ChecksumForm {
+	if x != nil {
+		return x.PeerChecksums
+	}
+	return nil
 }
 
 // ImportFile is the configuration of one node.
@@ -785,7 +812,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xf9\x03\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\x89\x06\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -798,10 +825,16 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x10adverts_received\x18\t \x01(\x04R\x0fadvertsReceived\x12E\n" +
 	"\adropped\x18\n" +
 	" \x03(\v2+.twotier.vrrp.v1.InstanceState.DroppedEntryR\adropped\x121\n" +
-	"\x14addresses_mismatched\x18\v \x01(\x04R\x13addressesMismatched\x1a:\n" +
+	"\x14addresses_mismatched\x18\v \x01(\x04R\x13addressesMismatched\x12\x18\n" +
+	"\aversion\x18\f \x01(\rR\aversion\x129\n" +
+	"\bchecksum\x18\r \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\x12X\n" +
+	"\x0epeer_checksums\x18\x0e \x03(\v21.twotier.vrrp.v1.InstanceState.PeerChecksumsEntryR\rpeerChecksums\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"]\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a_\n" +
+	"\x12PeerChecksumsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"]\n" +
 	"\n" +
 	"ImportFile\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
@@ -844,7 +877,7 @@ func file_vrrp_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_vrrp_v1_control_proto_goTypes = []any{
 	(State)(0),                     // 0: twotier.vrrp.v1.State
 	(*Object)(nil),                 // 1: twotier.vrrp.v1.Object
@@ -859,21 +892,23 @@ var file_vrrp_v1_control_proto_goTypes = []any{
 	(*ImportRequest)(nil),          // 10: twotier.vrrp.v1.ImportRequest
 	(*ImportResponse)(nil),         // 11: twotier.vrrp.v1.ImportResponse
 	nil,                            // 12: twotier.vrrp.v1.InstanceState.DroppedEntry
-	(*Instance)(nil),               // 13: twotier.vrrp.v1.Instance
-	(*v1.ImportReport)(nil),        // 14: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 15: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 16: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 17: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 18: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 19: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 20: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 21: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 22: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 23: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 24: twotier.common.v1.ReconcileResponse
+	nil,                            // 13: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	(*Instance)(nil),               // 14: twotier.vrrp.v1.Instance
+	(ChecksumForm)(0),              // 15: twotier.vrrp.v1.ChecksumForm
+	(*v1.ImportReport)(nil),        // 16: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 17: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 18: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 19: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 20: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 21: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 22: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 23: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 24: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 25: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 26: twotier.common.v1.ReconcileResponse
 }
 var file_vrrp_v1_control_proto_depIdxs = []int32{
-	13, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
+	14, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
 	1,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
 	2,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
 	1,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
@@ -881,32 +916,35 @@ var file_vrrp_v1_control_proto_depIdxs = []int32{
 	8,  // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
 	0,  // 6: twotier.vrrp.v1.InstanceState.state:type_name -> twotier.vrrp.v1.State
 	12, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
-	9,  // 8: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
-	1,  // 9: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
-	14, // 10: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	15, // 11: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	16, // 12: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	17, // 13: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 14: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
-	6,  // 15: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	5,  // 16: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
-	18, // 17: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	19, // 18: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	10, // 19: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
-	20, // 20: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
-	20, // 21: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 22: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
-	21, // 23: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 24: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	22, // 25: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	23, // 26: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	24, // 27: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	11, // 28: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	15, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	13, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	9,  // 10: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
+	1,  // 11: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
+	16, // 12: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	15, // 13: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
+	17, // 14: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	18, // 15: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	19, // 16: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 17: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
+	6,  // 18: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	5,  // 19: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
+	20, // 20: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	21, // 21: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	10, // 22: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
+	22, // 23: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
+	22, // 24: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 25: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
+	23, // 26: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 27: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	24, // 28: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	25, // 29: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	26, // 30: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	11, // 31: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_control_proto_init() }
@@ -924,7 +962,7 @@ func file_vrrp_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_control_proto_rawDesc), len(file_vrrp_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

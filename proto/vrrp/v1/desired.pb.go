@@ -24,6 +24,112 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Profile is a set of defaults.
+type Profile int32
+
+const (
+	// The same as compat.
+	Profile_PROFILE_UNSPECIFIED Profile = 0
+	// Version 2, an advert each second: what every VRRP router of the last decades understands.
+	Profile_PROFILE_COMPAT Profile = 1
+	// Version 3, an advert every 30ms: a lost master is replaced after about 0.11s.
+	Profile_PROFILE_FAST Profile = 2
+)
+
+// Enum value maps for Profile.
+var (
+	Profile_name = map[int32]string{
+		0: "PROFILE_UNSPECIFIED",
+		1: "PROFILE_COMPAT",
+		2: "PROFILE_FAST",
+	}
+	Profile_value = map[string]int32{
+		"PROFILE_UNSPECIFIED": 0,
+		"PROFILE_COMPAT":      1,
+		"PROFILE_FAST":        2,
+	}
+)
+
+func (x Profile) Enum() *Profile {
+	p := new(Profile)
+	*p = x
+	return p
+}
+
+func (x Profile) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Profile) Descriptor() protoreflect.EnumDescriptor {
+	return file_vrrp_v1_desired_proto_enumTypes[0].Descriptor()
+}
+
+func (Profile) Type() protoreflect.EnumType {
+	return &file_vrrp_v1_desired_proto_enumTypes[0]
+}
+
+func (x Profile) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Profile.Descriptor instead.
+func (Profile) EnumDescriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{0}
+}
+
+// ChecksumForm is what the checksum of a version 3 advert on IPv4 covers. Implementations disagree.
+type ChecksumForm int32
+
+const (
+	// Auto: as the peers do that have been heard; while none has been, or if they disagree, with the pseudo-header.
+	ChecksumForm_CHECKSUM_FORM_UNSPECIFIED ChecksumForm = 0
+	// The advert and an IPv4 pseudo-header (keepalived, FRR).
+	ChecksumForm_CHECKSUM_FORM_PSEUDO_HEADER ChecksumForm = 1
+	// The advert alone (RFC 9568, section 5.2.8; keepalived: v3_checksum_as_v2).
+	ChecksumForm_CHECKSUM_FORM_MESSAGE ChecksumForm = 2
+)
+
+// Enum value maps for ChecksumForm.
+var (
+	ChecksumForm_name = map[int32]string{
+		0: "CHECKSUM_FORM_UNSPECIFIED",
+		1: "CHECKSUM_FORM_PSEUDO_HEADER",
+		2: "CHECKSUM_FORM_MESSAGE",
+	}
+	ChecksumForm_value = map[string]int32{
+		"CHECKSUM_FORM_UNSPECIFIED":   0,
+		"CHECKSUM_FORM_PSEUDO_HEADER": 1,
+		"CHECKSUM_FORM_MESSAGE":       2,
+	}
+)
+
+func (x ChecksumForm) Enum() *ChecksumForm {
+	p := new(ChecksumForm)
+	*p = x
+	return p
+}
+
+func (x ChecksumForm) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChecksumForm) Descriptor() protoreflect.EnumDescriptor {
+	return file_vrrp_v1_desired_proto_enumTypes[1].Descriptor()
+}
+
+func (ChecksumForm) Type() protoreflect.EnumType {
+	return &file_vrrp_v1_desired_proto_enumTypes[1]
+}
+
+func (x ChecksumForm) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChecksumForm.Descriptor instead.
+func (ChecksumForm) EnumDescriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
 // Instance is one virtual router: a set of nodes of which exactly one, the master, holds the virtual addresses
 // (keepalived: vrrp_instance). One object describes the instance for all its nodes.
 // Kind in the key space: instance
@@ -39,17 +145,25 @@ type Instance struct {
 	// The nodes that take part, 1 to 32, each with a priority of its own. A node that is not named here leaves the
 	// instance alone.
 	Members []*Member `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
-	// Pause between two adverts of the master, whole seconds, 1s to 255s; the same on all members (RFC 3768, section
-	// 5.3.7). Default 1s.
+	// Pause between two adverts of the master. Version 2: whole seconds, 1s to 255s, the same on all members (RFC 3768,
+	// section 5.3.7). Version 3: 10ms to 40.95s in steps of 10ms; a backup reckons with what its master says (RFC 5798,
+	// section 5.2.7). Default: as profile says.
 	AdvertInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=advert_interval,json=advertInterval,proto3" json:"advert_interval,omitempty"`
-	// Authentication of the adverts. Default: none.
+	// Authentication of the adverts. Default: none. Version 3 has none (RFC 5798, section 9).
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// A master with a lower priority is left in office when a node with a higher one appears (keepalived: nopreempt).
 	// Default false.
 	Nopreempt bool `protobuf:"varint,7,opt,name=nopreempt,proto3" json:"nopreempt,omitempty"`
 	// What has to be well on a node for it to hold the addresses, 16 at most. A tracker that fails puts the instance in
 	// fault: it gives up the addresses at once and sends priority 0.
-	Trackers      []*Tracker `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
+	Trackers []*Tracker `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
+	// What version and advert_interval are where they are not given. Default: compat. Example: PROFILE_FAST
+	Profile Profile `protobuf:"varint,9,opt,name=profile,proto3,enum=twotier.vrrp.v1.Profile" json:"profile,omitempty"`
+	// Version of VRRP, 2 (RFC 3768) or 3 (RFC 5798, RFC 9568); the same on all members, who do not hear each other
+	// otherwise. Default: as profile says.
+	Version uint32 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
+	// What the checksum of our adverts covers, with version 3. Either form is taken in from others. Default: as the peers do.
+	Checksum      ChecksumForm `protobuf:"varint,11,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +252,27 @@ func (x *Instance) GetTrackers() []*Tracker {
 		return x.Trackers
 	}
 	return nil
+}
+
+func (x *Instance) GetProfile() Profile {
+	if x != nil {
+		return x.Profile
+	}
+	return Profile_PROFILE_UNSPECIFIED
+}
+
+func (x *Instance) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Instance) GetChecksum() ChecksumForm {
+	if x != nil {
+		return x.Checksum
+	}
+	return ChecksumForm_CHECKSUM_FORM_UNSPECIFIED
 }
 
 // Member is one node of an instance.
@@ -394,7 +529,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8b\x03\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x94\x04\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -403,7 +538,11 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x0fadvert_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0eadvertInterval\x12G\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2\x1f.twotier.vrrp.v1.AuthenticationR\x0eauthentication\x12\x1c\n" +
 	"\tnopreempt\x18\a \x01(\bR\tnopreempt\x124\n" +
-	"\btrackers\x18\b \x03(\v2\x18.twotier.vrrp.v1.TrackerR\btrackers\"8\n" +
+	"\btrackers\x18\b \x03(\v2\x18.twotier.vrrp.v1.TrackerR\btrackers\x122\n" +
+	"\aprofile\x18\t \x01(\x0e2\x18.twotier.vrrp.v1.ProfileR\aprofile\x12\x18\n" +
+	"\aversion\x18\n" +
+	" \x01(\rR\aversion\x129\n" +
+	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\"8\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\"5\n" +
@@ -423,7 +562,15 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x1a:\n" +
 	"\fAddressEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*H\n" +
+	"\aProfile\x12\x17\n" +
+	"\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0ePROFILE_COMPAT\x10\x01\x12\x10\n" +
+	"\fPROFILE_FAST\x10\x02*i\n" +
+	"\fChecksumForm\x12\x1d\n" +
+	"\x19CHECKSUM_FORM_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bCHECKSUM_FORM_PSEUDO_HEADER\x10\x01\x12\x19\n" +
+	"\x15CHECKSUM_FORM_MESSAGE\x10\x02B1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
 
 var (
 	file_vrrp_v1_desired_proto_rawDescOnce sync.Once
@@ -437,30 +584,35 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 	return file_vrrp_v1_desired_proto_rawDescData
 }
 
+var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_vrrp_v1_desired_proto_goTypes = []any{
-	(*Instance)(nil),            // 0: twotier.vrrp.v1.Instance
-	(*Member)(nil),              // 1: twotier.vrrp.v1.Member
-	(*Authentication)(nil),      // 2: twotier.vrrp.v1.Authentication
-	(*Tracker)(nil),             // 3: twotier.vrrp.v1.Tracker
-	(*GrpcHealth)(nil),          // 4: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 5: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
+	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
+	(*Instance)(nil),            // 2: twotier.vrrp.v1.Instance
+	(*Member)(nil),              // 3: twotier.vrrp.v1.Member
+	(*Authentication)(nil),      // 4: twotier.vrrp.v1.Authentication
+	(*Tracker)(nil),             // 5: twotier.vrrp.v1.Tracker
+	(*GrpcHealth)(nil),          // 6: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 7: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
-	1, // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	6, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	2, // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
-	3, // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
-	4, // 4: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	6, // 5: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	6, // 6: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	5, // 7: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	3,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
+	8,  // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	4,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
+	5,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
+	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
+	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	6,  // 6: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	8,  // 7: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	8,  // 8: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	7,  // 9: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -473,13 +625,14 @@ func file_vrrp_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      2,
 			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_vrrp_v1_desired_proto_goTypes,
 		DependencyIndexes: file_vrrp_v1_desired_proto_depIdxs,
+		EnumInfos:         file_vrrp_v1_desired_proto_enumTypes,
 		MessageInfos:      file_vrrp_v1_desired_proto_msgTypes,
 	}.Build()
 	File_vrrp_v1_desired_proto = out.File

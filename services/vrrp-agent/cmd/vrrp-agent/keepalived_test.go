@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/twotier/twotier/services/internal/testreq"
@@ -52,6 +54,12 @@ vrrp_instance VI_3 {
 `
 
 var keepalivedAuthentication = regexp.MustCompile(`(?s)    authentication \{.*?\}\n`)
+
+// keepalivedVersion3 is keepalivedOnHaproxy2 in version 3, with an interval in milliseconds.
+func keepalivedVersion3(interval int) string {
+	text := keepalivedAuthentication.ReplaceAllString(keepalivedOnHaproxy2, "    version 3\n")
+	return strings.ReplaceAll(text, "advert_int 1", fmt.Sprintf("advert_int %.2f", float64(interval)/1000))
+}
 
 // keepalived starts keepalived.
 func (m *machine) keepalived(t *testing.T, configuration string) *process {

@@ -325,6 +325,51 @@ func TestKernelKeepalivedWithoutPassword(t *testing.T) {
 	content(t, onB.output.String(), onA)
 }
 
+// TestKernelKeepalivedVersion3 is the same in version 3, where each side has an interval of its own: the backup goes by
+// its master's.
+func TestKernelKeepalivedVersion3(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	requireKeepalived(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
+	desired := version3(t, "profile: PROFILE_FAST")
+	configuration := keepalivedVersion3(400)
+
+	onA, onB := a.agent(t, desired), b.keepalived(t, configuration)
+	await(t, "both started", map[*machine]string{a: vip1, b: vip3})
+	since, before := len(w.all()), onA.instances(t)["VI_3"].GetTransitions()
+	adverts := []string{
+		"advert 53 priority 105 from 192.168.60.22 to 224.0.0.18 (01:00:5e:00:00:12): ttl 255 tos 0xc0 df false: 313569010003",
+		"advert 56 priority 105 from 192.168.60.128 to 224.0.0.18 (01:00:5e:00:00:12): ttl 255 tos 0xc0 df false: 313869010028",
+	}
+	awaitThat(t, "adverts", func() string {
+		if w.count(since, adverts[0]) < 50 || w.count(since, adverts[1]) < 4 {
+			return fmt.Sprintf("%d and %d", w.count(since, adverts[0]), w.count(since, adverts[1]))
+		}
+		return ""
+	})
+	all := onA.instances(t)
+	form := vrrpv1.ChecksumForm_CHECKSUM_FORM_PSEUDO_HEADER
+	if i := all["VI_3"]; i.GetTransitions() != before || i.GetVersion() != 3 || i.GetChecksum() != form ||
+		i.GetPeerChecksums()["192.168.60.128"] != form {
+		t.Errorf("backup of a slower master: %v", i)
+	}
+	onA.stop(t)
+	await(t, "agent stopped", map[*machine]string{a: "", b: both})
+	onA = a.agent(t, desired)
+	await(t, "agent started again", map[*machine]string{a: vip1, b: vip3})
+	first := onB.output.String()
+	onB.stop(t)
+	await(t, "keepalived stopped", map[*machine]string{a: both, b: ""})
+	onB = b.keepalived(t, configuration)
+	await(t, "keepalived started again", map[*machine]string{a: vip1, b: vip3})
+
+	content(t, first+onB.output.String(), onA)
+	onA.stop(t)
+	onB.stop(t)
+}
+
 // content checks that keepalived and the agent have found nothing wrong with each other.
 func content(t *testing.T, log string, a *agent) {
 	t.Helper()

@@ -293,6 +293,22 @@ authentication: {password_file: ` + folder + `/VI_3.pass}
 	return file
 }
 
+var authentication = regexp.MustCompile(`(?m)^authentication:.*$`)
+
+// version3 is tutorial without passwords, which version 3 has not.
+func version3(t *testing.T, more string) string {
+	t.Helper()
+	file := tutorial(t, more)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, authentication.ReplaceAll(text, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 var ether = regexp.MustCompile(`link/ether (\S+)`)
 
 // mac returns the Ethernet address of a card.

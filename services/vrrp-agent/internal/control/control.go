@@ -100,6 +100,11 @@ var states = map[fsm.State]vrrpv1.State{
 	fsm.Fault:      vrrpv1.State_STATE_FAULT,
 }
 
+var checksums = map[packet.Checksum]vrrpv1.ChecksumForm{
+	packet.ChecksumPseudoHeader: vrrpv1.ChecksumForm_CHECKSUM_FORM_PSEUDO_HEADER,
+	packet.ChecksumMessage:      vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE,
+}
+
 func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 	s := &vrrpv1.InstanceState{
 		Name:                i.Local.Name,
@@ -111,6 +116,14 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 		AdvertsReceived:     i.Received,
 		AddressesMismatched: i.Mismatched,
 		Dropped:             map[string]uint64{},
+		Version:             uint32(i.Local.Version),
+	}
+	if i.Local.Version == packet.V3 {
+		s.Checksum = checksums[i.Checksum]
+		s.PeerChecksums = map[string]vrrpv1.ChecksumForm{}
+		for peer, form := range i.Peers {
+			s.PeerChecksums[peer.String()] = checksums[form]
+		}
 	}
 	for _, a := range i.Held {
 		s.HeldAddresses = append(s.HeldAddresses, a.String())

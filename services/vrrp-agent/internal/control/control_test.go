@@ -22,20 +22,27 @@ func (s some) Instances() []plan.Instance { return s }
 func TestListInstances(t *testing.T) {
 	t.Parallel()
 	master := plan.Instance{
-		Local: spec.Local{Name: "VI_1", Priority: 105}, State: fsm.Master, Reason: "no advert for 3.6s",
+		Local: spec.Local{Name: "VI_1", Priority: 105, Version: packet.V2}, State: fsm.Master, Reason: "no advert for 3.6s",
 		Held: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Master: netip.MustParseAddr("192.168.60.128"),
 		Transitions: 2, Sent: 3, Received: 4, Mismatched: 5,
 	}
 	master.Dropped[packet.DropAuthentication] = 6
-	a := &agent{instances: some{master, {Local: spec.Local{Name: "VI_3", Priority: 99}, State: fsm.Fault}}}
+	a := &agent{instances: some{master, {
+		Local: spec.Local{Name: "VI_3", Priority: 99, Version: packet.V3}, State: fsm.Fault, Checksum: packet.ChecksumMessage,
+		Peers: map[netip.Addr]packet.Checksum{netip.MustParseAddr("192.168.60.128"): packet.ChecksumMessage},
+	}}}
+	form := vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE
 	got, err := a.ListInstances(t.Context(), nil)
 	want := &vrrpv1.ListInstancesResponse{Instances: []*vrrpv1.InstanceState{
 		{
 			Name: "VI_1", State: vrrpv1.State_STATE_MASTER, Priority: 105, HeldAddresses: []string{"192.168.60.78"},
 			MasterAddress: "192.168.60.128", Reason: "no advert for 3.6s", Transitions: 2, AdvertsSent: 3, AdvertsReceived: 4,
-			AddressesMismatched: 5, Dropped: map[string]uint64{"authentication": 6},
+			AddressesMismatched: 5, Dropped: map[string]uint64{"authentication": 6}, Version: 2,
 		},
-		{Name: "VI_3", State: vrrpv1.State_STATE_FAULT, Priority: 99},
+		{
+			Name: "VI_3", State: vrrpv1.State_STATE_FAULT, Priority: 99, Version: 3, Checksum: form,
+			PeerChecksums: map[string]vrrpv1.ChecksumForm{"192.168.60.128": form},
+		},
 	}}
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("got %v %v, want %v", got, err, want)

@@ -1,8 +1,8 @@
 // Package fsm answers: given the state of an instance and what has happened, which state comes next and what is to be
 // done?
 //
-// It is RFC 3768, section 6.4, with what keepalived adds: the state Fault, and the answer of a master to an advert of
-// lower priority. The package is pure: it has no clock, no sockets and no memory; whoever drives it carries out the
+// It is RFC 3768 and RFC 5798, section 6.4, with what keepalived adds: the state Fault, and the answer of a master to an
+// advert of lower priority; and with HeldUp, of our own. The package is pure: it has no clock, no sockets and no memory; whoever drives it carries out the
 // actions in their order.
 package fsm
 
@@ -45,8 +45,13 @@ func (s State) String() string {
 type Config struct {
 	// Priority of this node, 1 to 254.
 	Priority uint8
-	// Interval between two adverts; the same on all members.
+	// Interval between two adverts of ours.
 	Interval time.Duration
+	// MasterInterval is the interval of the master that is listened to (RFC 5798, section 6.1: Master_Adver_Interval).
+	// 0: the same as Interval, as it always is in version 2.
+	MasterInterval time.Duration
+	// SkewByInterval makes the skew a part of the master's interval, as in version 3, and not of a second.
+	SkewByInterval bool
 	// Preempt: a backup takes over from a master of lower priority.
 	Preempt bool
 	// Self is the address that our adverts come from. It breaks ties of equal priority.
@@ -56,14 +61,26 @@ type Config struct {
 // mastersMissed is how many adverts a backup misses before it takes over (RFC 3768, section 6.1).
 const mastersMissed = 3
 
-// Skew is how long a backup waits after the master has resigned: less, the higher its priority
-// (RFC 3768, section 6.1: (256 - priority) / 256 seconds).
-func (c Config) Skew() time.Duration {
-	return time.Duration(256-int(c.Priority)) * time.Second / 256
+// masterInterval is the interval that a backup reckons with.
+func (c Config) masterInterval() time.Duration {
+	if c.MasterInterval > 0 {
+		return c.MasterInterval
+	}
+	return c.Interval
 }
 
-// MasterDown is how long a backup waits for an advert before it takes over (RFC 3768, section 6.1).
-func (c Config) MasterDown() time.Duration { return mastersMissed*c.Interval + c.Skew() }
+// Skew is how long a backup waits after the master has resigned: less, the higher its priority. RFC 3768, section 6.1:
+// (256 - priority) / 256 seconds; RFC 5798, section 6.1: of the master's interval instead of a second.
+func (c Config) Skew() time.Duration {
+	whole := time.Second
+	if c.SkewByInterval {
+		whole = c.masterInterval()
+	}
+	return time.Duration(256-int(c.Priority)) * whole / 256
+}
+
+// MasterDown is how long a backup waits for an advert before it takes over (RFC 3768 and RFC 5798, section 6.1).
+func (c Config) MasterDown() time.Duration { return mastersMissed*c.masterInterval() + c.Skew() }
 
 // Kind of an event.
 type Kind uint8
@@ -81,6 +98,8 @@ const (
 	Broken
 	// Mended: nothing that the instance needs fails any more.
 	Mended
+	// HeldUp: this node has not run for so long that it holds no addresses any more and another has taken over.
+	HeldUp
 )
 
 // Event is something that happened.
@@ -113,11 +132,13 @@ const (
 	TimeSkew
 	// StopTimer stops the timer.
 	StopTimer
+	// FollowInterval makes the interval of the advert heard the MasterInterval. It is ours again with the end of Backup.
+	FollowInterval
 )
 
 var actionNames = [...]string{
 	"send-advert", "send-resign", "add-addresses", "remove-addresses", "announce",
-	"time-advert", "time-master-down", "time-skew", "stop-timer",
+	"time-advert", "time-master-down", "time-skew", "stop-timer", "follow-interval",
 }
 
 // String names the action.
@@ -131,13 +152,15 @@ func (a Action) String() string {
 // The answers are constant lists, so that a step allocates nothing.
 var (
 	wait      = []Action{TimeMasterDown}
+	follow    = []Action{FollowInterval, TimeMasterDown}
 	waitSkew  = []Action{TimeSkew}
 	stopTimer = []Action{StopTimer}
 	// The advert goes first: a rival learns of us before the network does.
 	takeOver  = []Action{SendAdvert, AddAddresses, Announce, TimeAdvert}
 	advertise = []Action{SendAdvert, TimeAdvert}
 	insist    = []Action{SendAdvert, Announce, TimeAdvert}
-	yield     = []Action{RemoveAddresses, TimeMasterDown}
+	yield     = []Action{RemoveAddresses, FollowInterval, TimeMasterDown}
+	demote    = []Action{RemoveAddresses, TimeMasterDown}
 	resign    = []Action{SendResign, RemoveAddresses, StopTimer}
 )
 
@@ -169,6 +192,8 @@ func Step(c Config, s State, e Event) (State, []Action) {
 			return Master, advertise
 		case Heard:
 			return c.heardAsMaster(e)
+		case HeldUp:
+			return Backup, demote
 		case Broken:
 			return stop(s, Fault)
 		}
@@ -191,19 +216,19 @@ func stop(s, next State) (State, []Action) {
 	return next, nil
 }
 
-// heardAsBackup: RFC 3768, section 6.4.2. A master of lower priority does not reset the timer, which therefore ends its
+// heardAsBackup: RFC 3768 and RFC 5798, section 6.4.2. A master of lower priority does not reset the timer, which therefore ends its
 // term.
 func (c Config) heardAsBackup(e Event) []Action {
 	switch {
 	case e.Priority == 0:
 		return waitSkew
 	case e.Priority >= c.Priority || !c.Preempt:
-		return wait
+		return follow
 	}
 	return nil
 }
 
-// heardAsMaster: RFC 3768, section 6.4.3. Unlike there, and as in keepalived, a rival of lower priority is answered at
+// heardAsMaster: RFC 3768 and RFC 5798, section 6.4.3. Unlike there, and as in keepalived, a rival of lower priority is answered at
 // once, and the network is told again whose the addresses are: its caches may point to the rival.
 func (c Config) heardAsMaster(e Event) (State, []Action) {
 	switch {

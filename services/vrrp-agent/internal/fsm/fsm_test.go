@@ -34,24 +34,28 @@ func TestStep(t *testing.T) {
 			"[send-advert add-addresses announce time-advert]"},
 		{"backup: master resigns", Backup, heard(0, above), false, Backup, "[time-skew]"},
 		{"backup: master resigns, nopreempt", Backup, heard(0, above), true, Backup, "[time-skew]"},
-		{"backup: higher master", Backup, heard(106, below), false, Backup, "[time-master-down]"},
-		{"backup: equal master", Backup, heard(105, below), false, Backup, "[time-master-down]"},
+		{"backup: higher master", Backup, heard(106, below), false, Backup, "[follow-interval time-master-down]"},
+		{"backup: equal master", Backup, heard(105, below), false, Backup, "[follow-interval time-master-down]"},
 		{"backup: lower master is not heard", Backup, heard(104, above), false, Backup, "[]"},
-		{"backup: lower master stays, nopreempt", Backup, heard(1, above), true, Backup, "[time-master-down]"},
+		{"backup: lower master stays, nopreempt", Backup, heard(1, above), true, Backup,
+			"[follow-interval time-master-down]"},
 		{"backup: broken", Backup, Event{Kind: Broken}, false, Fault, "[stop-timer]"},
 		{"backup: mended is no news", Backup, Event{Kind: Mended}, false, Backup, "[]"},
 		{"backup: stop", Backup, Event{Kind: Shutdown}, false, Initialize, "[stop-timer]"},
 
 		{"master: time to advertise", Master, Event{Kind: Timer}, false, Master, "[send-advert time-advert]"},
 		{"master: rival resigns", Master, heard(0, above), false, Master, "[send-advert time-advert]"},
-		{"master: higher rival", Master, heard(106, below), false, Backup, "[remove-addresses time-master-down]"},
+		{"master: higher rival", Master, heard(106, below), false, Backup, "[remove-addresses follow-interval time-master-down]"},
 		{"master: higher rival, nopreempt", Master, heard(106, below), true, Backup,
-			"[remove-addresses time-master-down]"},
+			"[remove-addresses follow-interval time-master-down]"},
 		{"master: equal rival, higher address", Master, heard(105, above), false, Backup,
-			"[remove-addresses time-master-down]"},
+			"[remove-addresses follow-interval time-master-down]"},
 		{"master: equal rival, lower address", Master, heard(105, below), false, Master,
 			"[send-advert announce time-advert]"},
 		{"master: lower rival", Master, heard(99, above), false, Master, "[send-advert announce time-advert]"},
+		{"master: held up", Master, Event{Kind: HeldUp}, false, Backup, "[remove-addresses time-master-down]"},
+		{"backup: held up", Backup, Event{Kind: HeldUp}, false, Backup, "[]"},
+		{"fault: held up", Fault, Event{Kind: HeldUp}, false, Fault, "[]"},
 		{"master: broken", Master, Event{Kind: Broken}, false, Fault, "[send-resign remove-addresses stop-timer]"},
 		{"master: stop", Master, Event{Kind: Shutdown}, false, Initialize,
 			"[send-resign remove-addresses stop-timer]"},
@@ -77,19 +81,24 @@ func TestStep(t *testing.T) {
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		priority         uint8
-		interval         time.Duration
+		name             string
+		config           Config
 		skew, masterDown time.Duration
 	}{
-		{105, time.Second, 151 * time.Second / 256, 3*time.Second + 151*time.Second/256},
-		{99, time.Second, 157 * time.Second / 256, 3*time.Second + 157*time.Second/256},
-		{254, 2 * time.Second, 2 * time.Second / 256, 6*time.Second + 2*time.Second/256},
-		{1, 255 * time.Second, 255 * time.Second / 256, 765*time.Second + 255*time.Second/256},
+		{"version 2", Config{Priority: 105, Interval: time.Second}, 151 * time.Second / 256, 3*time.Second + 151*time.Second/256},
+		{"lower priority", Config{Priority: 99, Interval: time.Second}, 157 * time.Second / 256, 3*time.Second + 157*time.Second/256},
+		{"highest priority", Config{Priority: 254, Interval: 2 * time.Second}, 2 * time.Second / 256, 6*time.Second + 2*time.Second/256},
+		{"longest interval", Config{Priority: 1, Interval: 255 * time.Second}, 255 * time.Second / 256,
+			765*time.Second + 255*time.Second/256},
+		{"version 3", Config{Priority: 56, Interval: 30 * time.Millisecond, SkewByInterval: true},
+			200 * 30 * time.Millisecond / 256, 90*time.Millisecond + 200*30*time.Millisecond/256},
+		{"version 3, of the master's interval",
+			Config{Priority: 56, Interval: 30 * time.Millisecond, MasterInterval: 500 * time.Millisecond, SkewByInterval: true},
+			200 * 500 * time.Millisecond / 256, 1500*time.Millisecond + 200*500*time.Millisecond/256},
 	}
 	for _, tt := range tests {
-		c := Config{Priority: tt.priority, Interval: tt.interval}
-		if c.Skew() != tt.skew || c.MasterDown() != tt.masterDown {
-			t.Errorf("%+v: got %v %v, want %v %v", c, c.Skew(), c.MasterDown(), tt.skew, tt.masterDown)
+		if got := tt.config; got.Skew() != tt.skew || got.MasterDown() != tt.masterDown {
+			t.Errorf("%s: got %v %v, want %v %v", tt.name, got.Skew(), got.MasterDown(), tt.skew, tt.masterDown)
 		}
 	}
 }
@@ -100,7 +109,7 @@ func TestTimes(t *testing.T) {
 func TestHoldsAddressesOnlyAsMaster(t *testing.T) {
 	t.Parallel()
 	var events []Event
-	for _, k := range []Kind{Startup, Shutdown, Timer, Broken, Mended} {
+	for _, k := range []Kind{Startup, Shutdown, Timer, Broken, Mended, HeldUp} {
 		events = append(events, Event{Kind: k})
 	}
 	for p := range 256 {

@@ -7,6 +7,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -37,6 +38,8 @@ const (
 	// socket's buffer holds (netdev): one go reads all that has come while the process was held up, the adverts of other
 	// instances included.
 	drainMost = 1024
+	// peersMost bounds the peers whose form of checksum is remembered: senders can be invented.
+	peersMost = spec.MaxMembers
 	// datagramMost holds any advert: 255 addresses behind an IP header with options make 1096 bytes.
 	datagramMost = 1500
 )
@@ -136,6 +139,9 @@ type instance struct {
 	frames         map[netip.Addr][]byte
 	held           []netip.Addr
 	master         netip.Addr
+	interval       time.Duration                  // of the last advert heard
+	peers          map[netip.Addr]packet.Checksum // what their checksums cover, with V3
+	format         packet.Format
 	faults         map[string]string // cause -> reason
 	trackers       map[string]*tracker
 	refused        error // what the kernel said to the addresses during the present step
@@ -157,6 +163,7 @@ func newInstance(n Network, w Watch, log *zap.Logger, changed func(), o order) *
 		pokes:    make(chan struct{}, 1),
 		findings: make(chan finding),
 		done:     make(chan struct{}),
+		peers:    map[netip.Addr]packet.Checksum{},
 		faults:   map[string]string{},
 		trackers: map[string]*tracker{},
 		buffer:   make([]byte, datagramMost),
@@ -269,6 +276,9 @@ func (i *instance) step(e fsm.Event, why string) {
 	old := i.state
 	next, actions := fsm.Step(i.config, i.state, e)
 	i.state = next
+	if next != fsm.Backup {
+		i.config.MasterInterval = 0 // our own again
+	}
 	for _, a := range actions {
 		i.act(a)
 	}
@@ -309,6 +319,8 @@ func (i *instance) act(a fsm.Action) {
 		i.arm(i.config.MasterDown())
 	case fsm.TimeSkew:
 		i.arm(i.config.Skew())
+	case fsm.FollowInterval:
+		i.config.MasterInterval = i.interval
 	case fsm.StopTimer:
 		i.due = time.Time{}
 		i.timer.Stop()
@@ -371,7 +383,7 @@ func (i *instance) drain() {
 }
 
 func (i *instance) receive(datagram []byte) {
-	a, from, err := i.expect.Receive(datagram)
+	a, err := i.expect.Receive(datagram)
 	if drop, ok := err.(packet.Drop); ok {
 		if drop != packet.DropOtherRouter { // of our neighbour instances, which is no fault
 			i.counters.dropped[drop].Add(1)
@@ -382,14 +394,17 @@ func (i *instance) receive(datagram []byte) {
 	if !sameAddresses(a.Addresses, i.order.local.Addresses) {
 		i.counters.mismatched.Add(1)
 	}
+	from := a.From
 	if from != i.master {
 		i.master = from
 		i.publish()
 	}
+	i.learn(a)
 	why := ""
 	if i.state == fsm.Master {
 		why = fmt.Sprintf("%v has priority %d", from, a.Priority)
 	}
+	i.interval = a.Interval
 	i.step(fsm.Event{Kind: fsm.Heard, Priority: a.Priority, From: from}, why)
 	switch {
 	case a.Priority == packet.PriorityStop:
@@ -410,5 +425,6 @@ func sameAddresses(a, b []netip.Addr) bool {
 func (i *instance) publish() {
 	i.status.Store(&plan.Instance{
 		Local: i.order.local, State: i.state, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
+		Checksum: i.format.Checksum, Peers: maps.Clone(i.peers),
 	})
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
+var v2 = packet.Format{Version: packet.V2}
+
 // TestDualMaster is the tutorial's step 7: one address each, both on one, back again.
 func TestDualMaster(t *testing.T) {
 	t.Parallel()
@@ -143,7 +145,7 @@ func TestInsists(t *testing.T) {
 		w, _ := rival.Listen(nic.Port{Index: 2, Source: netip.MustParseAddr("192.168.60.200")})
 		low := packet.Advertisement{VirtualRouterID: 53, Priority: 99, Interval: time.Second, Addresses: vi1(1).Addresses}
 		for range 3 {
-			if err := w.Send(low.Append(nil, packet.Authentication{})); err != nil {
+			if err := w.Send(low.Append(nil, v2)); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -373,7 +375,7 @@ func TestHeldUpMasterReadsFirst(t *testing.T) {
 
 func advertOf(router, priority uint8) []byte {
 	a := packet.Advertisement{VirtualRouterID: router, Priority: priority, Interval: time.Second, Addresses: vi1(1).Addresses}
-	return ipv4(netip.MustParseAddr("192.168.60.22"), a.Append(nil, packet.Authentication{}))
+	return ipv4(netip.MustParseAddr("192.168.60.22"), a.Append(nil, v2))
 }
 
 func TestUpdateKeepsTheState(t *testing.T) {
@@ -455,10 +457,11 @@ func TestDropsAreCounted(t *testing.T) {
 		rival := l.join(t, "rival", "192.168.60.200/24")
 		w, _ := rival.Listen(nic.Port{Index: 2, Source: netip.MustParseAddr("192.168.60.200")})
 		other := packet.Advertisement{VirtualRouterID: 53, Priority: 200, Interval: time.Second}
+		password := packet.Format{Version: packet.V2, Authentication: packet.SimplePassword([]byte("1111"))}
 		neighbour := other
 		neighbour.VirtualRouterID = 54
 		for _, payload := range [][]byte{
-			other.Append(nil, packet.SimplePassword([]byte("1111"))), neighbour.Append(nil, packet.Authentication{}), {0x21, 53, 200},
+			other.Append(nil, password), neighbour.Append(nil, v2), {0x21, 53, 200},
 		} {
 			if err := w.Send(payload); err != nil {
 				t.Fatal(err)

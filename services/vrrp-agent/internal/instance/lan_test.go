@@ -294,12 +294,12 @@ func grep(text string, words ...string) string {
 
 func vi1(priority uint8) spec.Local {
 	return spec.Local{Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
-		Priority: priority, Interval: time.Second, Preempt: true}
+		Priority: priority, Version: packet.V2, Interval: time.Second, Preempt: true}
 }
 
 func vi3(priority uint8) spec.Local {
 	return spec.Local{Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
-		Priority: priority, Interval: time.Second, Preempt: true}
+		Priority: priority, Version: packet.V2, Interval: time.Second, Preempt: true}
 }
 
 func pass(d time.Duration) {

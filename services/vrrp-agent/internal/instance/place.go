@@ -12,6 +12,7 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 // look compares the network with what the instance needs: its port, and its addresses there or not there.
@@ -94,20 +95,64 @@ func (i *instance) take(o order) {
 // build prepares everything that follows from the order and the port.
 func (i *instance) build() {
 	l := i.order.local
-	i.config = fsm.Config{Priority: l.Priority, Interval: l.Interval, Preempt: l.Preempt, Self: i.port.Source}
+	i.config = fsm.Config{
+		Priority: l.Priority, Interval: l.Interval, MasterInterval: i.config.MasterInterval,
+		SkewByInterval: l.Version == packet.V3, Preempt: l.Preempt, Self: i.port.Source,
+	}
 	i.expect = packet.Expect{
-		VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication, Self: i.port.Source,
+		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,
+		Self: i.port.Source,
 	}
-	a := packet.Advertisement{
-		VirtualRouterID: l.VirtualRouterID, Priority: l.Priority, Interval: l.Interval, Addresses: l.Addresses,
-	}
-	i.advert = a.Append(nil, i.order.authentication)
-	a.Priority = packet.PriorityStop
-	i.resign = a.Append(nil, i.order.authentication)
+	i.write()
 	i.frames = map[netip.Addr][]byte{}
 	for _, address := range l.Addresses {
 		i.frames[address] = packet.GratuitousARP(i.port.MAC, address)
 	}
+}
+
+// write prepares the adverts.
+func (i *instance) write() {
+	l := i.order.local
+	i.format = packet.Format{
+		Version: l.Version, Authentication: i.order.authentication, Checksum: i.checksum(), Source: i.port.Source,
+	}
+	a := packet.Advertisement{
+		VirtualRouterID: l.VirtualRouterID, Priority: l.Priority, Interval: l.Interval, Addresses: l.Addresses,
+	}
+	i.advert = a.Append(nil, i.format)
+	a.Priority = packet.PriorityStop
+	i.resign = a.Append(nil, i.format)
+}
+
+// checksum is the form that our adverts take: what is ordered, or else what the peers use. A peer that has never been
+// heard and peers that disagree get the pseudo-header, as most have it.
+func (i *instance) checksum() packet.Checksum {
+	switch i.order.local.Checksum {
+	case spec.ChecksumPseudoHeader:
+		return packet.ChecksumPseudoHeader
+	case spec.ChecksumMessage:
+		return packet.ChecksumMessage
+	}
+	for _, form := range i.peers {
+		if form == packet.ChecksumPseudoHeader {
+			return form
+		}
+	}
+	if len(i.peers) > 0 {
+		return packet.ChecksumMessage
+	}
+	return packet.ChecksumPseudoHeader
+}
+
+// learn remembers what the sender's checksum covers.
+func (i *instance) learn(r packet.Received) {
+	form, known := i.peers[r.From]
+	if i.order.local.Version != packet.V3 || known && form == r.Checksum || !known && len(i.peers) >= peersMost {
+		return
+	}
+	i.peers[r.From] = r.Checksum
+	i.write()
+	i.publish()
 }
 
 // hold puts all addresses of the instance on the card. With an error the step ends in fault.

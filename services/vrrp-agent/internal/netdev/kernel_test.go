@@ -146,7 +146,7 @@ func TestKernelWire(t *testing.T) {
 		t.Errorf("nothing sent: received %d %v", n, err)
 	}
 	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{vip}}
-	if err := sender.Send(advert.Append(nil, packet.Authentication{})); err != nil {
+	if err := sender.Send(advert.Append(nil, packet.Format{Version: packet.V2})); err != nil {
 		t.Fatal(err)
 	}
 	if err := receiver.Wait(); err != nil {
@@ -157,9 +157,9 @@ func TestKernelWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect := packet.Expect{VirtualRouterID: 53, Interval: time.Second, Self: to.Source}
-	if got, source, err := expect.Receive(buffer[:n]); err != nil || got.Priority != 105 || source != from.Source {
-		t.Errorf("got %+v from %v, %v", got, source, err)
+	expect := packet.Expect{Version: packet.V2, VirtualRouterID: 53, Interval: time.Second, Self: to.Source}
+	if got, err := expect.Receive(buffer[:n]); err != nil || got.Priority != 105 || got.From != from.Source {
+		t.Errorf("got %+v %v", got, err)
 	}
 	// What was sent does not come back.
 	if n, err := sender.Receive(buffer); n != 0 || err != nil {
@@ -188,7 +188,7 @@ func TestKernelSendDoesNotAllocate(t *testing.T) {
 	p := find(t, a)
 	w := a.listen(t, p)
 	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{vip}}
-	payload := advert.Append(nil, packet.Authentication{})
+	payload := advert.Append(nil, packet.Format{Version: packet.V2})
 	if n := testing.AllocsPerRun(20, func() {
 		if err := w.Send(payload); err != nil {
 			t.Fatal(err)

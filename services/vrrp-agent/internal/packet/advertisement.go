@@ -1,6 +1,6 @@
-// Package packet answers: which bytes is a VRRPv2 advertisement, and which advertisement are these bytes?
+// Package packet answers: which bytes is a VRRP advertisement, and which advertisement are these bytes?
 //
-// It also holds the gratuitous ARP frame, the other packet that an agent sends. The package is pure: bytes in, values
+// It speaks versions 2 and 3 on IPv4. It also holds the gratuitous ARP frame, the other packet that an agent sends. The package is pure: bytes in, values
 // out.
 package packet
 
@@ -20,15 +20,48 @@ const (
 	// PriorityStop says that the master has given up the addresses (RFC 3768, section 5.3.4).
 	PriorityStop = 0
 
-	version           = 2 // RFC 3768, section 5.3.1
 	typeAdvertisement = 1 // RFC 3768, section 5.3.2
 
-	headerLength       = 8 // version to checksum; RFC 3768, section 5.1
+	headerLength       = 8 // version to checksum; RFC 3768, section 5.1; RFC 5798, section 5.1
 	addressLength      = 4
-	authenticationData = 8 // always there, zero without a password; RFC 2338, section 5.3.10
+	authenticationData = 8 // in V2 always there, zero without a password; RFC 2338, section 5.3.10
 
 	checksumAt = 6
+
+	// Centisecond is the unit of V3's intervals (RFC 5798, section 5.2.7).
+	Centisecond = 10 * time.Millisecond
+	// intervalBits are what V3's interval has of its two bytes; the others are reserved (RFC 5798, section 5.2.6).
+	intervalBits = 0x0fff
 )
+
+// Version of the protocol.
+type Version uint8
+
+const (
+	// V2 is RFC 3768.
+	V2 Version = 2
+	// V3 is RFC 5798 and its successor RFC 9568.
+	V3 Version = 3
+)
+
+// Checksum is what a V3 checksum on IPv4 covers. The standards do not agree, and many receivers take in only one form.
+type Checksum uint8
+
+const (
+	// ChecksumPseudoHeader covers the message and a pseudo-header with source, destination, protocol and length (RFC
+	// 5798, section 5.2.8, in the reading of keepalived and FRR).
+	ChecksumPseudoHeader Checksum = iota
+	// ChecksumMessage covers the message alone, as in V2 (RFC 9568, section 5.2.8).
+	ChecksumMessage
+)
+
+// String names the form as it appears in the status.
+func (c Checksum) String() string {
+	if c == ChecksumMessage {
+		return "message"
+	}
+	return "pseudo-header"
+}
 
 // group is where adverts are sent (RFC 3768, section 5.2.2).
 var group = [4]byte{224, 0, 0, 18}
@@ -56,36 +89,64 @@ func SimplePassword(password []byte) Authentication {
 	return a
 }
 
-// Advertisement is a VRRPv2 advert.
+// Advertisement is an advert, of either version.
 type Advertisement struct {
 	// VirtualRouterID tells the instances of one network apart, 1 to 255.
 	VirtualRouterID uint8
 	// Priority of the sender, 1 to 255, or PriorityStop.
 	Priority uint8
-	// Interval between two adverts of the sender: whole seconds, 1 s to 255 s.
+	// Interval between two adverts of the sender. V2: whole seconds, 1 s to 255 s; V3: centiseconds, 10 ms to 40.95 s.
 	Interval time.Duration
 	// Addresses that the instance stands for, IPv4, at most 255.
 	Addresses []netip.Addr
 }
 
+// Format is how adverts are written.
+type Format struct {
+	// Version of the protocol.
+	Version Version
+	// Authentication, with V2. V3 has none.
+	Authentication Authentication
+	// Checksum is the form of the checksum, with V3.
+	Checksum Checksum
+	// Source is the address that the adverts are sent from; V3 needs it for ChecksumPseudoHeader.
+	Source netip.Addr
+}
+
 // Append appends the advert to b: the payload of the IP packet. The kernel writes the IP header.
-func (a Advertisement) Append(b []byte, auth Authentication) []byte {
+func (a Advertisement) Append(b []byte, f Format) []byte {
 	start := len(b)
-	b = append(b, version<<4|typeAdvertisement, a.VirtualRouterID, a.Priority, byte(len(a.Addresses)),
-		auth.kind, byte(a.Interval/time.Second), 0, 0)
+	b = append(b, byte(f.Version)<<4|typeAdvertisement, a.VirtualRouterID, a.Priority, byte(len(a.Addresses)))
+	if f.Version == V3 {
+		b = binary.BigEndian.AppendUint16(b, uint16(a.Interval/Centisecond)&intervalBits)
+	} else {
+		b = append(b, f.Authentication.kind, byte(a.Interval/time.Second))
+	}
+	b = append(b, 0, 0) // the checksum
 	for _, address := range a.Addresses {
 		raw := address.As4()
 		b = append(b, raw[:]...)
 	}
-	b = append(b, auth.data[:]...)
-	binary.BigEndian.PutUint16(b[start+checksumAt:], checksum(b[start:]))
+	var covered uint32
+	if f.Version != V3 {
+		b = append(b, f.Authentication.data[:]...)
+	} else if f.Checksum == ChecksumPseudoHeader && f.Source.Is4() {
+		covered = pseudoHeader(f.Source.As4(), len(b)-start)
+	}
+	binary.BigEndian.PutUint16(b[start+checksumAt:], checksum(covered, b[start:]))
 	return b
 }
 
-// checksum is the Internet checksum over the whole message, authentication data included, without a pseudo-header
-// (RFC 3768, section 5.3.8). Over a message that carries its checksum it is 0.
-func checksum(b []byte) uint16 {
-	var sum uint32
+// pseudoHeader is the sum of the pseudo-header that goes before a message to the group: source, destination, protocol,
+// length (RFC 793, section 3.1).
+func pseudoHeader(source [4]byte, length int) uint32 {
+	word := func(b [4]byte, at int) uint32 { return uint32(binary.BigEndian.Uint16(b[at:])) }
+	return word(source, 0) + word(source, 2) + word(group, 0) + word(group, 2) + Protocol + uint32(length)
+}
+
+// checksum is the Internet checksum over the whole message (RFC 3768, section 5.3.8; with V2 authentication data
+// included), begun with the sum of what else it covers. Over a message that carries its checksum it is 0.
+func checksum(sum uint32, b []byte) uint16 {
 	for ; len(b) > 1; b = b[2:] {
 		sum += uint32(binary.BigEndian.Uint16(b))
 	}

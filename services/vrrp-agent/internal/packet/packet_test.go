@@ -11,12 +11,20 @@ import (
 	"time"
 )
 
-// golden is an advert of keepalived 2.2.7 as it was on the wire, IP header included.
-const golden = "45c000280001 0000ff70dde8c0a83c01e0000012 213569010101156fc0a83c4e3131313100000000"
+// Adverts of keepalived 2.2.7 as they were on the wire, IP header included: version 2 with the password 1111, version 3
+// at 50 cs.
+const (
+	golden   = "45c0002800010000ff70dde8c0a83c01e0000012 213569010101156fc0a83c4e3131313100000000"
+	goldenV3 = "45c0002000010000ff70ddf0c0a83c01e0000012 3135690100328b67c0a83c4e"
+	// The same with the checksum over the message alone: 3135 + 6901 + 0032 + c0a8 + 3c4e = 975f, carry included.
+	goldenMessage = "45c0002000010000ff70ddf0c0a83c01e0000012 31356901003268a0c0a83c4e"
+)
 
-func goldenBytes(t testing.TB) []byte {
+func goldenBytes(t testing.TB) []byte { return unhex(t, golden) }
+
+func unhex(t testing.TB, text string) []byte {
 	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(golden, " ", ""))
+	b, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,34 +39,90 @@ func goldenAdvertisement() Advertisement {
 }
 
 func goldenExpect() Expect {
-	return Expect{VirtualRouterID: 53, Interval: time.Second, Authentication: SimplePassword([]byte("1111")),
+	return Expect{Version: V2, VirtualRouterID: 53, Interval: time.Second, Authentication: SimplePassword([]byte("1111")),
 		Self: netip.MustParseAddr("192.168.60.2")}
+}
+
+func goldenFormat() Format {
+	return Format{Version: V2, Authentication: SimplePassword([]byte("1111"))}
+}
+
+func goldenAdvertisementV3() Advertisement {
+	a := goldenAdvertisement()
+	a.Interval = 50 * Centisecond
+	return a
+}
+
+func goldenExpectV3() Expect {
+	return Expect{Version: V3, VirtualRouterID: 53, Self: netip.MustParseAddr("192.168.60.2")}
 }
 
 func TestAppendEqualsKeepalived(t *testing.T) {
 	t.Parallel()
-	want := goldenBytes(t)[20:]
-	got := goldenAdvertisement().Append(nil, SimplePassword([]byte("1111")))
-	if !bytes.Equal(got, want) {
-		t.Errorf("got  %x\nwant %x", got, want)
+	source := netip.MustParseAddr("192.168.60.1")
+	tests := []struct {
+		name   string
+		advert Advertisement
+		format Format
+		want   string
+	}{
+		{"version 2", goldenAdvertisement(), goldenFormat(), golden},
+		{"version 3", goldenAdvertisementV3(), Format{Version: V3, Source: source}, goldenV3},
+		{"version 3, sum of the message", goldenAdvertisementV3(), Format{Version: V3, Checksum: ChecksumMessage, Source: source},
+			goldenMessage},
 	}
-	// Appended behind other bytes the message is the same.
-	if got := goldenAdvertisement().Append([]byte{1, 2, 3}, SimplePassword([]byte("1111"))); !bytes.Equal(got[3:], want) {
-		t.Errorf("behind a prefix: got %x, want %x", got[3:], want)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			want := unhex(t, tt.want)[20:]
+			if got := tt.advert.Append(nil, tt.format); !bytes.Equal(got, want) {
+				t.Errorf("got  %x\nwant %x", got, want)
+			}
+			// Appended behind other bytes the message is the same.
+			if got := tt.advert.Append([]byte{1, 2, 3}, tt.format); !bytes.Equal(got[3:], want) {
+				t.Errorf("behind a prefix: got %x, want %x", got[3:], want)
+			}
+		})
 	}
 }
 
 func TestReceiveGolden(t *testing.T) {
 	t.Parallel()
-	got, source, err := goldenExpect().Receive(goldenBytes(t))
-	if err != nil {
-		t.Fatal(err)
+	source := netip.MustParseAddr("192.168.60.1")
+	tests := []struct {
+		name   string
+		packet string
+		expect Expect
+		want   Received
+	}{
+		{"version 2", golden, goldenExpect(), Received{goldenAdvertisement(), source, ChecksumMessage}},
+		{"version 3", goldenV3, goldenExpectV3(), Received{goldenAdvertisementV3(), source, ChecksumPseudoHeader}},
+		{"version 3, sum of the message", goldenMessage, goldenExpectV3(), Received{goldenAdvertisementV3(), source, ChecksumMessage}},
 	}
-	if want := goldenAdvertisement(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := tt.expect.Receive(unhex(t, tt.packet))
+			if err != nil || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %+v %v, want %+v", got, err, tt.want)
+			}
+		})
 	}
-	if want := netip.MustParseAddr("192.168.60.1"); source != want {
-		t.Errorf("source %v, want %v", source, want)
+}
+
+func TestIntervalsV3(t *testing.T) {
+	t.Parallel()
+	source := netip.MustParseAddr("192.168.60.1")
+	for interval, want := range map[time.Duration]string{10 * time.Millisecond: "0001", 40950 * time.Millisecond: "0fff"} {
+		a := goldenAdvertisementV3()
+		a.Interval = interval
+		b := a.Append(unhex(t, goldenV3)[:20], Format{Version: V3, Source: source})
+		if got := hex.EncodeToString(b[24:26]); got != want {
+			t.Errorf("%v: got %s, want %s", interval, got, want)
+		}
+		if got, err := goldenExpectV3().Receive(b); err != nil || got.Interval != interval {
+			t.Errorf("%v: got %v %v", interval, got.Interval, err)
+		}
 	}
 }
 
@@ -68,10 +132,12 @@ func TestReceiveChecks(t *testing.T) {
 	set := func(b []byte, at int, v byte) []byte { b[at] = v; return b }
 	sum := func(b []byte) []byte {
 		b[26], b[27] = 0, 0
-		c := checksum(b[20:])
+		c := checksum(0, b[20:])
 		b[26], b[27] = byte(c>>8), byte(c)
 		return b
 	}
+	v3 := func(e *Expect) { *e = goldenExpectV3() }
+	packetV3 := func() []byte { return unhex(t, goldenV3) }
 	tests := []struct {
 		name   string
 		change func([]byte) []byte
@@ -104,6 +170,20 @@ func TestReceiveChecks(t *testing.T) {
 		{"data ignored without authentication", func(b []byte) []byte { return sum(set(b, 24, 0)) },
 			func(e *Expect) { e.Authentication = Authentication{} }, nil},
 		{"interval 2 s", func(b []byte) []byte { return sum(set(b, 25, 2)) }, nil, DropInterval},
+		{"version 3: golden", func([]byte) []byte { return packetV3() }, v3, nil},
+		{"version 3: version 2", nil, v3, DropVersion},
+		{"version 3: type 2", func([]byte) []byte { return sum(set(packetV3(), 20, 0x32)) }, v3, DropType},
+		{"version 3: cut", func([]byte) []byte { return set(packetV3()[:27], 3, 27) }, v3, DropLength},
+		{"version 3: one address too few claimed", func([]byte) []byte { return sum(set(packetV3(), 23, 0)) }, v3, DropLength},
+		{"version 3: trailer", func([]byte) []byte { return sum(set(append(packetV3(), 0, 0), 3, 34)) }, v3, DropLength},
+		{"version 3: checksum", func([]byte) []byte { return set(packetV3(), 22, 106) }, v3, DropChecksum},
+		{"version 3: checksum of another sender", func([]byte) []byte { return set(packetV3(), 15, 3) }, v3, DropChecksum},
+		{"version 3: other router", func([]byte) []byte { return sum(set(packetV3(), 21, 56)) }, v3, DropOtherRouter},
+		{"version 3: other interval", func([]byte) []byte { return sum(set(packetV3(), 25, 100)) }, v3, nil},
+		{"version 3: reserved bits", func([]byte) []byte { return sum(set(packetV3(), 24, 0xf0)) }, v3, nil},
+		{"version 3: no interval", func([]byte) []byte { return sum(set(set(packetV3(), 24, 0xf0), 25, 0)) }, v3, DropInterval},
+		{"version 3: own address", func([]byte) []byte { return packetV3() },
+			func(e *Expect) { *e = goldenExpectV3(); e.Self = netip.MustParseAddr("192.168.60.1") }, DropOwn},
 		{"own address", nil, func(e *Expect) { e.Self = netip.MustParseAddr("192.168.60.1") }, DropOwn},
 	}
 	for _, tt := range tests {
@@ -116,7 +196,7 @@ func TestReceiveChecks(t *testing.T) {
 			if tt.expect != nil {
 				tt.expect(&e)
 			}
-			if _, _, err := e.Receive(b); !errors.Is(err, tt.want) {
+			if _, err := e.Receive(b); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v, input %x", err, tt.want, b)
 			}
 		})
@@ -145,22 +225,27 @@ func TestGratuitousARP(t *testing.T) {
 
 // FuzzReceive looks for packets that panic, and for accepted ones that do not come out of Append again.
 func FuzzReceive(f *testing.F) {
-	f.Add(goldenBytes(f))
-	f.Add([]byte{})
-	f.Add(goldenBytes(f)[:28])
+	for _, text := range []string{golden, goldenV3, goldenMessage, "", golden[:57]} {
+		f.Add(unhex(f, text))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e := goldenExpect()
-		a, _, err := e.Receive(b)
-		if err != nil {
-			var d Drop
-			if !errors.As(err, &d) {
-				t.Fatalf("error %v is no Drop", err)
+		for _, e := range []Expect{goldenExpect(), goldenExpectV3()} {
+			r, err := e.Receive(b)
+			if err != nil {
+				var d Drop
+				if !errors.As(err, &d) {
+					t.Fatalf("error %v is no Drop", err)
+				}
+				continue
 			}
-			return
-		}
-		payload := b[int(b[0]&0x0f)*4:]
-		if got := a.Append(nil, e.Authentication); !bytes.Equal(got, payload) && !equalButChecksum(got, payload) {
-			t.Errorf("accepted %x, made %x", payload, got)
+			payload := bytes.Clone(b[int(b[0]&0x0f)*4:])
+			if e.Version == V3 {
+				payload[4] &= intervalBits >> 8 // the reserved bits are not looked at
+			}
+			format := Format{Version: e.Version, Authentication: e.Authentication, Checksum: r.Checksum, Source: r.From}
+			if got := r.Append(nil, format); !bytes.Equal(got, payload) && !equalButChecksum(got, payload) {
+				t.Errorf("accepted %x, made %x", payload, got)
+			}
 		}
 	})
 }
@@ -173,8 +258,10 @@ func equalButChecksum(a, b []byte) bool {
 }
 
 func TestSteadySendDoesNotAllocate(t *testing.T) {
-	a, auth, b := goldenAdvertisement(), SimplePassword([]byte("1111")), make([]byte, 0, 64)
-	if n := testing.AllocsPerRun(100, func() { b = a.Append(b[:0], auth) }); n != 0 {
-		t.Errorf("%v allocations per advert", n)
+	a, b := goldenAdvertisement(), make([]byte, 0, 64)
+	for _, f := range []Format{goldenFormat(), {Version: V3, Source: netip.MustParseAddr("192.168.60.1")}} {
+		if n := testing.AllocsPerRun(100, func() { b = a.Append(b[:0], f) }); n != 0 {
+			t.Errorf("version %d: %v allocations per advert", f.Version, n)
+		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 // Drop is the reason why a received packet was not taken in. It is an error.
 type Drop uint8
 
-// The reasons, in the order of the checks (RFC 3768, section 7.1).
+// The reasons, in the order of the checks (RFC 3768 and RFC 5798, section 7.1).
 const (
 	// DropHeader: not a whole IPv4 packet of protocol 112.
 	DropHeader Drop = iota
@@ -18,7 +18,7 @@ const (
 	DropDestination
 	// DropTTL: the time to live is not 255; the packet may come from another network.
 	DropTTL
-	// DropVersion: not VRRP version 2.
+	// DropVersion: of another version of VRRP than the instance's.
 	DropVersion
 	// DropType: not an advertisement.
 	DropType
@@ -30,7 +30,7 @@ const (
 	DropOtherRouter
 	// DropAuthentication: another type of authentication, or another password.
 	DropAuthentication
-	// DropInterval: the sender advertises at another interval.
+	// DropInterval: the sender advertises at another interval (V2), or at none (V3).
 	DropInterval
 	// DropOwn: the sender has our own address.
 	DropOwn
@@ -54,40 +54,100 @@ func (d Drop) Error() string {
 
 // Expect is what the instance that listens knows about the adverts meant for it.
 type Expect struct {
+	// Version of the instance.
+	Version Version
 	// VirtualRouterID of the instance.
 	VirtualRouterID uint8
-	// Interval of the instance.
+	// Interval of the instance, with V2. In V3 each master has its own.
 	Interval time.Duration
-	// Authentication of the instance.
+	// Authentication of the instance, with V2.
 	Authentication Authentication
 	// Self is our own address, whose adverts are not for us. The zero value leaves the check out.
 	Self netip.Addr
 }
 
-// Receive makes the receive checks of RFC 3768, section 7.1 on an IPv4 packet, header included, as a raw socket gives
-// it, and returns the advert and its sender. The error is a Drop.
+// Received is an advert that was taken in.
+type Received struct {
+	Advertisement
+	// From is the address of the sender.
+	From netip.Addr
+	// Checksum is the form that the sender uses, with V3.
+	Checksum Checksum
+}
+
+// Receive makes the receive checks of RFC 3768 or RFC 5798, section 7.1 on an IPv4 packet, header included, as a raw
+// socket gives it. The error is a Drop.
 //
-// The list of addresses is returned and not judged here: dropping an advert over it would make two masters.
-func (e Expect) Receive(datagram []byte) (Advertisement, netip.Addr, error) {
+// The list of addresses is returned and not judged here: dropping an advert over it would make two masters. For the same
+// reason either form of V3's checksum is right.
+func (e Expect) Receive(datagram []byte) (Received, error) {
 	source, payload, err := ipv4Payload(datagram)
 	if err != nil {
-		return Advertisement{}, netip.Addr{}, err
+		return Received{}, err
 	}
-	a, auth, err := parse(payload)
-	if err != nil {
-		return Advertisement{}, source, err
+	r := Received{From: netip.AddrFrom4(source)}
+	if len(payload) < headerLength {
+		return Received{}, DropLength
+	}
+	if payload[0]>>4 != byte(e.Version) {
+		return Received{}, DropVersion
+	}
+	if payload[0]&0x0f != typeAdvertisement {
+		return Received{}, DropType
+	}
+	end := headerLength + int(payload[3])*addressLength
+	if len(payload) != end+e.tail() {
+		return Received{}, DropLength
 	}
 	switch {
-	case a.VirtualRouterID != e.VirtualRouterID:
-		return Advertisement{}, source, DropOtherRouter
-	case !auth.equal(e.Authentication):
-		return Advertisement{}, source, DropAuthentication
-	case a.Interval != e.Interval:
-		return Advertisement{}, source, DropInterval
-	case e.Self.IsValid() && source == e.Self:
-		return Advertisement{}, source, DropOwn
+	case e.Version == V3 && checksum(pseudoHeader(source, len(payload)), payload) == 0:
+		r.Checksum = ChecksumPseudoHeader
+	case checksum(0, payload) == 0:
+		r.Checksum = ChecksumMessage
+	default:
+		return Received{}, DropChecksum
 	}
-	return a, source, nil
+	if payload[1] != e.VirtualRouterID {
+		return Received{}, DropOtherRouter
+	}
+	r.VirtualRouterID, r.Priority = payload[1], payload[2]
+	if r.Interval, err = e.judge(payload, payload[end:]); err != nil {
+		return Received{}, err
+	}
+	if e.Self.IsValid() && r.From == e.Self {
+		return Received{}, DropOwn
+	}
+	for at := headerLength; at < end; at += addressLength {
+		r.Addresses = append(r.Addresses, netip.AddrFrom4([4]byte(payload[at:])))
+	}
+	return r, nil
+}
+
+// tail is how many bytes are behind the addresses.
+func (e Expect) tail() int {
+	if e.Version == V3 {
+		return 0
+	}
+	return authenticationData
+}
+
+// judge makes the checks in which the versions differ, and returns the sender's interval.
+func (e Expect) judge(header, tail []byte) (time.Duration, error) {
+	if e.Version == V3 {
+		interval := time.Duration(binary.BigEndian.Uint16(header[4:])&intervalBits) * Centisecond
+		if interval == 0 {
+			return 0, DropInterval // who followed it would wait for nothing
+		}
+		return interval, nil
+	}
+	if auth := (Authentication{kind: header[4], data: [authenticationData]byte(tail)}); !auth.equal(e.Authentication) {
+		return 0, DropAuthentication
+	}
+	interval := time.Duration(header[5]) * time.Second
+	if interval != e.Interval {
+		return 0, DropInterval
+	}
+	return interval, nil
 }
 
 // Offsets in the IPv4 header (RFC 791, section 3.1).
@@ -100,48 +160,22 @@ const (
 	ipDestinationAt = 16
 )
 
-func ipv4Payload(b []byte) (netip.Addr, []byte, error) {
+func ipv4Payload(b []byte) (source [4]byte, payload []byte, err error) {
 	if len(b) < ipHeaderMin || b[0]>>4 != 4 {
-		return netip.Addr{}, nil, DropHeader
+		return source, nil, DropHeader
 	}
 	header := int(b[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(b[ipTotalLengthAt:]))
 	if header < ipHeaderMin || total != len(b) || header > total || b[ipProtocolAt] != Protocol {
-		return netip.Addr{}, nil, DropHeader
+		return source, nil, DropHeader
 	}
-	source := netip.AddrFrom4([4]byte(b[ipSourceAt:]))
 	if [4]byte(b[ipDestinationAt:]) != group {
 		return source, nil, DropDestination
 	}
 	if b[ipTTLAt] != TTL {
 		return source, nil, DropTTL
 	}
-	return source, b[header:], nil
-}
-
-func parse(b []byte) (Advertisement, Authentication, error) {
-	if len(b) < headerLength+authenticationData {
-		return Advertisement{}, Authentication{}, DropLength
-	}
-	if b[0]>>4 != version {
-		return Advertisement{}, Authentication{}, DropVersion
-	}
-	if b[0]&0x0f != typeAdvertisement {
-		return Advertisement{}, Authentication{}, DropType
-	}
-	count := int(b[3])
-	end := headerLength + count*addressLength
-	if len(b) != end+authenticationData {
-		return Advertisement{}, Authentication{}, DropLength
-	}
-	if checksum(b) != 0 {
-		return Advertisement{}, Authentication{}, DropChecksum
-	}
-	a := Advertisement{VirtualRouterID: b[1], Priority: b[2], Interval: time.Duration(b[5]) * time.Second}
-	for at := headerLength; at < end; at += addressLength {
-		a.Addresses = append(a.Addresses, netip.AddrFrom4([4]byte(b[at:])))
-	}
-	return a, Authentication{kind: b[4], data: [authenticationData]byte(b[end:])}, nil
+	return [4]byte(b[ipSourceAt:]), b[header:], nil
 }
 
 // equal compares the password in constant time. Without a password the authentication data is not looked at: a

@@ -43,6 +43,10 @@ type Instance struct {
 	Sent, Received uint64
 	// Mismatched counts the received adverts that named other addresses than ours.
 	Mismatched uint64
+	// Checksum is the form that our adverts carry at present, with V3.
+	Checksum packet.Checksum
+	// Peers that were heard and the form that they use, with V3. Not to be changed.
+	Peers map[netip.Addr]packet.Checksum
 	// Dropped packets by reason; the index is a packet.Drop.
 	Dropped [packet.Drops]uint64
 }
@@ -152,6 +156,8 @@ func restart(have, want spec.Local) string {
 	switch {
 	case have.VirtualRouterID != want.VirtualRouterID:
 		return fmt.Sprintf("virtual router %d -> %d", have.VirtualRouterID, want.VirtualRouterID)
+	case have.Version != want.Version:
+		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
 	case have.Interval != want.Interval:
 		return fmt.Sprintf("advert interval %v -> %v", have.Interval, want.Interval)
 	}
@@ -168,6 +174,7 @@ func differences(have, want spec.Local) []string {
 	add("priority", have.Priority, want.Priority)
 	add("addresses", have.Addresses, want.Addresses)
 	add("preempt", have.Preempt, want.Preempt)
+	add("checksum", have.Checksum, want.Checksum)
 	add("password file", have.PasswordFile, want.PasswordFile)
 	if !slices.Equal(have.Trackers, want.Trackers) {
 		what = append(what, "trackers")

@@ -6,17 +6,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 func one() spec.Local {
 	return spec.Local{Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
-		Priority: 105, Interval: time.Second, Preempt: true}
+		Priority: 105, Version: packet.V2, Interval: time.Second, Preempt: true}
 }
 
 func three() spec.Local {
 	return spec.Local{Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
-		Priority: 99, Interval: time.Second, Preempt: true}
+		Priority: 99, Version: packet.V2, Interval: time.Second, Preempt: true}
 }
 
 func with(l spec.Local, change func(*spec.Local)) spec.Local {
@@ -59,6 +60,12 @@ func TestDiff(t *testing.T) {
 			Have{Running: []Instance{{Local: one()}}},
 			"stop instance VI_1: advert interval 1s -> 2s\n" +
 				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]"},
+		{"other version", []spec.Local{with(one(), func(l *spec.Local) { l.Version = packet.V3 })},
+			Have{Running: []Instance{{Local: one()}}},
+			"stop instance VI_1: VRRP version 2 -> 3\n" +
+				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]"},
+		{"other checksum", []spec.Local{with(one(), func(l *spec.Local) { l.Checksum = spec.ChecksumMessage })},
+			Have{Running: []Instance{{Local: one()}}}, "update instance VI_1: checksum auto -> message"},
 		{"other priority", []spec.Local{with(one(), func(l *spec.Local) { l.Priority = 90 })},
 			Have{Running: []Instance{{Local: one()}}}, "update instance VI_1: priority 105 -> 90"},
 		{"everything that can be updated", []spec.Local{with(one(), func(l *spec.Local) {

@@ -17,6 +17,7 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
 // Parse checks the instances, each alone and all together, and returns them in the order of their names. With violations
@@ -65,18 +66,71 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	}
 	i.Addresses = c.addresses(at, m.GetVirtualAddresses())
 	i.Members = c.members(at, m.GetMembers())
-	i.Interval = c.duration(at+"advert_interval", m.GetAdvertInterval(), DefaultInterval, time.Second, MaxInterval)
-	if i.Interval%time.Second != 0 {
-		c.bad(at+"advert_interval", "want whole seconds, got %v", i.Interval)
-	}
+	i.Version, i.Interval = c.rhythm(at, m)
+	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	if a := m.GetAuthentication(); a != nil {
 		i.PasswordFile = a.GetPasswordFile()
 		if !path.IsAbs(i.PasswordFile) || path.Clean(i.PasswordFile) != i.PasswordFile {
 			c.bad(at+"authentication.password_file", "want the absolute path of a file, got %q", i.PasswordFile)
 		}
+		if i.Version == packet.V3 {
+			c.bad(at+"authentication", "version 3 has none")
+		}
 	}
 	i.Trackers = c.trackers(at, m.GetTrackers(), i.Members)
 	return i
+}
+
+// rhythm returns version and interval, and what the profile says where they are not given.
+func (c *checker) rhythm(at string, m *vrrpv1.Instance) (packet.Version, time.Duration) {
+	version, interval := packet.V2, DefaultInterval
+	switch m.GetProfile() {
+	case vrrpv1.Profile_PROFILE_UNSPECIFIED, vrrpv1.Profile_PROFILE_COMPAT:
+	case vrrpv1.Profile_PROFILE_FAST:
+		version, interval = packet.V3, FastInterval
+		if m.GetVersion() == uint32(packet.V2) {
+			c.bad(at+"version", "the profile fast needs version 3")
+			return version, interval
+		}
+	default:
+		c.bad(at+"profile", "want compat or fast, got %v", m.GetProfile())
+	}
+	switch m.GetVersion() {
+	case 0: // the profile's
+	case uint32(packet.V2), uint32(packet.V3):
+		version = packet.Version(m.GetVersion())
+	default:
+		c.bad(at+"version", "want 2 or 3, got %d", m.GetVersion())
+	}
+	field := at + "advert_interval"
+	if version == packet.V3 {
+		interval = c.duration(field, m.GetAdvertInterval(), interval, MinIntervalV3, MaxIntervalV3)
+		if interval%MinIntervalV3 != 0 {
+			c.bad(field, "want steps of %v, got %v", MinIntervalV3, interval)
+		}
+		return version, interval
+	}
+	interval = c.duration(field, m.GetAdvertInterval(), interval, MinInterval, MaxInterval)
+	if interval%MinInterval != 0 {
+		c.bad(field, "want whole seconds with version 2, got %v", interval)
+	}
+	return version, interval
+}
+
+func (c *checker) checksum(at string, form vrrpv1.ChecksumForm, version packet.Version) Checksum {
+	if form != vrrpv1.ChecksumForm_CHECKSUM_FORM_UNSPECIFIED && version != packet.V3 {
+		c.bad(at+"checksum", "only version 3 has a choice")
+	}
+	switch form {
+	case vrrpv1.ChecksumForm_CHECKSUM_FORM_UNSPECIFIED:
+	case vrrpv1.ChecksumForm_CHECKSUM_FORM_PSEUDO_HEADER:
+		return ChecksumPseudoHeader
+	case vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE:
+		return ChecksumMessage
+	default:
+		c.bad(at+"checksum", "want pseudo-header or message, got %v", form)
+	}
+	return ChecksumAuto
 }
 
 func (c *checker) addresses(at string, texts []string) []netip.Addr {

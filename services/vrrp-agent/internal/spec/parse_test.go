@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
 // tutorial is the pair of instances of the tutorial, with a tracker on the first.
@@ -46,8 +47,8 @@ func TestParse(t *testing.T) {
 	want := []Instance{
 		{
 			Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
-			Members:  []Member{{"haproxy", 105}, {"haproxy2", 99}},
-			Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
+			Members: []Member{{"haproxy", 105}, {"haproxy2", 99}},
+			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Tracker{{
 				Name: "router", Service: "twotier.router.v1.Router",
 				Addresses: map[string]string{"haproxy": "10.99.0.22:7402", "haproxy2": "unix:/run/router.sock"},
@@ -56,12 +57,51 @@ func TestParse(t *testing.T) {
 		},
 		{
 			Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
-			Members:  []Member{{"haproxy", 99}, {"haproxy2", 105}},
-			Interval: time.Second, Preempt: true,
+			Members: []Member{{"haproxy", 99}, {"haproxy2", 105}},
+			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestParseRhythm(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name     string
+		message  *vrrpv1.Instance
+		version  packet.Version
+		interval time.Duration
+		checksum Checksum
+	}{
+		{"nothing said", &vrrpv1.Instance{}, packet.V2, time.Second, ChecksumAuto},
+		{"compat", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_COMPAT}, packet.V2, time.Second, ChecksumAuto},
+		{"fast", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_FAST}, packet.V3, 30 * time.Millisecond, ChecksumAuto},
+		{"fast, but slower", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_FAST, AdvertInterval: durationpb.New(time.Second / 2)},
+			packet.V3, time.Second / 2, ChecksumAuto},
+		{"compat, version 3", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_COMPAT, Version: 3}, packet.V3, time.Second, ChecksumAuto},
+		{"longest", &vrrpv1.Instance{Version: 3, AdvertInterval: durationpb.New(40950 * time.Millisecond),
+			Checksum: vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE}, packet.V3, 40950 * time.Millisecond, ChecksumMessage},
+		{"shortest", &vrrpv1.Instance{Version: 3, AdvertInterval: durationpb.New(10 * time.Millisecond),
+			Checksum: vrrpv1.ChecksumForm_CHECKSUM_FORM_PSEUDO_HEADER}, packet.V3, 10 * time.Millisecond, ChecksumPseudoHeader},
+	}
+	for _, tt := range tests {
+		m := tutorial()[:1]
+		m[0].Version, m[0].Profile, m[0].AdvertInterval, m[0].Checksum =
+			tt.message.Version, tt.message.Profile, tt.message.AdvertInterval, tt.message.Checksum
+		got, violations := Parse(m)
+		if len(violations) > 0 {
+			t.Errorf("%s: %v", tt.name, violations)
+			continue
+		}
+		if i := got[0]; i.Version != tt.version || i.Interval != tt.interval || i.Checksum != tt.checksum {
+			t.Errorf("%s: got version %d, %v, %v, want %d, %v, %v", tt.name, i.Version, i.Interval, i.Checksum,
+				tt.version, tt.interval, tt.checksum)
+		}
+		if on := On("haproxy", got)[0]; on.Version != tt.version || on.Interval != tt.interval || on.Checksum != tt.checksum {
+			t.Errorf("%s: on the node: %+v", tt.name, on)
+		}
 	}
 }
 
@@ -72,7 +112,7 @@ func TestOn(t *testing.T) {
 	want := []Local{
 		{
 			Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
-			Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
+			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Check{{
 				Name: "router", Address: "unix:/run/router.sock", Service: "twotier.router.v1.Router",
 				Interval: 200 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
@@ -80,7 +120,7 @@ func TestOn(t *testing.T) {
 		},
 		{
 			Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
-			Interval: time.Second, Preempt: true,
+			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -139,9 +179,27 @@ func TestParseRefuses(t *testing.T) {
 		{"interval below a second", func(i []*vrrpv1.Instance) { i[0].AdvertInterval = durationpb.New(time.Millisecond) },
 			"instance/VI_3.advert_interval: want 1s to 4m15s, got 1ms"},
 		{"interval of parts of a second", func(i []*vrrpv1.Instance) { i[0].AdvertInterval = durationpb.New(1500 * time.Millisecond) },
-			"instance/VI_3.advert_interval: want whole seconds, got 1.5s"},
+			"instance/VI_3.advert_interval: want whole seconds with version 2, got 1.5s"},
 		{"interval too long", func(i []*vrrpv1.Instance) { i[0].AdvertInterval = durationpb.New(256 * time.Second) },
 			"instance/VI_3.advert_interval: want 1s to 4m15s, got 4m16s"},
+		{"version 4", func(i []*vrrpv1.Instance) { i[0].Version = 4 }, "instance/VI_3.version: want 2 or 3, got 4"},
+		{"unknown profile", func(i []*vrrpv1.Instance) { i[0].Profile = 7 }, "instance/VI_3.profile: want compat or fast, got 7"},
+		{"profile fast with version 2", func(i []*vrrpv1.Instance) { i[0].Version, i[0].Profile = 2, vrrpv1.Profile_PROFILE_FAST },
+			"instance/VI_3.version: the profile fast needs version 3"},
+		{"version 3: interval too short", func(i []*vrrpv1.Instance) {
+			i[0].Version, i[0].AdvertInterval = 3, durationpb.New(9*time.Millisecond)
+		}, "instance/VI_3.advert_interval: want 10ms to 40.95s, got 9ms"},
+		{"version 3: interval too long", func(i []*vrrpv1.Instance) {
+			i[0].Version, i[0].AdvertInterval = 3, durationpb.New(40960*time.Millisecond)
+		}, "instance/VI_3.advert_interval: want 10ms to 40.95s, got 40.96s"},
+		{"version 3: interval of parts of a centisecond", func(i []*vrrpv1.Instance) {
+			i[0].Version, i[0].AdvertInterval = 3, durationpb.New(15*time.Millisecond)
+		}, "instance/VI_3.advert_interval: want steps of 10ms, got 15ms"},
+		{"version 3 with a password", func(i []*vrrpv1.Instance) { i[1].Version = 3 }, "instance/VI_1.authentication: version 3 has none"},
+		{"checksum with version 2", func(i []*vrrpv1.Instance) { i[0].Checksum = vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE },
+			"instance/VI_3.checksum: only version 3 has a choice"},
+		{"unknown checksum", func(i []*vrrpv1.Instance) { i[0].Version, i[0].Checksum = 3, 9 },
+			"instance/VI_3.checksum: want pseudo-header or message, got 9"},
 		{"relative password file", func(i []*vrrpv1.Instance) { i[1].Authentication.PasswordFile = "pass" },
 			`instance/VI_1.authentication.password_file: want the absolute path of a file, got "pass"`},
 		{"tracker twice", func(i []*vrrpv1.Instance) { i[1].Trackers = append(i[1].Trackers, i[1].Trackers[0]) },

@@ -7,6 +7,8 @@ package spec
 import (
 	"net/netip"
 	"time"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
 // Kind of the desired objects in the key space.
@@ -23,8 +25,14 @@ const (
 	// MaxPriority is the highest priority. 255 is kept for a router that owns the address for good (RFC 3768, section
 	// 5.3.4), which a floating address has not.
 	MaxPriority = 254
-	// MaxInterval is the longest advert interval: its field has one byte (RFC 3768, section 5.3.7).
+	// MinInterval is the shortest advert interval of version 2, and its unit.
+	MinInterval = time.Second
+	// MaxInterval is the longest of version 2: its field has one byte (RFC 3768, section 5.3.7).
 	MaxInterval = 255 * time.Second
+	// MinIntervalV3 is the shortest advert interval of version 3, and its unit (RFC 5798, section 5.2.7).
+	MinIntervalV3 = packet.Centisecond
+	// MaxIntervalV3 is the longest of version 3: its field has twelve bits.
+	MaxIntervalV3 = 4095 * packet.Centisecond
 	// MaxCheckPause bounds a tracker's interval and timeout.
 	MaxCheckPause = time.Minute
 	// MinCheckInterval is the shortest pause between two checks of a tracker.
@@ -36,6 +44,8 @@ const (
 
 	// DefaultInterval between two adverts.
 	DefaultInterval = time.Second
+	// FastInterval is the default of the profile fast.
+	FastInterval = 30 * time.Millisecond
 	// DefaultCheckInterval between two checks of a tracker.
 	DefaultCheckInterval = 200 * time.Millisecond
 	// DefaultCheckTimeout of a check, unless the interval is longer.
@@ -43,6 +53,29 @@ const (
 	// DefaultCount is the rise and fall of a tracker.
 	DefaultCount = 2
 )
+
+// Checksum is which form of checksum the adverts of version 3 carry.
+type Checksum uint8
+
+const (
+	// ChecksumAuto does as the peers do.
+	ChecksumAuto Checksum = iota
+	// ChecksumPseudoHeader is packet.ChecksumPseudoHeader, whatever the peers do.
+	ChecksumPseudoHeader
+	// ChecksumMessage is packet.ChecksumMessage, whatever the peers do.
+	ChecksumMessage
+)
+
+// String names the choice.
+func (c Checksum) String() string {
+	switch c {
+	case ChecksumPseudoHeader:
+		return packet.ChecksumPseudoHeader.String()
+	case ChecksumMessage:
+		return packet.ChecksumMessage.String()
+	}
+	return "auto"
+}
 
 // Instance is a wanted VRRP instance, for all its members.
 type Instance struct {
@@ -54,8 +87,12 @@ type Instance struct {
 	Addresses []netip.Addr
 	// Members in the order of the desired state.
 	Members []Member
-	// Interval between two adverts, whole seconds, 1 s to 255 s.
+	// Version of VRRP.
+	Version packet.Version
+	// Interval between two adverts. V2: whole seconds, 1 s to 255 s; V3: centiseconds, 10 ms to 40.95 s.
 	Interval time.Duration
+	// Checksum of the adverts, with V3.
+	Checksum Checksum
 	// PasswordFile holds the simple text password. Empty: no authentication.
 	PasswordFile string
 	// Preempt: a higher priority takes over from a living master.
@@ -100,8 +137,12 @@ type Local struct {
 	Addresses []netip.Addr
 	// Priority of this node.
 	Priority uint8
+	// Version of VRRP.
+	Version packet.Version
 	// Interval between two adverts.
 	Interval time.Duration
+	// Checksum of the adverts, with V3.
+	Checksum Checksum
 	// PasswordFile of the instance. Empty: no authentication.
 	PasswordFile string
 	// Preempt: take over from a living master of lower priority.
@@ -140,7 +181,7 @@ func On(node string, instances []Instance) []Local {
 func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
-		Interval: i.Interval, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
+		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
 	}
 	for _, t := range i.Trackers {
 		l.Trackers = append(l.Trackers, Check{
