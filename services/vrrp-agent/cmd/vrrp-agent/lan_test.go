@@ -125,7 +125,13 @@ const patience = 30 * time.Second
 // awaitThat waits until wrong returns nothing.
 func awaitThat(t *testing.T, what string, wrong func() string) {
 	t.Helper()
-	ticker := time.NewTicker(50 * time.Millisecond)
+	awaitEach(t, 50*time.Millisecond, what, wrong)
+}
+
+// awaitEach looks with that pause.
+func awaitEach(t *testing.T, pause time.Duration, what string, wrong func() string) {
+	t.Helper()
+	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
 	deadline := time.After(patience)
 	for {

@@ -160,8 +160,10 @@ var (
 	advertise = []Action{SendAdvert, TimeAdvert}
 	insist    = []Action{SendAdvert, Announce, TimeAdvert}
 	yield     = []Action{RemoveAddresses, FollowInterval, TimeMasterDown}
-	demote    = []Action{RemoveAddresses, TimeMasterDown}
-	resign    = []Action{SendResign, RemoveAddresses, StopTimer}
+	// A master that has been replaced will answer the resignation, and whoever has just believed our last advert will take
+	// over soon.
+	demote = []Action{SendResign, RemoveAddresses, TimeMasterDown}
+	resign = []Action{SendResign, RemoveAddresses, StopTimer}
 )
 
 // Step returns the next state and the actions that lead there. The actions are not to be changed.

@@ -53,7 +53,8 @@ func TestStep(t *testing.T) {
 		{"master: equal rival, lower address", Master, heard(105, below), false, Master,
 			"[send-advert announce time-advert]"},
 		{"master: lower rival", Master, heard(99, above), false, Master, "[send-advert announce time-advert]"},
-		{"master: held up", Master, Event{Kind: HeldUp}, false, Backup, "[remove-addresses time-master-down]"},
+		{"master: held up", Master, Event{Kind: HeldUp}, false, Backup,
+			"[send-resign remove-addresses time-master-down]"},
 		{"backup: held up", Backup, Event{Kind: HeldUp}, false, Backup, "[]"},
 		{"fault: held up", Fault, Event{Kind: HeldUp}, false, Fault, "[]"},
 		{"master: broken", Master, Event{Kind: Broken}, false, Fault, "[send-resign remove-addresses stop-timer]"},
@@ -136,7 +137,7 @@ func TestHoldsAddressesOnlyAsMaster(t *testing.T) {
 				if has(RemoveAddresses) != (s == Master && next != Master) {
 					t.Errorf("%v %+v -> %v %v: addresses removed", s, e, next, actions)
 				}
-				if has(SendResign) != (s == Master && (next == Fault || next == Initialize)) {
+				if has(SendResign) != (s == Master && next != Master && e.Kind != Heard) {
 					t.Errorf("%v %+v -> %v %v: resign", s, e, next, actions)
 				}
 				if (next == Master || next == Backup) && next != s && !(has(TimeAdvert) || has(TimeMasterDown)) {

@@ -55,8 +55,9 @@ const (
 type Network interface {
 	// View is the newest view of the cards.
 	View() nic.View
-	// Add puts a single address on a card and tells whether it was not there before.
-	Add(index int, a netip.Addr) (added bool, err error)
+	// Add puts a single address on a card for life, whole seconds, after which the kernel removes it. One that is there
+	// lives for that long from now on. It tells whether it was not there before. Any goroutine may call.
+	Add(index int, a netip.Addr, life time.Duration) (added bool, err error)
 	// Remove takes it off and tells whether it was there; that it was not is no error.
 	Remove(index int, a netip.Addr) (removed bool, err error)
 	// Listen joins the adverts at a port.
@@ -146,12 +147,17 @@ type instance struct {
 	trackers       map[string]*tracker
 	refused        error // what the kernel said to the addresses during the present step
 
-	timer     *time.Timer
-	due       time.Time // zero: the timer is stopped
-	again     *time.Timer
-	retry     *time.Timer
-	announced time.Time
-	buffer    []byte
+	timer    *time.Timer
+	due      time.Time // zero: the timer is stopped
+	again    *time.Timer
+	retry    *time.Timer
+	life     *time.Timer    // runs while addresses are held
+	renewing <-chan renewed // nil: no renewal is under way
+	awake    time.Time      // when the goroutine went on last
+
+	advertised time.Time // when the last advert was sent
+	announced  time.Time
+	buffer     []byte
 }
 
 // newInstance prepares an instance; run runs it.
@@ -166,6 +172,10 @@ func newInstance(n Network, w Watch, log *zap.Logger, changed func(), o order) *
 		peers:    map[netip.Addr]packet.Checksum{},
 		faults:   map[string]string{},
 		trackers: map[string]*tracker{},
+		timer:    stoppedTimer(),
+		again:    stoppedTimer(),
+		retry:    stoppedTimer(),
+		life:     stoppedTimer(),
 		buffer:   make([]byte, datagramMost),
 	}
 	i.take(o)
@@ -215,10 +225,7 @@ func (i *instance) observe() plan.Instance {
 // run is the instance's goroutine. When ctx ends it resigns, removes the addresses and returns.
 func (i *instance) run(ctx context.Context) {
 	defer close(i.done)
-	i.timer, i.again, i.retry = stoppedTimer(), stoppedTimer(), stoppedTimer()
-	defer i.timer.Stop()
-	defer i.again.Stop()
-	defer i.retry.Stop()
+	defer i.stopTimers()
 	defer i.goroutine.Wait()
 
 	tracking, stopTracking := context.WithCancel(ctx)
@@ -236,6 +243,7 @@ func (i *instance) run(ctx context.Context) {
 	}
 
 	// What makes a master speak up reads the socket first: after the process was held up, there is perhaps another one.
+	i.awake = time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -243,25 +251,47 @@ func (i *instance) run(ctx context.Context) {
 			i.hangUp()
 			return
 		case <-i.readable:
+			i.wake()
 			i.drain()
 		case <-i.timer.C:
+			i.wake()
 			i.timeout()
+		case <-i.life.C:
+			i.wake()
+			i.drain()
+			i.renew()
+		case r := <-i.renewing:
+			i.renewing = nil // before anything that waits for it
+			i.wake()
+			i.drain()
+			i.afterRenewal(r)
 		case <-i.again.C:
+			i.wake()
 			i.drain()
 			i.sendFrames()
 		case <-i.retry.C:
+			i.wake()
 			i.mend(causeAddresses)
 			i.look()
 		case <-i.pokes:
+			i.wake()
 			i.drain()
 			i.look()
 		case o := <-i.orders:
+			i.wake()
 			i.drain()
 			i.obey(tracking, o)
 			close(o.obeyed)
 		case f := <-i.findings:
+			i.wake()
 			i.judge(f)
 		}
+	}
+}
+
+func (i *instance) stopTimers() {
+	for _, t := range []*time.Timer{i.timer, i.again, i.retry, i.life} {
+		t.Stop()
 	}
 }
 
@@ -359,6 +389,7 @@ func (i *instance) send(payload []byte) {
 		i.log.Debug("send advert", zap.Error(err))
 		return
 	}
+	i.advertised = time.Now()
 	i.counters.sent.Add(1)
 }
 

@@ -223,14 +223,14 @@ func TestAddressTakenOff(t *testing.T) {
 		if err := a.set.Apply(t.Context(), plan.Change{Kind: plan.Update, Local: vi1(1)}); err != nil {
 			t.Fatal(err)
 		}
-		a.change(func() { a.refuse = errors.New("busy") })
-		pass(5 * time.Second)
+		a.change(func() { a.refuseRemoval = errors.New("busy") })
+		pass(3500 * time.Millisecond) // haproxy2 has taken over, and the lifetime has not ended
 		expect(t, a.print(), "haproxy: VI_1 backup [] (192.168.60.128 has priority 99)")
 		if !a.View().On(2, vip.Addr()) {
 			t.Fatal("the address was removed although the kernel refused")
 		}
-		a.change(func() { a.refuse = nil })
-		expect(t, grep(l.take(), "remove"), "25.000 haproxy remove 192.168.60.78")
+		a.change(func() { a.refuseRemoval = nil })
+		expect(t, grep(l.take(), "remove", "lapse"), "23.500 haproxy remove 192.168.60.78")
 		a.leave()
 		b.leave()
 	})
@@ -530,19 +530,18 @@ func TestReadPassword(t *testing.T) {
 // deaf is a network that hears nothing, for measuring.
 type deaf struct{}
 
-func (deaf) View() nic.View                       { return nic.View{} }
-func (deaf) Add(int, netip.Addr) (bool, error)    { return true, nil }
-func (deaf) Remove(int, netip.Addr) (bool, error) { return true, nil }
-func (deaf) Listen(nic.Port) (Wire, error)        { return deaf{}, nil }
-func (deaf) Wait() error                          { return errors.New("deaf") }
-func (deaf) Receive([]byte) (int, error)          { return 0, nil }
-func (deaf) Send([]byte) error                    { return nil }
-func (deaf) Announce([]byte) error                { return nil }
-func (deaf) Close() error                         { return nil }
+func (deaf) View() nic.View                                   { return nic.View{} }
+func (deaf) Add(int, netip.Addr, time.Duration) (bool, error) { return true, nil }
+func (deaf) Remove(int, netip.Addr) (bool, error)             { return true, nil }
+func (deaf) Listen(nic.Port) (Wire, error)                    { return deaf{}, nil }
+func (deaf) Wait() error                                      { return errors.New("deaf") }
+func (deaf) Receive([]byte) (int, error)                      { return 0, nil }
+func (deaf) Send([]byte) error                                { return nil }
+func (deaf) Announce([]byte) error                            { return nil }
+func (deaf) Close() error                                     { return nil }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	i := newInstance(deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
-	i.timer, i.again, i.retry = stoppedTimer(), stoppedTimer(), stoppedTimer()
 	if err := i.settle(nic.Port{Index: 2}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,19 +53,25 @@ type node struct {
 	card   nic.Card
 	gone   bool // the card has been pulled out
 	refuse error
-	mute   bool // its wires report nothing to Wait, as in a process that is held up
-	wires  []*wire
-	set    *Set
-	watch  *switches
-	cancel context.CancelFunc
-	ended  chan struct{}
+	// refuseRemoval is what the kernel says to removals only.
+	refuseRemoval error
+	mute          bool          // its wires report nothing to Wait, as in a process that is held up
+	frozen        chan struct{} // when it is there, the instance sleeps until it is closed
+	busy          bool          // adding waits for the end of this
+	adds          atomic.Int64
+	lives         map[netip.Addr]*time.Timer
+	wires         []*wire
+	set           *Set
+	watch         *switches
+	cancel        context.CancelFunc
+	ended         chan struct{}
 }
 
 // join starts an agent's set of instances on the lan.
 func (l *lan) join(t *testing.T, name, prefix string) *node {
 	t.Helper()
 	l.mu.Lock()
-	n := &node{lan: l, name: name, watch: &switches{}, ended: make(chan struct{}),
+	n := &node{lan: l, name: name, watch: &switches{}, ended: make(chan struct{}), lives: map[netip.Addr]*time.Timer{},
 		card: nic.Card{Index: 2, Name: "eth0", MAC: packet.MAC{2, 0, 0, 0, 0, byte(len(l.nodes))}, Up: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
@@ -131,13 +139,35 @@ func (n *node) View() nic.View {
 
 func (n *node) Refresh() (nic.View, error) { return n.View(), nil }
 
-func (n *node) Add(index int, a netip.Addr) (bool, error) {
+// Add gives the address a lifetime, at whose end the node removes it and tells the instances, as the kernel does.
+func (n *node) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
 	n.lan.mu.Lock()
 	defer n.lan.mu.Unlock()
 	if n.refuse != nil {
 		return false, n.refuse
 	}
 	p := netip.PrefixFrom(a, 32)
+	for n.busy {
+		n.lan.mu.Unlock()
+		time.Sleep(time.Millisecond) // of the bubble's clock
+		n.lan.mu.Lock()
+	}
+	n.adds.Add(1)
+	if timer := n.lives[a]; timer != nil {
+		timer.Stop()
+	}
+	n.lives[a] = time.AfterFunc(life, func() {
+		n.lan.mu.Lock()
+		there := slices.Contains(n.card.Addresses, p)
+		if there {
+			n.card.Addresses = slices.DeleteFunc(n.card.Addresses, func(q netip.Prefix) bool { return q == p })
+			n.lan.note("%s lapse %v", n.name, a)
+		}
+		n.lan.mu.Unlock()
+		if there {
+			n.set.Poke()
+		}
+	})
 	if slices.Contains(n.card.Addresses, p) {
 		return false, nil
 	}
@@ -149,8 +179,8 @@ func (n *node) Add(index int, a netip.Addr) (bool, error) {
 func (n *node) Remove(index int, a netip.Addr) (bool, error) {
 	n.lan.mu.Lock()
 	defer n.lan.mu.Unlock()
-	if n.refuse != nil {
-		return false, n.refuse
+	if err := cmp.Or(n.refuse, n.refuseRemoval); err != nil {
+		return false, err
 	}
 	p := netip.PrefixFrom(a, 32)
 	if index != n.card.Index || !slices.Contains(n.card.Addresses, p) {
@@ -189,6 +219,13 @@ func (w *wire) Wait() error {
 }
 
 func (w *wire) Receive(b []byte) (int, error) {
+	w.node.lan.mu.Lock()
+	frozen := w.node.frozen
+	w.node.lan.mu.Unlock()
+	if frozen != nil {
+		<-frozen
+		return 0, nil // as if it had slept outside of any call
+	}
 	w.node.lan.mu.Lock()
 	defer w.node.lan.mu.Unlock()
 	if len(w.queue) == 0 {

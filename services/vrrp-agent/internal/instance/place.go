@@ -161,28 +161,31 @@ func (i *instance) hold() {
 		if slices.Contains(i.held, a) {
 			continue
 		}
-		if _, err := i.network.Add(i.port.Index, a); err != nil {
+		if _, err := i.network.Add(i.port.Index, a, lifetime); err != nil {
 			i.refused = err
 			return
 		}
 		i.held = append(i.held, a)
+		i.life.Reset(renewal)
 	}
 	i.publish()
 }
 
 // release takes addresses off the card.
 func (i *instance) release(addresses []netip.Addr) {
+	i.awaitRenewal()
 	var errs []error
 	for _, a := range addresses {
 		_, err := i.network.Remove(i.port.Index, a)
 		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil { // the next look tries again
+	if err := errors.Join(errs...); err != nil { // the next look tries again, and their time runs out
 		i.log.Error("remove addresses", logging.Device(i.port.Name), zap.Error(err))
 	}
 	i.held = slices.DeleteFunc(slices.Clone(i.held), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
 	if len(i.held) == 0 {
 		i.again.Stop()
+		i.life.Stop()
 		i.announced = time.Time{}
 	}
 	i.publish()
@@ -195,15 +198,14 @@ func (i *instance) putBack(view nic.View) {
 		if view.On(i.port.Index, a) {
 			continue
 		}
-		added, err := i.network.Add(i.port.Index, a)
+		added, err := i.network.Add(i.port.Index, a, lifetime)
 		if err != nil {
 			i.retry.Reset(retryPause)
 			i.fail(causeAddresses, err.Error())
 			return
 		}
 		if added {
-			i.log.Warn("put back an address that was removed", logging.VIP(a.String()), logging.Device(i.port.Name))
-			i.announce()
+			i.restored([]netip.Addr{a})
 		}
 	}
 }

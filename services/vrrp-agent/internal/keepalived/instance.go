@@ -116,7 +116,7 @@ func (r *reader) instance(n node, s *statement) {
 			if value == "2" {
 				line.Ignored("VRRPv2 is spoken")
 			} else {
-				line.LeftOut("VRRPv2 is spoken; all nodes of an instance have to change together")
+				line.LeftOut("imported instances speak VRRPv2; set version to 3 on the instance, which changes all its nodes together")
 			}
 		default:
 			switch {

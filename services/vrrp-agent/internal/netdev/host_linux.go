@@ -176,25 +176,37 @@ func (h *Host) follow(ctx context.Context, changed func()) error {
 			changed()
 		}
 		event = true
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return err
-		case <-ticker.C:
-			event = false
-		case _, open := <-links:
-			if !open {
-				return errors.New("link events ended")
-			}
-		case _, open := <-addresses:
-			if !open {
-				return errors.New("address events ended")
+		for news := false; !news; {
+			news = true
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-failed:
+				return err
+			case <-ticker.C:
+				event = false
+			case _, open := <-links:
+				if !open {
+					return errors.New("link events ended")
+				}
+			case u, open := <-addresses:
+				if !open {
+					return errors.New("address events ended")
+				}
+				news = !renews(u, h.View())
 			}
 		}
 		drain(links)
 		drain(addresses)
 	}
+}
+
+// renews tells whether the event is only that an address that is known lives longer. Our own renewals are such events,
+// several a second.
+func renews(u netlink.AddrUpdate, v nic.View) bool {
+	ip, ok := netip.AddrFromSlice(u.LinkAddress.IP.To4())
+	bits, _ := u.LinkAddress.Mask.Size()
+	return u.NewAddr && ok && bits == 32 && v.On(u.LinkIndex, ip)
 }
 
 // drain takes what is there: one look answers all events of the moment.
@@ -211,18 +223,23 @@ func drain[T any](c <-chan T) {
 	}
 }
 
-// Add puts a single address (/32) on a card and tells whether it was not there before.
-func (h *Host) Add(index int, a netip.Addr) (bool, error) {
+// Add puts a single address (/32) on a card for life, whole seconds, after which the kernel removes it. One that is there
+// lives for that long from now on. It tells whether it was not there before.
+func (h *Host) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
 	address := single(a)
 	address.Label = label(h.View(), index)
+	// The kernel looks after the longer of the two times only when the shorter one has an end.
+	address.ValidLft = int(life / time.Second)
+	address.PreferedLft = address.ValidLft
 	err := h.handle.AddrAdd(card(index), address)
-	if errors.Is(err, unix.EEXIST) {
-		return false, nil
+	there := errors.Is(err, unix.EEXIST)
+	if there {
+		err = h.handle.AddrReplace(card(index), address)
 	}
 	if err != nil {
 		return false, fmt.Errorf("add %v to network card %d: %w", a, index, err)
 	}
-	return true, nil
+	return !there, nil
 }
 
 // mark is the end of the label of an address that an agent has put there. When a card gets another name, the kernel

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,7 +97,7 @@ func TestKernelAddresses(t *testing.T) {
 		t.Errorf("port %+v", p)
 	}
 	for n, want := range []bool{true, false} {
-		if added, err := h.Add(p.Index, vip); err != nil || added != want {
+		if added, err := h.Add(p.Index, vip, time.Minute); err != nil || added != want {
 			t.Errorf("add %d: got %v %v, want %v", n, added, err, want)
 		}
 	}
@@ -115,7 +116,7 @@ func TestKernelAddresses(t *testing.T) {
 		t.Errorf("renamed: %+v %v", v, err)
 	}
 	other := netip.MustParseAddr("192.168.60.79")
-	if _, err := h.Add(p.Index, other); err != nil {
+	if _, err := h.Add(p.Index, other, time.Minute); err != nil {
 		t.Error(err)
 	}
 	if v, err = h.Refresh(); err != nil || !slices.Equal(v.Marked(), []netip.Addr{vip, other}) {
@@ -132,8 +133,44 @@ func TestKernelAddresses(t *testing.T) {
 	if removed, err := h.Remove(4711, vip); err != nil || removed {
 		t.Errorf("remove from a card that is not there: %v %v", removed, err)
 	}
-	if _, err := h.Add(4711, vip); err == nil {
+	if _, err := h.Add(4711, vip, time.Minute); err == nil {
 		t.Error("add to a card that is not there")
+	}
+}
+
+// TestKernelLifetime: the kernel removes an address that is not added again in time, two added at different moments
+// together, and keeps one that is.
+func TestKernelLifetime(t *testing.T) {
+	t.Parallel()
+	h, _ := pair(t)
+	p := find(t, h)
+	others := []netip.Addr{netip.MustParseAddr("192.168.60.79"), netip.MustParseAddr("192.168.60.80")}
+	// The first was left for good by something else; its time runs from now on as well.
+	h.ns.Exec(t, "ip", "address", "add", "192.168.60.79/32", "dev", "eth0")
+	for _, a := range others {
+		if _, err := h.Add(p.Index, a, time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(10 * time.Second)
+	for {
+		if added, err := h.Add(p.Index, vip, 5*time.Second); err != nil {
+			t.Fatalf("added again %v: %v", added, err)
+		}
+		v, err := h.Refresh()
+		if err != nil || !v.On(p.Index, vip) {
+			t.Fatalf("%v is gone: %+v %v", vip, v, err)
+		}
+		if !v.On(p.Index, others[0]) && !v.On(p.Index, others[1]) {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatalf("still there: %+v", v)
+		}
 	}
 }
 
@@ -206,10 +243,12 @@ func TestKernelEvents(t *testing.T) {
 	t.Parallel()
 	a, _ := pair(t)
 	changes := make(chan struct{}, 1)
+	var calls atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go a.ns.Do(t, func() {
 		ended <- a.Run(ctx, func() {
+			calls.Add(1)
 			select {
 			case changes <- struct{}{}:
 			default:
@@ -232,6 +271,27 @@ func TestKernelEvents(t *testing.T) {
 	until("address added", func(v nic.View) bool { return v.On(p.Index, vip) })
 	a.ns.Exec(t, "ip", "address", "del", "192.168.60.78/32", "dev", "eth0")
 	until("address removed", func(v nic.View) bool { return !v.On(p.Index, vip) })
+
+	// That an address is to live longer is no news.
+	if _, err := a.Add(p.Index, vip, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	until("address added by us", func(v nic.View) bool { return v.On(p.Index, vip) })
+	before := calls.Load()
+	for range 200 {
+		if added, err := a.Add(p.Index, vip, time.Minute); err != nil || added {
+			t.Fatal(added, err)
+		}
+	}
+	other := netip.MustParseAddr("192.168.60.79")
+	if _, err := a.Add(p.Index, other, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	until("another address added", func(v nic.View) bool { return v.On(p.Index, other) })
+	if got := calls.Load() - before; got > 5 {
+		t.Errorf("%d calls for 200 renewals and one address", got)
+	}
+
 	a.ns.Exec(t, "ip", "link", "set", "eth0", "down")
 	until("card down", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}); return err != nil })
 	a.ns.Exec(t, "ip", "link", "set", "eth0", "up")
