@@ -40,7 +40,10 @@ build: ## build the programs of all services into dist/bin
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@scripts/fuzz
 
+bench-router: ## l7-router against HAProxy, as lines of JSON; BENCH=quick is under 50 s
+	@scripts/bench-router
+
 clean: ## remove what was built
 	rm -rf dist
 
-.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz clean
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz bench-router clean
