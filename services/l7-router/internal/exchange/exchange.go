@@ -17,6 +17,21 @@ type Frontend struct {
 	Backends map[string]*pool.Backend
 }
 
+// NewFrontend picks the backends that a frontend can send to out of those that there are.
+func NewFrontend(s spec.Frontend, backends map[string]*pool.Backend) *Frontend {
+	f := &Frontend{Spec: s, Backends: map[string]*pool.Backend{}}
+	use := func(name string) {
+		if b := backends[name]; b != nil {
+			f.Backends[name] = b
+		}
+	}
+	use(s.DefaultBackend)
+	for _, rule := range s.Rules {
+		use(rule.Backend)
+	}
+	return f
+}
+
 // Client is what has to be known of a client's connection.
 type Client struct {
 	// Address of the client, without the port. Example: 10.10.60.1

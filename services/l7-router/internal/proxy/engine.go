@@ -120,22 +120,8 @@ func (e *Engine) Do(ctx context.Context, c plan.Change) error {
 // publish gives every frontend the backends that there are now. The caller holds e.mu.
 func (e *Engine) publish() {
 	for _, f := range e.frontends {
-		f.current.Store(e.resolve(f.current.Load().Spec))
+		f.current.Store(exchange.NewFrontend(f.current.Load().Spec, e.backends))
 	}
-}
-
-func (e *Engine) resolve(s spec.Frontend) *exchange.Frontend {
-	f := &exchange.Frontend{Spec: s, Backends: map[string]*pool.Backend{}}
-	use := func(name string) {
-		if b := e.backends[name]; b != nil {
-			f.Backends[name] = b
-		}
-	}
-	use(s.DefaultBackend)
-	for _, rule := range s.Rules {
-		use(rule.Backend)
-	}
-	return f
 }
 
 func (e *Engine) setFrontend(s spec.Frontend) {
@@ -147,7 +133,7 @@ func (e *Engine) setFrontend(s spec.Frontend) {
 		f.room = sync.NewCond(&f.mu)
 		e.frontends[s.Name] = f
 	}
-	f.current.Store(e.resolve(s))
+	f.current.Store(exchange.NewFrontend(s, e.backends))
 	f.mu.Lock()
 	f.room.Broadcast() // maxconn may have grown
 	f.mu.Unlock()

@@ -1,8 +1,10 @@
-package proxy
+package proxytest
 
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,10 +25,33 @@ import (
 // patience bounds every wait of these tests; reaching it is a failure.
 const patience = 20 * time.Second
 
+// Engine is what every connection driver does.
+type Engine interface {
+	Do(context.Context, plan.Change) error
+	Observe() plan.Have
+	Changed() <-chan struct{}
+	Run(context.Context) error
+}
+
+// Driver is one engine, and what the tests do to its inside.
+type Driver struct {
+	Engine
+	// Address is where it listens; there is one listener, wanted at anyPort.
+	Address func() string
+	// Break makes that listener fail as if by itself.
+	Break func()
+	// Plant gives it an idle connection to the first server of the backend web. It has to use it for the next request that may go over one, without
+	// having noticed that the server has closed it.
+	Plant func(c *net.TCPConn)
+}
+
+// Open makes a driver over a pool.
+type Open func(testing.TB, *pool.Pool, *zap.Logger) Driver
+
 // world is a router with one frontend, main, and what has been wanted of it so far.
 type world struct {
 	t      testing.TB
-	engine *Engine
+	engine Driver
 	pool   *pool.Pool
 	want   spec.State
 	stop   func() // stops the router and waits for it
@@ -34,11 +60,11 @@ type world struct {
 // anyPort on loopback: the kernel chooses.
 var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
 
-func newWorld(t testing.TB, backends ...spec.Backend) *world {
+func newWorld(t testing.TB, open Open, backends ...spec.Backend) *world {
 	t.Helper()
 	log := zap.NewNop()
 	p := pool.New(log)
-	w := &world{t: t, pool: p, engine: New(p, log)}
+	w := &world{t: t, pool: p, engine: open(t, p, log)}
 	w.want = spec.State{
 		Frontends: []spec.Frontend{{
 			Name: "main", Bind: []netip.AddrPort{anyPort}, DefaultBackend: "web",
@@ -71,13 +97,7 @@ func (w *world) apply() {
 
 // address is where the router listens.
 func (w *world) address() string {
-	w.engine.mu.Lock()
-	defer w.engine.mu.Unlock()
-	for _, l := range w.engine.listeners {
-		return l.Addr().String()
-	}
-	w.t.Fatal("no listener")
-	return ""
+	return w.engine.Address()
 }
 
 func backend(name string, servers ...spec.Server) spec.Backend {
@@ -141,6 +161,33 @@ func deadAddress(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// deafAddress is an address that answers no connect, because its queue is full.
+func deafAddress(t testing.TB) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	own, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", own.(*syscall.SockaddrInet4).Port)
+	for range 10 {
+		c, err := net.DialTimeout("tcp", address, 200*time.Millisecond)
+		if err != nil {
+			return address
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	t.Fatal("the queue does not fill")
+	return ""
 }
 
 // client is one connection to the router.

@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"bytes"
@@ -7,18 +7,17 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/plan"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
-func TestCookies(t *testing.T) {
+func testCookies(t *testing.T, open Open) {
 	t.Parallel()
 	seen := make(chan string, 100)
 	handler := func(name string) http.HandlerFunc {
@@ -36,7 +35,7 @@ func TestCookies(t *testing.T) {
 	dead.Weight = 0
 	web := backend("web", server("a", addressOf(a)), server("b", addressOf(b)), drained, dead)
 	web.Cookie = spec.Cookie{Name: "webserver", Indirect: true}
-	w := newWorld(t, web)
+	w := newWorld(t, open, web)
 
 	tests := []struct {
 		name, cookie string
@@ -77,10 +76,10 @@ func TestCookies(t *testing.T) {
 	}
 }
 
-func TestRedispatch(t *testing.T) {
+func testRedispatch(t *testing.T, open Open) {
 	t.Parallel()
 	alive := origin(t, named("alive"))
-	w := newWorld(t, backend("web", server("dead1", deadAddress(t)), server("dead2", deadAddress(t)), server("alive", addressOf(alive))))
+	w := newWorld(t, open, backend("web", server("dead1", deadAddress(t)), server("dead2", deadAddress(t)), server("alive", addressOf(alive))))
 	c := dial(t, w.address())
 	for i := range 10 {
 		r, body := c.get("/")
@@ -101,8 +100,23 @@ func TestRedispatch(t *testing.T) {
 	}
 }
 
-// TestStaleIdleConnection closes every connection after one response without saying so: the next request must not fail.
-func TestStaleIdleConnection(t *testing.T) {
+// testConnectTimeout: a server that does not answer a connect is passed over.
+func testConnectTimeout(t *testing.T, open Open) {
+	t.Parallel()
+	web := backend("web", server("deaf", deafAddress(t)), server("alive", addressOf(origin(t, named("alive")))))
+	web.TimeoutConnect = 50 * time.Millisecond
+	w := newWorld(t, open, web)
+	c := dial(t, w.address())
+	if r, body := c.get("/"); r.StatusCode != 200 || body != "alive" { // the deaf one is the first
+		t.Errorf("%d %q", r.StatusCode, body)
+	}
+	if s := w.pool.Servers()[0]; s.ConnectErrors != 1 || s.Active != 0 {
+		t.Errorf("%d connect errors, %d requests under way; want 1, 0", s.ConnectErrors, s.Active)
+	}
+}
+
+// testStaleIdleConnection closes every connection after one response without saying so: the next request must not fail.
+func testStaleIdleConnection(t *testing.T, open Open) {
 	t.Parallel()
 	address := rawOrigin(t, func(c *net.TCPConn) {
 		buf := make([]byte, 4096)
@@ -114,7 +128,7 @@ func TestStaleIdleConnection(t *testing.T) {
 			_ = c.SetLinger(0)
 		}
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	c := dial(t, w.address())
 	for i := range 20 {
 		if r, body := c.get("/"); r.StatusCode != 200 || body != "ok" {
@@ -123,7 +137,7 @@ func TestStaleIdleConnection(t *testing.T) {
 	}
 }
 
-func TestKeepAliveReuse(t *testing.T) {
+func testKeepAliveReuse(t *testing.T, open Open) {
 	t.Parallel()
 	var mu sync.Mutex
 	connections := map[string]bool{}
@@ -138,7 +152,7 @@ func TestKeepAliveReuse(t *testing.T) {
 		defer mu.Unlock()
 		return len(connections)
 	}
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	for range 50 {
 		if r, body := c.get("/"); r.StatusCode != 200 || body != "a" || r.Close {
@@ -165,9 +179,9 @@ func TestKeepAliveReuse(t *testing.T) {
 	}
 }
 
-// TestPostOnStaleConnection: a POST is sent again when the server had ended its connection before it got any of it, and
+// testPostOnStaleConnection: a POST is sent again when the server had ended its connection before it got any of it, and
 // never when the server may have read it.
-func TestPostOnStaleConnection(t *testing.T) {
+func testPostOnStaleConnection(t *testing.T, open Open) {
 	t.Parallel()
 	const post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 	for _, test := range []struct {
@@ -199,21 +213,17 @@ func TestPostOnStaleConnection(t *testing.T) {
 					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 				}
 			})
-			w := newWorld(t, backend("web", server("a", address)))
+			w := newWorld(t, open, backend("web", server("a", address)))
 			stale, err := net.Dial("tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := newSock(stale.(*net.TCPConn))
-			if err != nil {
-				t.Fatal(err)
+			if !test.read { // until the server has closed it
+				if n, err := stale.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+					t.Fatal(n, err)
+				}
 			}
-			for !test.read && !s.ended() {
-				runtime.Gosched() // until the server has closed it
-			}
-			// The news of it comes too late for the check before use.
-			s.peekNow = func(uintptr) { s.peekErr = syscall.EAGAIN }
-			w.engine.backends["web"].Server(0).Keep(s)
+			w.engine.Plant(stale.(*net.TCPConn))
 			c := dial(t, w.address())
 			c.send(post)
 			if r, _ := c.response("POST"); int32(r.StatusCode) != test.status || served.Load() != test.served {
@@ -223,13 +233,13 @@ func TestPostOnStaleConnection(t *testing.T) {
 	}
 }
 
-func TestPipelinedRequests(t *testing.T) {
+func testPipelinedRequests(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s", r.URL.Path, body)
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	c.send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\nPOST /2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" +
 		"PUT /3 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\ndefGET /4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -241,8 +251,8 @@ func TestPipelinedRequests(t *testing.T) {
 	c.expectClosed()
 }
 
-// TestRefused sends what must not reach a server.
-func TestRefused(t *testing.T) {
+// testRefused sends what must not reach a server.
+func testRefused(t *testing.T, open Open) {
 	t.Parallel()
 	var requests atomic.Int32
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -251,7 +261,7 @@ func TestRefused(t *testing.T) {
 			requests.Add(1)
 		}
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	many := strings.Repeat("A: b\r\n", 101)
 	tests := []struct {
 		name, request string
@@ -285,12 +295,12 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestLargeHeadIsTaken(t *testing.T) {
+func testLargeHeadIsTaken(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Echo", r.Header.Get("Long"))
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	long := strings.Repeat("x", 50000)
 	c := dial(t, w.address())
 	for range 2 {
@@ -300,7 +310,7 @@ func TestLargeHeadIsTaken(t *testing.T) {
 	}
 }
 
-func TestAnswersOfItsOwn(t *testing.T) {
+func testAnswersOfItsOwn(t *testing.T, open Open) {
 	t.Parallel()
 	silent := rawOrigin(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
 	garbage := rawOrigin(t, func(c *net.TCPConn) {
@@ -310,7 +320,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 	hangup := rawOrigin(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 4096)) })
 	slow := backend("slow", server("s", silent))
 	slow.TimeoutServer = 50 * time.Millisecond
-	w := newWorld(t, slow, backend("garbage", server("s", garbage)), backend("hangup", server("s", hangup)), backend("dead", server("s", deadAddress(t))), backend("empty"))
+	w := newWorld(t, open, slow, backend("garbage", server("s", garbage)), backend("hangup", server("s", hangup)), backend("dead", server("s", deadAddress(t))), backend("empty"))
 	w.want.Frontends[0].DefaultBackend = ""
 	for _, b := range w.want.Backends {
 		w.want.Frontends[0].Rules = append(w.want.Frontends[0].Rules, spec.Rule{PathPrefixes: []string{"/" + b.Name}, Backend: b.Name})
@@ -353,9 +363,9 @@ func TestAnswersOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestUnfinishedHeadTimesOut(t *testing.T) {
+func testUnfinishedHeadTimesOut(t *testing.T, open Open) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, open)
 	c := dial(t, w.address())
 	c.get("/") // accepted, and idle under the long timeout from here on
 	w.want.Frontends[0].TimeoutRequest = 50 * time.Millisecond
@@ -368,10 +378,10 @@ func TestUnfinishedHeadTimesOut(t *testing.T) {
 	c.expectClosed()
 }
 
-func TestUnfinishedBodyTimesOut(t *testing.T) {
+func testUnfinishedBodyTimesOut(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, named("a"))
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	w.want.Frontends[0].TimeoutClient = 50 * time.Millisecond
 	w.apply()
 	c := dial(t, w.address())
@@ -381,7 +391,7 @@ func TestUnfinishedBodyTimesOut(t *testing.T) {
 	}
 }
 
-func TestSpecialResponses(t *testing.T) {
+func testSpecialResponses(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -399,7 +409,7 @@ func TestSpecialResponses(t *testing.T) {
 			_, _ = io.WriteString(w, "hello")
 		}
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	c.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if r, body := c.response("HEAD"); r.StatusCode != 200 || r.ContentLength != 5 || body != "" {
@@ -422,7 +432,10 @@ func TestSpecialResponses(t *testing.T) {
 	}
 }
 
-func TestInterimResponsesAreBounded(t *testing.T) {
+// interim is the most interim responses that are passed on.
+const interim = 32
+
+func testInterimResponsesAreBounded(t *testing.T, open Open) {
 	t.Parallel()
 	address := rawOrigin(t, func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 4096))
@@ -430,7 +443,7 @@ func TestInterimResponsesAreBounded(t *testing.T) {
 			_, err = io.WriteString(c, "HTTP/1.1 102 Processing\r\n\r\n")
 		}
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	old := dial(t, w.address())
 	old.send("GET / HTTP/1.0\r\n\r\n")
 	if r, _ := old.response("GET"); r.StatusCode != 502 {
@@ -439,12 +452,12 @@ func TestInterimResponsesAreBounded(t *testing.T) {
 	c := dial(t, w.address())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	got, _ := io.ReadAll(c.in)
-	if n := bytes.Count(got, []byte("HTTP/1.1 102 ")); n != maxInterim || bytes.Count(got, []byte("HTTP/1.1 502")) != 1 {
-		t.Errorf("%d interim responses in %q, want %d and then 502", n, got, maxInterim)
+	if n := bytes.Count(got, []byte("HTTP/1.1 102 ")); n != interim || bytes.Count(got, []byte("HTTP/1.1 502")) != 1 {
+		t.Errorf("%d interim responses in %q, want %d and then 502", n, got, interim)
 	}
 }
 
-func TestOldClients(t *testing.T) {
+func testOldClients(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/chunked" {
@@ -455,7 +468,7 @@ func TestOldClients(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, r.Host)
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 
 	c := dial(t, w.address())
 	c.send("GET /chunked HTTP/1.0\r\n\r\n")
@@ -479,7 +492,7 @@ func TestOldClients(t *testing.T) {
 	c.expectClosed()
 }
 
-func TestContinue(t *testing.T) {
+func testContinue(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/refused" {
@@ -489,7 +502,7 @@ func TestContinue(t *testing.T) {
 		body, _ := io.ReadAll(r.Body) // net/http sends 100 here
 		_, _ = w.Write(body)
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	c.send("PUT / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 	if r, _ := c.response("PUT"); r.StatusCode != 100 {
@@ -506,7 +519,7 @@ func TestContinue(t *testing.T) {
 	}
 }
 
-func TestUpgrade(t *testing.T) {
+func testUpgrade(t *testing.T, open Open) {
 	t.Parallel()
 	head := make(chan string, 1)
 	address := rawOrigin(t, func(c *net.TCPConn) {
@@ -517,7 +530,7 @@ func TestUpgrade(t *testing.T) {
 		_, _ = io.Copy(c, c)
 		_, _ = io.WriteString(c, " bye")
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	c := dial(t, w.address())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")
 	r, err := http.ReadResponse(c.in, nil)
@@ -538,10 +551,10 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-func TestMaxConn(t *testing.T) {
+func testMaxConn(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, named("a"))
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	w.want.Frontends[0].MaxConn = 1
 	w.apply()
 	// The loop that was waiting in accept under the old limit still takes one.
@@ -560,7 +573,7 @@ func TestMaxConn(t *testing.T) {
 	}
 }
 
-func TestGracefulStop(t *testing.T) {
+func testGracefulStop(t *testing.T, open Open) {
 	t.Parallel()
 	begun, release := newTell(), newTell()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -570,7 +583,7 @@ func TestGracefulStop(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "whole")
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	address := w.address()
 	quiet, working := dial(t, address), dial(t, address)
 	quiet.get("/")
@@ -588,7 +601,7 @@ func TestGracefulStop(t *testing.T) {
 		t.Errorf("the request under way: %d %q close %t", r.StatusCode, body, r.Close)
 	}
 	stopped.wait(t, "the router stops")
-	if err := w.engine.listen(context.Background(), anyPort, "main"); err == nil {
+	if err := w.engine.Do(context.Background(), plan.Change{Action: plan.Listen, Name: "main", Address: anyPort}); err == nil {
 		t.Error("listens after it has stopped")
 	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestBrokenBodies: a client is never left to believe that a part of a body is the whole.
-func TestBrokenBodies(t *testing.T) {
+// testBrokenBodies: a client is never left to believe that a part of a body is the whole.
+func testBrokenBodies(t *testing.T, open Open) {
 	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\n"
 	tests := []struct {
@@ -37,7 +37,7 @@ func TestBrokenBodies(t *testing.T) {
 					_ = c.SetLinger(0)
 				}
 			})
-			w := newWorld(t, backend("web", server("a", address)))
+			w := newWorld(t, open, backend("web", server("a", address)))
 			c := dial(t, w.address())
 			c.send(test.request)
 			if test.reset {
@@ -63,10 +63,10 @@ func TestBrokenBodies(t *testing.T) {
 	}
 }
 
-// TestRefusalAfterHEAD: what is refused after a HEAD has its body, as the length says.
-func TestRefusalAfterHEAD(t *testing.T) {
+// testRefusalAfterHEAD: what is refused after a HEAD has its body, as the length says.
+func testRefusalAfterHEAD(t *testing.T, open Open) {
 	t.Parallel()
-	w := newWorld(t, backend("web", server("a", addressOf(origin(t, named("a"))))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(origin(t, named("a"))))))
 	c := dial(t, w.address())
 	c.send("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
 	c.response("HEAD")
@@ -76,10 +76,10 @@ func TestRefusalAfterHEAD(t *testing.T) {
 	}
 }
 
-// TestBytesAfterTheLastRequest: bytes behind the last request do not destroy its answer.
-func TestBytesAfterTheLastRequest(t *testing.T) {
+// testBytesAfterTheLastRequest: bytes behind the last request do not destroy its answer.
+func testBytesAfterTheLastRequest(t *testing.T, open Open) {
 	t.Parallel()
-	w := newWorld(t, backend("web", server("a", addressOf(origin(t, named("a"))))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(origin(t, named("a"))))))
 	c := dial(t, w.address())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + strings.Repeat("x", 300000))
 	if got, err := io.ReadAll(c.in); err != nil || !strings.HasSuffix(string(got), "\r\na") {

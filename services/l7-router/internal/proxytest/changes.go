@@ -1,31 +1,34 @@
-package proxy
+package proxytest
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/twotier/twotier/services/l7-router/internal/plan"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
-// TestChangeUnderLoad changes everything that can be changed beneath clients that keep their connections, and loses
+// testChangeUnderLoad changes everything that can be changed beneath clients that keep their connections, and loses
 // neither a request nor a connection.
-func TestChangeUnderLoad(t *testing.T) {
+func testChangeUnderLoad(t *testing.T, open Open) {
 	t.Parallel()
 	echo := func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(body)
 	}
 	a, b, c := origin(t, echo), origin(t, echo), origin(t, echo)
-	w := newWorld(t, backend("web", server("a", addressOf(a)), server("b", addressOf(b))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(a)), server("b", addressOf(b))))
 	address := w.address()
 
 	const clients = 8
@@ -99,7 +102,7 @@ func TestChangeUnderLoad(t *testing.T) {
 	}
 }
 
-func TestRemovedFrontendDrains(t *testing.T) {
+func testRemovedFrontendDrains(t *testing.T, open Open) {
 	t.Parallel()
 	begun, release := newTell(), newTell()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -109,7 +112,7 @@ func TestRemovedFrontendDrains(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "whole")
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	address := w.address()
 	quiet, working := dial(t, address), dial(t, address)
 	quiet.get("/")
@@ -129,14 +132,14 @@ func TestRemovedFrontendDrains(t *testing.T) {
 	working.expectClosed()
 }
 
-func TestAddressInUse(t *testing.T) {
+func testAddressInUse(t *testing.T, open Open) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	w := newWorld(t)
+	w := newWorld(t, open)
 	taken := l.Addr().(*net.TCPAddr).AddrPort()
 	err = w.engine.Do(context.Background(), plan.Change{Action: plan.Listen, Name: "main", Address: taken})
 	if err == nil {
@@ -149,13 +152,21 @@ func TestAddressInUse(t *testing.T) {
 	}
 }
 
-func TestListenerLostIsBoundAgain(t *testing.T) {
+// testSecondRouter: another router must not share the address unnoticed.
+func testSecondRouter(t *testing.T, open Open) {
+	t.Parallel()
+	first, second := newWorld(t, open), newWorld(t, open)
+	taken := plan.Change{Action: plan.Listen, Name: "main", Address: netip.MustParseAddrPort(first.address())}
+	if err := second.engine.Do(context.Background(), taken); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("bound the address of another router: %v", err)
+	}
+}
+
+func testListenerLostIsBoundAgain(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, named("a"))
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
-	w.engine.mu.Lock()
-	_ = w.engine.listeners[anyPort].Close() // as if it had failed by itself
-	w.engine.mu.Unlock()
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
+	w.engine.Break()
 	<-w.engine.Changed()
 	if left := plan.Diff(w.want, w.engine.Observe()); len(left) != 1 || left[0].Action != plan.Listen {
 		t.Errorf("to be done: %v, want one listen", left)
@@ -166,11 +177,11 @@ func TestListenerLostIsBoundAgain(t *testing.T) {
 	}
 }
 
-// TestQueuedConnectionsAreServed: what the kernel has accepted and the router has not is served before the address goes.
-func TestQueuedConnectionsAreServed(t *testing.T) {
+// testQueuedConnectionsAreServed: what the kernel has accepted and the router has not is served before the address goes.
+func testQueuedConnectionsAreServed(t *testing.T, open Open) {
 	t.Parallel()
 	for _, how := range []string{"address given up", "stop"} {
-		w := newWorld(t, backend("web", server("a", addressOf(origin(t, named("a"))))))
+		w := newWorld(t, open, backend("web", server("a", addressOf(origin(t, named("a"))))))
 		w.want.Frontends[0].MaxConn = 1
 		w.apply()
 		address := w.address()

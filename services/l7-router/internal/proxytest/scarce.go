@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"fmt"
@@ -29,8 +29,8 @@ func alone(t *testing.T) bool {
 	return false
 }
 
-// TestStreamWithoutDescriptors: when no pipe can be had, bodies are copied.
-func TestStreamWithoutDescriptors(t *testing.T) {
+// testStreamWithoutDescriptors: when no pipe can be had, bodies are copied.
+func testStreamWithoutDescriptors(t *testing.T, open Open) {
 	if !alone(t) {
 		return
 	}
@@ -41,7 +41,7 @@ func TestStreamWithoutDescriptors(t *testing.T) {
 			_, _ = io.Copy(w, noise(1, n))
 		}
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	c.get("/") // every connection is there now
 	var limit syscall.Rlimit
@@ -58,8 +58,8 @@ func TestStreamWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// TestQuietTunnelsHoldNoPipes: what waits for a message, perhaps for hours, holds its two connections only.
-func TestQuietTunnelsHoldNoPipes(t *testing.T) {
+// testQuietTunnelsHoldNoPipes: what waits for a message, perhaps for hours, holds its two connections only.
+func testQuietTunnelsHoldNoPipes(t *testing.T, open Open) {
 	if !alone(t) {
 		return
 	}
@@ -68,7 +68,7 @@ func TestQuietTunnelsHoldNoPipes(t *testing.T) {
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_, _ = io.Copy(c, onlyReader{c}) // or package net would hold a pipe
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	const tunnels = 50
 	for range tunnels {
 		c := dial(t, w.address())

@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"bytes"
@@ -26,9 +26,9 @@ func smallOrigin(t testing.TB) string {
 	})
 }
 
-// TestRequestAllocatesNothing counts what the whole process allocates: the client and the server here allocate nothing.
-func TestRequestAllocatesNothing(t *testing.T) {
-	w := newWorld(t, backend("web", server("a", smallOrigin(t))))
+// testRequestAllocatesNothing counts what the whole process allocates: the client and the server here allocate nothing.
+func testRequestAllocatesNothing(t *testing.T, open Open) {
+	w := newWorld(t, open, backend("web", server("a", smallOrigin(t))))
 	c := dial(t, w.address())
 	buf := make([]byte, len(smallResponse))
 	allocs := testing.AllocsPerRun(2000, func() {
@@ -45,10 +45,10 @@ func TestRequestAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkSmallRequests sends small GETs over connections that are kept, to a server that only answers. The figure
+// SmallRequests is a benchmark: it sends small GETs over connections that are kept, to a server that only answers. The figure
 // holds client and server too; what counts is its change, and the allocations, of which the router's share is none.
-func BenchmarkSmallRequests(b *testing.B) {
-	w := newWorld(b, backend("web", server("a", smallOrigin(b))))
+func SmallRequests(b *testing.B, open Open) {
+	w := newWorld(b, open, backend("web", server("a", smallOrigin(b))))
 	front := w.address()
 	b.ReportAllocs()
 	b.SetParallelism(16)

@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"bufio"
@@ -38,7 +38,7 @@ func sum(t testing.TB, r io.Reader) string {
 // onlyReader hides how long a reader is, so that net/http sends chunks.
 type onlyReader struct{ io.Reader }
 
-func TestStreams(t *testing.T) {
+func testStreams(t *testing.T, open Open) {
 	t.Parallel()
 	uploaded := make(chan string, 1)
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -57,7 +57,7 @@ func TestStreams(t *testing.T) {
 			_, _ = io.Copy(w, r.Body)
 		}
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	do := func(t *testing.T, method, path string, body io.Reader, length int64) *http.Response {
@@ -127,8 +127,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestBackPressure has a client that does not read: the server must be held up, not the router filled.
-func TestBackPressure(t *testing.T) {
+// testBackPressure has a client that does not read: the server must be held up, not the router filled.
+func testBackPressure(t *testing.T, open Open) {
 	t.Parallel()
 	const most = 32 << 20
 	written := make(chan int, 1)
@@ -151,7 +151,7 @@ func TestBackPressure(t *testing.T) {
 		}
 		written <- total
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	c := dial(t, w.address())
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if total := <-written; total <= 0 || total > most {
@@ -159,8 +159,8 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
-// TestSlowClient sends one byte at a time and reads one byte at a time.
-func TestSlowClient(t *testing.T) {
+// testSlowClient sends one byte at a time and reads one byte at a time.
+func testSlowClient(t *testing.T, open Open) {
 	t.Parallel()
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -168,7 +168,7 @@ func TestSlowClient(t *testing.T) {
 		w.(http.Flusher).Flush()
 		_, _ = io.WriteString(w, r.Header.Get("A"))
 	})
-	w := newWorld(t, backend("web", server("a", addressOf(s))))
+	w := newWorld(t, open, backend("web", server("a", addressOf(s))))
 	c := dial(t, w.address())
 	_ = c.SetNoDelay(true)
 	_ = c.SetReadBuffer(4096)
@@ -187,8 +187,8 @@ type iotestOneByte struct{ io.Reader }
 
 func (o iotestOneByte) Read(p []byte) (int, error) { return o.Reader.Read(p[:1]) }
 
-// TestServerKilledMidBody: the client must never take a part for the whole.
-func TestServerKilledMidBody(t *testing.T) {
+// testServerKilledMidBody: the client must never take a part for the whole.
+func testServerKilledMidBody(t *testing.T, open Open) {
 	t.Parallel()
 	for name, head := range map[string]string{
 		"length":       "Content-Length: 1000000",
@@ -211,7 +211,7 @@ func TestServerKilledMidBody(t *testing.T) {
 				}
 				_ = c.SetLinger(0)
 			})
-			w := newWorld(t, backend("web", server("a", address)))
+			w := newWorld(t, open, backend("web", server("a", address)))
 			c := dial(t, w.address())
 			if name == "until close" {
 				c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
@@ -236,8 +236,8 @@ func TestServerKilledMidBody(t *testing.T) {
 	}
 }
 
-// TestClientGone: whatever the client was doing, the server's side ends too.
-func TestClientGone(t *testing.T) {
+// testClientGone: whatever the client was doing, the server's side ends too.
+func testClientGone(t *testing.T, open Open) {
 	t.Parallel()
 	for _, name := range []string{"waiting", "waiting for more", "waiting after a body", "downloading", "uploading", "uploading chunks"} {
 		t.Run(name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestClientGone(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, c)
 			})
-			w := newWorld(t, backend("web", server("a", address)))
+			w := newWorld(t, open, backend("web", server("a", address)))
 			c := dial(t, w.address())
 			switch name {
 			case "waiting after a body":
@@ -279,8 +279,8 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// TestEarlyRefusal: a server that answers without reading the body and hangs up is heard.
-func TestEarlyRefusal(t *testing.T) {
+// testEarlyRefusal: a server that answers without reading the body and hangs up is heard.
+func testEarlyRefusal(t *testing.T, open Open) {
 	t.Parallel()
 	address := rawOrigin(t, func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 512))
@@ -288,7 +288,7 @@ func TestEarlyRefusal(t *testing.T) {
 		_ = c.CloseWrite()
 		_, _ = io.CopyN(io.Discard, c, 200<<10)
 	})
-	w := newWorld(t, backend("web", server("a", address)))
+	w := newWorld(t, open, backend("web", server("a", address)))
 	c := dial(t, w.address())
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\nthe beginning")
 	if r, body := c.response("POST"); r.StatusCode != 413 || body != "no!" || !r.Close {

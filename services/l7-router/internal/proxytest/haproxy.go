@@ -1,4 +1,4 @@
-package proxy
+package proxytest
 
 import (
 	"context"
@@ -103,8 +103,8 @@ func ask(t *testing.T, address, method, path, cookie string) (*http.Response, st
 	return r, string(body)
 }
 
-// TestOrderLikeHAProxy compares the order of servers, request by request.
-func TestOrderLikeHAProxy(t *testing.T) {
+// testOrderLikeHAProxy compares the order of servers, request by request.
+func testOrderLikeHAProxy(t *testing.T, open Open) {
 	t.Parallel()
 	var addresses []string
 	for i := range 6 {
@@ -121,7 +121,7 @@ func TestOrderLikeHAProxy(t *testing.T) {
 				b.Servers = append(b.Servers, s)
 				total += weight
 			}
-			theirs, ours := haproxy(t, b), newWorld(t, b).address()
+			theirs, ours := haproxy(t, b), newWorld(t, open, b).address()
 			var want, got strings.Builder
 			for range min(3*total, 100) {
 				_, body := ask(t, theirs, "GET", "/", "")
@@ -136,8 +136,8 @@ func TestOrderLikeHAProxy(t *testing.T) {
 	}
 }
 
-// TestCookiesLikeHAProxy compares the headers that persistence adds and removes, on both sides.
-func TestCookiesLikeHAProxy(t *testing.T) {
+// testCookiesLikeHAProxy compares the headers that persistence adds and removes, on both sides.
+func testCookiesLikeHAProxy(t *testing.T, open Open) {
 	t.Parallel()
 	handler := func(name string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -202,7 +202,7 @@ func TestCookiesLikeHAProxy(t *testing.T) {
 			t.Parallel()
 			b := backend("web", servers...)
 			b.Cookie = cookie
-			theirs, ours := haproxy(t, b), newWorld(t, b).address()
+			theirs, ours := haproxy(t, b), newWorld(t, open, b).address()
 			for _, path := range paths {
 				for _, method := range []string{"GET", "POST", "HEAD"} {
 					sentCookies := cookies
