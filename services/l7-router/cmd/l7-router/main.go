@@ -3,8 +3,12 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+
+	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/daemon"
 	"github.com/twotier/twotier/services/internal/desired"
@@ -13,14 +17,40 @@ import (
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/l7-router/internal/control"
+	"github.com/twotier/twotier/services/l7-router/internal/epoll"
 	"github.com/twotier/twotier/services/l7-router/internal/loop"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/proxy"
 )
 
-func main() { os.Exit(daemon.Main("l7-router", nil, run)) }
+func main() {
+	var driver string
+	flags := func(f *flag.FlagSet) {
+		f.StringVar(&driver, "driver", "epoll", "how connections are served: epoll (a loop for each core) or goroutine (a goroutine for each connection)")
+	}
+	os.Exit(daemon.Main("l7-router", flags, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, driver) }))
+}
 
-func run(ctx context.Context, p *daemon.Process) error {
+// driver moves the bytes.
+type driver interface {
+	loop.Plane
+	Changed() <-chan struct{}
+	Run(context.Context) error
+}
+
+func openDriver(name string, servers *pool.Pool, log *zap.Logger) (driver, error) {
+	switch name {
+	case "epoll":
+		loops := runtime.GOMAXPROCS(0)
+		runtime.GOMAXPROCS(loops + 1) // for everything that is not a loop: checks, gRPC, the garbage collector
+		return epoll.Open(servers, loops, log)
+	case "goroutine":
+		return proxy.New(servers, log), nil
+	}
+	return nil, fmt.Errorf("--driver %q: want epoll or goroutine", name)
+}
+
+func run(ctx context.Context, p *daemon.Process, driver string) error {
 	store, err := desired.Open(p.DesiredConfig(loop.Kinds(), p.Log))
 	if err != nil {
 		return err
@@ -43,7 +73,10 @@ func run(ctx context.Context, p *daemon.Process) error {
 	}
 
 	servers := pool.New(p.Log)
-	engine := proxy.New(servers, p.Log)
+	engine, err := openDriver(driver, servers, p.Log)
+	if err != nil {
+		return err
+	}
 	reconciler := loop.New(loop.Config{
 		Store: store, Status: reporter, Plane: engine, Log: p.Log,
 		Serving: func(ok bool) {
@@ -63,7 +96,7 @@ func run(ctx context.Context, p *daemon.Process) error {
 	group.Add("grpc", door.Run)
 	group.Add("metrics", figures.Run)
 	group.Add("pool", servers.Run)
-	group.Add("proxy", engine.Run)
+	group.Add("driver", engine.Run)
 	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, engine.Changed()) })
 	return group.Run(ctx)
 }

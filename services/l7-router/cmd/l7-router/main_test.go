@@ -26,6 +26,15 @@ import (
 // TestService runs the whole service from a file and uses each of its doors.
 func TestService(t *testing.T) {
 	t.Parallel()
+	for _, driver := range []string{"epoll", "goroutine"} {
+		t.Run(driver, func(t *testing.T) {
+			t.Parallel()
+			testService(t, driver)
+		})
+	}
+}
+
+func testService(t *testing.T, driver string) {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "forwarded for "+r.Header.Get("X-Forwarded-For"))
 	}))
@@ -50,7 +59,7 @@ func TestService(t *testing.T) {
 	go func() {
 		ended <- run(ctx, &daemon.Process{Log: zap.NewNop(), Version: "test", Config: daemon.Config{
 			Service: "l7-router", Node: "here", Desired: file, StateDir: filepath.Join(folder, "state"), GRPCListen: socket,
-		}})
+		}}, driver)
 	}()
 
 	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -24,6 +24,7 @@ type Pool struct {
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	backends map[string]*Backend
+	lastID   uint64 // of a server
 	stopped  bool
 	checks   sync.WaitGroup
 }
@@ -52,10 +53,12 @@ type Server struct {
 
 // live is what outlasts a new desired state, as long as address and check stay the same.
 type live struct {
+	id      uint64
 	address string
 	check   spec.Check
 	cancel  context.CancelFunc // ends the check; nil when there is none
 	down    atomic.Bool
+	retired atomic.Bool // it is wanted no more
 	last    atomic.Pointer[string]
 
 	active        atomic.Int64
@@ -89,7 +92,8 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 			l = left[at]
 			left = slices.Delete(left, at, at+1)
 		} else {
-			l = &live{address: address, check: want.Check}
+			p.lastID++
+			l = &live{id: p.lastID, address: address, check: want.Check}
 			p.start(l, want.Name, s.Name)
 		}
 		l.backend = b
@@ -124,6 +128,7 @@ func (p *Pool) Remove(name string) {
 func (p *Pool) retire(gone []*live) {
 	for _, l := range gone {
 		l.backend = nil
+		l.retired.Store(true)
 		if l.cancel != nil {
 			l.cancel()
 		}

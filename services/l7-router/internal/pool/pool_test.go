@@ -97,7 +97,14 @@ func TestHealthSurvives(t *testing.T) {
 		{Name: "new", Address: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1},
 		{Name: "renamed", Address: want.Servers[0].Address, Weight: 7, Cookie: "other"},
 	}
+	id, first := b.Server(0).ID(), b.Server(0)
 	b = p.Set(changed)
+	if b.Server(1).ID() != id || b.Server(0).ID() == id {
+		t.Errorf("IDs %d, %d, want another and %d", b.Server(0).ID(), b.Server(1).ID(), id)
+	}
+	if b.Server(1).Keeps() || !b.Server(0).Keeps() {
+		t.Errorf("idle connections to the dead server are kept: %t; to the new one: %t", b.Server(1).Keeps(), b.Server(0).Keeps())
+	}
 	old := p.Servers()[1]
 	if !old.Down || old.Active != 1 || old.Total != 1 || old.ConnectErrors != 1 || old.Server.Weight != 7 {
 		t.Errorf("same address and check: %+v, want it down, with its counters and the new weight", old)
@@ -111,10 +118,16 @@ func TestHealthSurvives(t *testing.T) {
 	if p.Servers()[1].Down {
 		t.Error("it does not come back: its checks have been lost")
 	}
+	if !first.Keeps() {
+		t.Error("idle connections to a living server are not kept")
+	}
 	changed.Check = spec.Check{}
 	p.Set(changed)
 	if s := p.Servers()[1]; s.Down || s.Checked || s.Total != 0 {
 		t.Errorf("another check: %+v, want a server that starts anew", s)
+	}
+	if first.Keeps() {
+		t.Error("idle connections to a server that is wanted no more are kept")
 	}
 	p.Remove("web")
 	if left := p.Servers(); len(left) != 0 {

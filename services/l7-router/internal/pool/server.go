@@ -40,6 +40,14 @@ type idleConns struct {
 // Address is where the server is.
 func (l *live) Address() string { return l.address }
 
+// ID tells servers apart, also those that have the same address in different backends; it stays as long as the health
+// and the counters do.
+func (l *live) ID() uint64 { return l.id }
+
+// Keeps reports whether idle connections may be kept and used: the server is wanted and not down. It is for drivers that
+// keep them themselves.
+func (l *live) Keeps() bool { return !l.retired.Load() && !l.down.Load() }
+
 // Idle hands out an idle connection that is still alive, nil when there is none.
 func (l *live) Idle() Conn {
 	for {

@@ -1,0 +1,140 @@
+package epoll
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+)
+
+const (
+	// acceptPause is the first pause after a failed accept, for instance without free file descriptors; it doubles.
+	acceptPause = 5 * time.Millisecond
+	// maxAcceptPause is the longest.
+	maxAcceptPause = time.Second
+	// lastChance is how long a connection that waited in the queue of a listener which is given up may take to begin its
+	// request.
+	lastChance = time.Second
+)
+
+// acceptor is a loop's own listening socket at one address.
+type acceptor struct {
+	sock
+	loop     *loop
+	listener *listener
+	pause    time.Duration
+	timer    timer
+}
+
+// adopt begins to accept on a socket; the loop owns it from here on.
+func (l *loop) adopt(fd int, at *listener) {
+	a := &acceptor{loop: l, listener: at, pause: acceptPause}
+	a.timer.owner = a
+	if err := l.watch(&a.sock, fd, a); err != nil {
+		closeAll([]int{fd})
+		l.engine.lost(at, err)
+		return
+	}
+	l.acceptors = append(l.acceptors, a)
+}
+
+// abandon stops accepting at an address, nil: at all.
+func (l *loop) abandon(at *listener) {
+	for _, a := range slices.Clone(l.acceptors) {
+		if at == nil || a.listener == at {
+			a.close()
+		}
+	}
+}
+
+// acceptMore looks whether there is room again for the connections that wait in the kernel's queues.
+func (l *loop) acceptMore() {
+	for _, a := range slices.Clone(l.acceptors) {
+		l.guarded(a)
+	}
+}
+
+// close gives the address up, after taking what waits in the kernel's queue: closing would reset these connections, and
+// their clients may have sent requests already. Here maxconn does not count, the queue is bounded.
+func (a *acceptor) close() {
+	for {
+		fd, remote, err := accept(int(a.fd))
+		if err == unix.ECONNABORTED {
+			continue
+		}
+		if err != 0 {
+			break
+		}
+		front := a.listener.front.Load()
+		front.conns.Add(1)
+		if c := a.loop.admit(fd, remote.String(), a.listener, front); c != nil {
+			c.retiring, c.queuedUp = true, true
+			timeout := min(front.current.Load().Spec.TimeoutRequest, lastChance)
+			a.loop.wheel.set(&c.timer, a.loop.now+int64(timeout))
+		}
+	}
+	a.loop.acceptors = slices.DeleteFunc(a.loop.acceptors, func(b *acceptor) bool { return a == b })
+	a.loop.wheel.remove(&a.timer)
+	a.loop.shut(&a.sock)
+}
+
+// ready takes connections while there is room in the frontend; those beyond it wait in the kernel's queue.
+func (a *acceptor) ready() {
+	for a.readable && a.handler != nil {
+		front := a.listener.front.Load()
+		if !front.enter() {
+			return // leave has everyone look again
+		}
+		fd, remote, err := accept(int(a.fd))
+		switch err {
+		case 0:
+			a.pause = acceptPause
+			a.loop.admit(fd, remote.String(), a.listener, front)
+			continue
+		case unix.EAGAIN:
+			a.readable = false
+			front.leave()
+			return
+		case unix.ECONNABORTED:
+			front.leave()
+			continue
+		}
+		front.leave()
+		switch err {
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EPROTO:
+			a.loop.log.Warn("accept", logging.Address(spec.BindString(a.listener.address)), zap.Error(err))
+			a.readable = false
+			a.loop.wheel.set(&a.timer, a.loop.now+int64(a.pause))
+			a.pause = min(2*a.pause, maxAcceptPause)
+		default:
+			a.close()
+			a.loop.engine.lost(a.listener, err)
+		}
+	}
+}
+
+// expired ends the pause after a failed accept: nothing but time brings descriptors back.
+func (a *acceptor) expired() {
+	a.readable = true
+	a.ready()
+}
+
+// admit takes a connection that front has counted; nil when it cannot be.
+func (l *loop) admit(fd int, address string, at *listener, front *frontend) *conn {
+	c := &conn{loop: l, listener: at, counted: front, address: address}
+	c.timer.owner = c
+	if err := l.watch(&c.sock, fd, c); err != nil {
+		closeAll([]int{fd})
+		front.leave()
+		return nil
+	}
+	c.writable = true
+	l.conns++
+	l.engine.conns.Add(1)
+	c.await(true)
+	return c
+}

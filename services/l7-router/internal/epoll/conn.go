@@ -1,0 +1,295 @@
+package epoll
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+)
+
+const (
+	// lingerTimeout is how long the rest of what a client sends is thrown away before its connection is closed, so that
+	// a reset does not destroy the answer on its way (RFC 9112 section 9.6).
+	lingerTimeout = 2 * time.Second
+	// lingerBytes is the most that is thrown away.
+	lingerBytes = 1 << 20
+	// maxSteps is how many steps a connection makes before others have their turn.
+	maxSteps = 64
+)
+
+// phase is what a client's connection is doing.
+type phase uint8
+
+const (
+	idle      phase = iota // it waits for the first byte of a request
+	reading                // a part of a request's head has come
+	carrying               // a request is under way: carry.go
+	answering              // an answer in the router's own name is being sent
+	lingering              // that was the last answer; what still comes is thrown away
+	closed
+)
+
+// conn is one client connection. While it is idle this is all the memory that it takes.
+type conn struct {
+	sock
+	loop     *loop
+	listener *listener
+	counted  *frontend // that counts it; the listener may move to another
+	address  string    // of the client, without the port
+	timer    timer
+	flight   *flight // borrowed while anything is under way
+	phase    phase
+	queued   bool // it is in loop.again
+	retiring bool // it ends after the request under way
+	queuedUp bool // it has waited in the queue of a listener that is given up, and still has its one request
+	left     int  // how much is still thrown away when lingering
+}
+
+// flight is what a connection needs while anything is under way on it.
+type flight struct {
+	head    http1.Head
+	request exchange.Request
+	front   *exchange.Frontend
+	// up.in holds what the client has sent, down.in what the server has.
+	up, down stream
+	// Where the heads for the server (request.Head) and for the client are made.
+	toServer, toClient *buffer
+	// keep: the client's connection goes on after an answer of the router's own.
+	keep bool
+	carriage
+}
+
+func (l *loop) newFlight() *flight {
+	f := l.flights.pop()
+	if f == nil {
+		f = &flight{}
+		f.up.loop, f.down.loop = l, l
+	}
+	f.up.in, f.toServer, f.toClient = l.borrow(), l.borrow(), l.borrow()
+	f.reset()
+	return f
+}
+
+// reset makes f ready for another request.
+func (f *flight) reset() {
+	f.head.Reset(http1.Request)
+	f.request.ToHead = false // what the request before was does not matter to a refusal of this one
+	f.carriage = carriage{}
+}
+
+// rest gives everything back that an idle connection does not need.
+func (c *conn) rest() {
+	f := c.flight
+	if f == nil {
+		return
+	}
+	c.flight = nil
+	f.up.rest()
+	f.down.rest()
+	c.loop.giveBack(f.toServer)
+	c.loop.giveBack(f.toClient)
+	f.toServer, f.toClient, f.front, f.request.Backend, f.request.Head = nil, nil, nil, nil, nil
+	f.carriage = carriage{}
+	c.loop.flights.push(f)
+}
+
+// await makes c wait for a request. first: it has had none yet.
+func (c *conn) await(first bool) {
+	c.phase = idle
+	spec := &c.listener.front.Load().current.Load().Spec
+	timeout := spec.TimeoutKeepAlive
+	if first {
+		timeout = spec.TimeoutRequest
+	}
+	c.loop.wheel.set(&c.timer, c.loop.now+int64(timeout))
+}
+
+// ready makes steps until it has to wait.
+func (c *conn) ready() {
+	for range maxSteps {
+		if !c.step() {
+			return
+		}
+	}
+	c.loop.later(c)
+}
+
+// step reports whether another may follow at once.
+func (c *conn) step() bool {
+	switch c.phase {
+	case idle, reading:
+		return c.readHead()
+	case carrying:
+		return c.carry()
+	case answering:
+		return c.answer()
+	case lingering:
+		c.discard()
+	}
+	return false
+}
+
+// readHead reads a request's head and begins the request when it is complete.
+func (c *conn) readHead() bool {
+	if c.flight == nil {
+		if !c.readable {
+			return false
+		}
+		c.flight = c.loop.newFlight()
+		in := c.flight.up.in
+		n, err := c.read(in.b)
+		if err != 0 || n == 0 {
+			c.rest()
+			if err != unix.EAGAIN {
+				c.close()
+			}
+			return false
+		}
+		in.w = n
+	}
+	f := c.flight
+	for {
+		complete, err := f.head.Parse(f.up.in.bytes())
+		if complete {
+			return c.begin()
+		}
+		var refused *http1.Error
+		if errors.As(err, &refused) {
+			return c.refuse(refused.Status, false)
+		}
+		if c.phase == idle {
+			c.phase = reading
+			front := c.listener.front.Load().current.Load()
+			c.loop.wheel.set(&c.timer, c.loop.now+int64(front.Spec.TimeoutRequest))
+		}
+		if !c.readable {
+			return false
+		}
+		f.up.in = c.loop.grown(f.up.in)
+		n, errno := c.read(f.up.in.room())
+		if errno == unix.EAGAIN {
+			return false
+		}
+		if errno != 0 || n == 0 {
+			c.close()
+			return false
+		}
+		f.up.in.w += n
+	}
+}
+
+// another goes on to the next request: it may have come already.
+func (c *conn) another() bool {
+	f := c.flight
+	f.reset()
+	if f.up.empty() {
+		if c.retiring {
+			c.close()
+			return false
+		}
+		c.rest()
+		c.await(false)
+		return c.readable
+	}
+	f.down.rest()
+	c.await(false)
+	return true
+}
+
+// refuse answers in the router's own name. keep: the connection goes on afterwards.
+func (c *conn) refuse(status int, keep bool) bool {
+	f := c.flight
+	c.dropServer()
+	f.keep = keep
+	f.down.rest()
+	f.down.to = &c.sock
+	f.down.head = exchange.Failure(f.toClient.b[:0], status, f.request.ToHead, keep)
+	c.phase = answering
+	c.loop.wheel.set(&c.timer, c.loop.now+int64(lingerTimeout))
+	return true
+}
+
+// answer sends what refuse has made.
+func (c *conn) answer() bool {
+	f := c.flight
+	switch f.down.flush() {
+	case done:
+		if f.keep {
+			return c.another()
+		}
+		return c.linger()
+	case writeFailed:
+		c.close()
+	}
+	return false
+}
+
+// linger throws away what the client is still sending, within bounds.
+func (c *conn) linger() bool {
+	c.dropServer()
+	if c.closeWrite() != nil {
+		c.close()
+		return false
+	}
+	c.rest()
+	c.phase, c.left = lingering, lingerBytes
+	c.loop.wheel.set(&c.timer, c.loop.now+int64(lingerTimeout))
+	return true
+}
+
+func (c *conn) discard() {
+	b := c.loop.borrow()
+	defer c.loop.giveBack(b)
+	for c.readable {
+		n, err := c.read(b.b)
+		if err == unix.EAGAIN {
+			return
+		}
+		if c.left -= n; err != 0 || n == 0 || c.left <= 0 {
+			c.close()
+			return
+		}
+	}
+}
+
+// leave ends c when nothing is under way on it and it is to end. What its client has sent already is served first.
+func (c *conn) leave() {
+	if c.retiring && !c.queuedUp && c.phase == idle && !c.sendsMore() {
+		c.close()
+	}
+}
+
+// abort closes with a reset.
+func (c *conn) abort() {
+	c.reset()
+	c.close()
+}
+
+func (c *conn) close() {
+	if c.phase == closed {
+		return
+	}
+	c.dropServer()
+	c.rest()
+	c.phase = closed
+	c.loop.wheel.remove(&c.timer)
+	c.loop.shut(&c.sock)
+	c.loop.conns--
+	c.loop.engine.forget(c)
+}
+
+// expired is called when the connection's time is up.
+func (c *conn) expired() {
+	switch c.phase {
+	case reading:
+		c.refuse(408, false)
+		c.ready()
+	case carrying:
+		c.overdue()
+	default:
+		c.close()
+	}
+}

@@ -1,0 +1,209 @@
+package epoll
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// tidyEvery is how often a loop forgets what it has not needed.
+const tidyEvery = 10 * time.Second
+
+// loop serves a share of the connections. But for post, everything here belongs to the goroutine of run.
+type loop struct {
+	engine  *Engine
+	log     *zap.Logger
+	epoll   int
+	wake    int   // an eventfd
+	now     int64 // nanoseconds since epoch; read once for each wake-up, because even that is seen
+	events  [256]unix.EpollEvent
+	socks   []*sock // by descriptor
+	gen     int32
+	wheel   wheel
+	tidying timer
+	again   []*conn // those that have had their turn and could go on
+	conns   int
+	ended   bool
+
+	acceptors []*acceptor
+	idle      map[uint64]*shelf // by the server's ID
+	maxIdle   int               // for each server
+
+	buffers stack[buffer]
+	flights stack[flight]
+	pipes   stack[pipe]
+
+	mu    sync.Mutex // guards posts
+	posts []func()
+}
+
+var epoch = time.Now()
+
+func openLoop(e *Engine) (*loop, error) {
+	l := &loop{engine: e, log: e.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}
+	var err error
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		l.close()
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(l.wake)}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, l.wake, &event); err != nil {
+		l.close()
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	l.now = int64(time.Since(epoch))
+	l.wheel.init(l.now)
+	l.tidying.owner = tidier{l}
+	l.wheel.set(&l.tidying, l.now+int64(tidyEvery))
+	return l, nil
+}
+
+func (l *loop) close() {
+	for _, fd := range []int{l.epoll, l.wake} {
+		if fd >= 0 {
+			_ = unix.Close(fd) // nothing waits on it any more
+		}
+	}
+}
+
+type tidier struct{ *loop }
+
+func (t tidier) expired() {
+	t.tidy()
+	t.wheel.set(&t.tidying, t.now+int64(tidyEvery))
+}
+
+// post has the loop call do. Any goroutine may call it; after the loop has ended nothing is called any more.
+func (l *loop) post(do func()) {
+	l.mu.Lock()
+	l.posts = append(l.posts, do)
+	l.mu.Unlock()
+	_, _ = unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it fails only when a wake-up is pending already
+}
+
+func (l *loop) runPosts() {
+	var count [8]byte
+	_, _ = unix.Read(l.wake, count[:]) // only for the next edge
+	l.mu.Lock()
+	posts := l.posts
+	l.posts = nil
+	l.mu.Unlock()
+	for _, do := range posts {
+		do()
+	}
+}
+
+// later gives c another turn when the others have had theirs.
+func (l *loop) later(c *conn) {
+	if !c.queued {
+		c.queued = true
+		l.again = append(l.again, c)
+	}
+}
+
+// run serves until end has been posted.
+func (l *loop) run() error {
+	l.runPosts()
+	fire := l.fire // one closure for all
+	for !l.ended {
+		wait := -1
+		if len(l.again) > 0 {
+			wait = 0
+		} else if d := l.wheel.wait(l.now); d >= 0 {
+			wait = int((d + time.Millisecond - 1) / time.Millisecond)
+		}
+		n, err := unix.EpollWait(l.epoll, l.events[:], wait)
+		if err != nil && err != unix.EINTR {
+			return os.NewSyscallError("epoll_wait", err)
+		}
+		l.now = int64(time.Since(epoch))
+		turns := l.again
+		l.again = nil
+		for i := range max(n, 0) {
+			l.tell(&l.events[i])
+		}
+		for _, c := range turns {
+			c.queued = false
+			l.guarded(c)
+		}
+		l.wheel.advance(l.now, fire)
+	}
+	return nil
+}
+
+// tell tells one event to whom it is for.
+func (l *loop) tell(event *unix.EpollEvent) {
+	if event.Fd == int32(l.wake) {
+		l.runPosts()
+		return
+	}
+	s := l.socks[event.Fd]
+	if s == nil || s.gen != event.Pad {
+		return // it has been closed since
+	}
+	s.note(event.Events)
+	l.guarded(s.handler)
+}
+
+// guarded calls h.
+func (l *loop) guarded(h handler) {
+	defer l.rescue(h)
+	h.ready()
+}
+
+// fire calls whoever's time has come.
+func (l *loop) fire(e expirer) {
+	defer l.rescue(e)
+	e.expired()
+}
+
+// rescue ends a connection whose handling has panicked: one faulty exchange must not take the others down with it.
+func (l *loop) rescue(whose any) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	l.log.Error("connection panicked", zap.Any("panic", cause), zap.StackSkip("stack", 1))
+	c, _ := whose.(*conn)
+	if u, ok := whose.(*upstream); ok {
+		c = u.conn
+	}
+	if c != nil {
+		c.close()
+	}
+}
+
+// each calls do for every client connection.
+func (l *loop) each(do func(*conn)) {
+	for _, s := range l.socks {
+		if s == nil {
+			continue
+		}
+		if c, ok := s.handler.(*conn); ok {
+			do(c)
+		}
+	}
+}
+
+// end closes everything.
+func (l *loop) end() {
+	for len(l.acceptors) > 0 {
+		l.acceptors[0].close()
+	}
+	l.each((*conn).abort)
+	for _, shelf := range l.idle {
+		for len(shelf.idle) > 0 {
+			shelf.idle[len(shelf.idle)-1].close()
+		}
+	}
+	for p := l.pipes.pop(); p != nil; p = l.pipes.pop() {
+		closeAll([]int{p.r, p.w})
+	}
+	l.ended = true
+}
