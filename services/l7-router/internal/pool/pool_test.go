@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -16,19 +17,29 @@ import (
 	"go.uber.org/zap"
 )
 
-// checked is a pool with one checked server. answers holds what its next check gets; the check before has then been
-// counted, because there is one at a time.
-func checked(t *testing.T) (p *Pool, want spec.Backend, answers chan<- int) {
+// checked is a pool with one checked server. answer gives the check that waits its status, and returns when that has been
+// counted: when the next check, which waits in its turn, has come.
+func checked(t *testing.T) (p *Pool, want spec.Backend, answer func(status int)) {
 	t.Helper()
-	next := make(chan int)
-	stopped := make(chan struct{})
+	come, next, stopped := make(chan struct{}), make(chan int), make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case come <- struct{}{}:
+		case <-stopped:
+			return
+		}
 		select {
 		case status := <-next:
 			w.WriteHeader(status)
 		case <-stopped:
 		}
 	}))
+	begin := sync.OnceFunc(func() { <-come })
+	answer = func(status int) {
+		begin()
+		next <- status
+		<-come
+	}
 	p = New(zap.NewNop())
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -39,12 +50,23 @@ func checked(t *testing.T) (p *Pool, want spec.Backend, answers chan<- int) {
 		Servers: []spec.Server{{Name: "s1", Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Weight: 1, Cookie: "s1"}},
 		Check:   spec.Check{Kind: spec.CheckHTTP, Method: "GET", Path: "/healthz", Interval: time.Millisecond, Timeout: time.Minute, Rise: 2, Fall: 3},
 	}
-	return p, want, next
+	return p, want, answer
+}
+
+// silent is the address of a server that takes connections and never answers.
+func silent(t *testing.T) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() }) // nothing is written to it
+	return netip.MustParseAddrPort(listener.Addr().String())
 }
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	p, want, answers := checked(t)
+	p, want, answer := checked(t)
 	b := p.Set(want)
 	if i := b.Next(nil); i != 0 {
 		t.Fatalf("before the first check: %d, want the server", i)
@@ -65,13 +87,8 @@ func TestHealth(t *testing.T) {
 		{200, true},
 		{200, false},
 	}
-	answers <- steps[0].answer
 	for i, step := range steps {
-		following := 200
-		if i+1 < len(steps) {
-			following = steps[i+1].answer
-		}
-		answers <- following // taken by the next check, so this step's has been counted
+		answer(step.answer)
 		got := p.Servers()[0]
 		chosen, named := b.Next(nil), b.ByCookie([]byte("s1"))
 		if got.Down != step.down || (chosen == balance.None) != step.down || (named == balance.None) != step.down {
@@ -86,15 +103,14 @@ func TestHealth(t *testing.T) {
 // TestHealthSurvives: a new desired state must not bring a dead server back for a moment.
 func TestHealthSurvives(t *testing.T) {
 	t.Parallel()
-	p, want, answers := checked(t)
+	p, want, answer := checked(t)
 	b := p.Set(want)
 	b.Server(0).Begin()
 	b.Server(0).ConnectFailed()
-	answers <- 500
-	answers <- 500
+	answer(500)
 	changed := want
 	changed.Servers = []spec.Server{
-		{Name: "new", Address: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1},
+		{Name: "new", Address: silent(t), Weight: 1},
 		{Name: "renamed", Address: want.Servers[0].Address, Weight: 7, Cookie: "other"},
 	}
 	id, first := b.Server(0).ID(), b.Server(0)
@@ -112,9 +128,8 @@ func TestHealthSurvives(t *testing.T) {
 	if i := b.Next(nil); i != 0 {
 		t.Errorf("chosen %d, want the new server", i)
 	}
-	answers <- 200
-	answers <- 200
-	answers <- 200
+	answer(200)
+	answer(200)
 	if p.Servers()[1].Down {
 		t.Error("it does not come back: its checks have been lost")
 	}
