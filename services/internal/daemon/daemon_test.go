@@ -178,7 +178,7 @@ func TestGroup(t *testing.T) {
 	}{
 		{"asked to end", map[string]func(context.Context) error{"a": patient, "b": patient}, ""},
 		{"one fails", map[string]func(context.Context) error{"a": patient, "b": func(context.Context) error { return errors.New("no luck") }}, "b: no luck"},
-		{"one hangs", map[string]func(context.Context) error{"a": patient, "b": func(context.Context) error { time.Sleep(time.Hour); return nil }}, "did not end within 10s: [b]"},
+		{"one hangs", map[string]func(context.Context) error{"a": patient, "b": func(context.Context) error { time.Sleep(time.Hour); return nil }}, "did not end within 10s: [b]"}, // in the time of synctest
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

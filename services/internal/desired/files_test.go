@@ -148,22 +148,22 @@ func TestFileIsFollowed(t *testing.T) {
 		expect(t, s, "FILE@1 backend/a")
 
 		write(t, path, "kind: backend\nname: a\n---\nkind: backend\nname: bcd\n")
-		time.Sleep(FilePoll + time.Millisecond)
-		expect(t, s, "FILE@1 backend/a") // it may still be being written
-		time.Sleep(FilePoll)
+		time.Sleep(FilePoll + time.Millisecond) // in the time of synctest
+		expect(t, s, "FILE@1 backend/a")        // it may still be being written
+		time.Sleep(FilePoll)                    // in the time of synctest
 		expect(t, s, "FILE@2 backend/a backend/bcd")
 
-		write(t, path, "") // what an editor or a full disk leaves for a moment, or for good
-		time.Sleep(3 * FilePoll)
+		write(t, path, "")       // what an editor or a full disk leaves for a moment, or for good
+		time.Sleep(3 * FilePoll) // in the time of synctest
 		expect(t, s, "FILE@3 !desired.yaml")
 		write(t, path, "{}\n")
-		time.Sleep(3 * FilePoll)
+		time.Sleep(3 * FilePoll) // in the time of synctest
 		expect(t, s, "FILE@4")
 
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(3 * FilePoll)
+		time.Sleep(3 * FilePoll) // in the time of synctest
 		expect(t, s, "FILE@5 !desired.yaml away")
 
 		var readOnly *ReadOnlyError
@@ -202,7 +202,7 @@ func TestFolderThatIsSwappedThroughALink(t *testing.T) {
 		s := watchFiles(t, dir, "")
 		expect(t, s, "FILE@1 backend/a")
 		link("v2", "..data")
-		time.Sleep(3 * FilePoll)
+		time.Sleep(3 * FilePoll) // in the time of synctest
 		expect(t, s, "FILE@2 backend/b")
 	})
 }

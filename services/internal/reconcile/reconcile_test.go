@@ -78,14 +78,14 @@ func TestFirstPassAtOnceThenResync(t *testing.T) {
 func TestRetryComesBackAfterGrowingPauses(t *testing.T) {
 	for _, outcome := range []commonv1.Outcome{commonv1.Outcome_OUTCOME_RETRY, commonv1.Outcome_OUTCOME_UNKNOWN} {
 		run(t, outcome, func(p *passes, _ *Pump) {
-			time.Sleep(750 * time.Millisecond)
+			time.Sleep(750 * time.Millisecond) // in the time of synctest
 			synctest.Wait()
 			equal(t, p.times(), 0, 100*time.Millisecond, 300*time.Millisecond, 700*time.Millisecond)
 			// A good pass ends the growing.
 			p.set(commonv1.Outcome_OUTCOME_DONE)
-			time.Sleep(800 * time.Millisecond)
+			time.Sleep(800 * time.Millisecond) // in the time of synctest
 			p.set(outcome)
-			time.Sleep(DefaultResync)
+			time.Sleep(DefaultResync) // in the time of synctest
 			synctest.Wait()
 			equal(t, p.times()[4:], 1500*time.Millisecond, 31500*time.Millisecond)
 		})
@@ -103,7 +103,7 @@ func TestBackoffIsBounded(t *testing.T) {
 
 func TestInvalidWaitsForAKick(t *testing.T) {
 	run(t, commonv1.Outcome_OUTCOME_INVALID, func(p *passes, pump *Pump) {
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in the time of synctest
 		synctest.Wait()
 		equal(t, p.times(), 0)
 		pump.Kick()
@@ -211,7 +211,7 @@ func TestPanicIsARetry(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- pump.Run(ctx) }()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in the time of synctest
 		synctest.Wait()
 		if count != 2 {
 			t.Errorf("%d passes, want the one that panicked and its retry", count)

@@ -36,7 +36,7 @@ func TestReport(t *testing.T) {
 		if first.Outcome != commonv1.Outcome_OUTCOME_DONE || first.Notes[0] != "a" || first.Node != "haproxy" {
 			t.Errorf("sent: %v", first)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in the time of synctest
 		r.Report(&commonv1.Status{Outcome: commonv1.Outcome_OUTCOME_DONE, Notes: []string{"a"}})
 		synctest.Wait()
 		select {

@@ -26,16 +26,16 @@ func TestBell(t *testing.T) {
 		}()
 		b.push() // at once
 		for range 1500 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in the time of synctest
 			b.push()
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in the time of synctest
 		b.push()
 		synctest.Wait()
 		b.push()
 		b.close() // what waits is not said any more
 		b.push()
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in the time of synctest
 		close(done)
 		var got []time.Duration
 		for at := range rung {

@@ -156,7 +156,7 @@ func (r *rig) run() {
 
 // resync lets the time of one resync pass.
 func resync() {
-	time.Sleep(Resync + time.Millisecond)
+	time.Sleep(Resync + time.Millisecond) // in the time of synctest
 	synctest.Wait()
 }
 

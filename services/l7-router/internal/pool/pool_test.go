@@ -187,14 +187,14 @@ func TestIdle(t *testing.T) {
 		}
 		old, dead, fresh := &fakeConn{}, &fakeConn{dead: true}, &fakeConn{}
 		s.Keep(old)
-		time.Sleep(IdleTimeout / 2)
+		time.Sleep(IdleTimeout / 2) // in the time of synctest
 		s.Keep(fresh)
 		s.Keep(dead)
 		if c := s.Idle(); c != Conn(fresh) || !dead.closed {
 			t.Errorf("got %p, want the one used last that is alive; dead one closed %t", c, dead.closed)
 		}
 		s.Keep(fresh)
-		time.Sleep(IdleTimeout * 3 / 4)
+		time.Sleep(IdleTimeout * 3 / 4) // in the time of synctest
 		synctest.Wait()
 		if !old.closed || fresh.closed {
 			t.Errorf("after a while: old closed %t, fresh closed %t, want only the old one", old.closed, fresh.closed)

@@ -201,7 +201,7 @@ func TestSlowKernel(t *testing.T) {
 			t.Errorf("%d adverts during a renewal, want 1", sent)
 		}
 		go func() {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in the time of synctest
 			s.free <- struct{}{}
 		}()
 		i.step(fsm.Event{Kind: fsm.Shutdown}, "stopped")
