@@ -46,8 +46,12 @@ func (c *conn) begin() bool {
 	x.Begin(f.front, &f.head, &client)
 	f.up.in.consume(f.head.Len())
 	f.keep = x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.retiring
-	if x.Backend == nil {
-		return c.refuse(503, f.keep)
+	if a := x.Answer; a != nil {
+		if a.Hold > 0 && !c.retiring {
+			c.hold(a)
+			return false
+		}
+		return c.respond(a, a.Hold == 0 && x.KeepAlive && x.Minor() > 0 && !c.retiring && f.skipBody())
 	}
 	c.phase = carrying
 	return c.next()

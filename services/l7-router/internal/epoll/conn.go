@@ -29,6 +29,7 @@ const (
 	carrying               // a request is under way: carry.go
 	answering              // an answer in the router's own name is being sent
 	lingering              // that was the last answer; what still comes is thrown away
+	holding                // the client is made to wait for an answer in the router's own name
 	closed
 )
 
@@ -46,6 +47,7 @@ type conn struct {
 	retiring bool // it ends after the request under way
 	queuedUp bool // it has waited in the queue of a listener that is given up, and still has its one request
 	left     int  // how much is still thrown away when lingering
+	held     *held
 }
 
 // flight is what a connection needs while anything is under way on it.
@@ -128,6 +130,10 @@ func (c *conn) step() bool {
 		return c.answer()
 	case lingering:
 		c.discard()
+	case holding:
+		if c.gone() {
+			c.close()
+		}
 	}
 	return false
 }
@@ -199,20 +205,56 @@ func (c *conn) another() bool {
 	return true
 }
 
-// refuse answers in the router's own name. keep: the connection goes on afterwards.
-func (c *conn) refuse(status int, keep bool) bool {
+// refuse answers with the page of a status. keep: the connection goes on afterwards.
+func (c *conn) refuse(status int, keep bool) bool { return c.respond(exchange.Refusal(status), keep) }
+
+// respond answers in the router's own name. keep: the connection goes on afterwards.
+func (c *conn) respond(a *exchange.Answer, keep bool) bool {
 	f := c.flight
 	c.dropServer()
 	f.keep = keep
 	f.down.rest()
 	f.down.to = &c.sock
-	f.down.head = exchange.Failure(f.toClient.b[:0], status, f.request.ToHead, keep)
+	f.down.head = a.Append(f.toClient.b[:0], f.request.ToHead, keep)
 	c.phase = answering
 	c.loop.wheel.set(&c.timer, c.loop.now+int64(lingerTimeout))
 	return true
 }
 
-// answer sends what refuse has made.
+// skipBody takes a body that nobody wants out of the way, and reports whether it was all here.
+func (f *flight) skipBody() bool {
+	if !f.whole() {
+		return false
+	}
+	f.up.in.consume(int(f.request.Body.Length))
+	return true
+}
+
+// held is an answer that a client waits for.
+type held struct {
+	answer *exchange.Answer
+	toHead bool
+}
+
+// hold makes the client wait for an answer. Meanwhile the connection needs no more than an idle one.
+func (c *conn) hold(a *exchange.Answer) {
+	c.held = &held{a, c.flight.request.ToHead}
+	c.rest()
+	c.phase = holding
+	c.loop.wheel.set(&c.timer, c.loop.now+int64(a.Hold))
+}
+
+// release ends the waiting.
+func (c *conn) release() {
+	h := c.held
+	c.held = nil
+	c.flight = c.loop.newFlight()
+	c.flight.request.ToHead = h.toHead
+	c.respond(h.answer, false)
+	c.ready()
+}
+
+// answer sends what respond has made.
 func (c *conn) answer() bool {
 	f := c.flight
 	switch f.down.flush() {
@@ -257,6 +299,10 @@ func (c *conn) discard() {
 
 // leave ends c when nothing is under way on it and it is to end. What its client has sent already is served first.
 func (c *conn) leave() {
+	if c.retiring && c.phase == holding {
+		c.release()
+		return
+	}
 	if c.retiring && !c.queuedUp && c.phase == idle && !c.sendsMore() {
 		c.close()
 	}
@@ -289,6 +335,8 @@ func (c *conn) expired() {
 		c.ready()
 	case carrying:
 		c.overdue()
+	case holding:
+		c.release()
 	default:
 		c.close()
 	}

@@ -42,8 +42,10 @@ type Client struct {
 
 // Request is one request on its way. It is reused: Begin sets everything.
 type Request struct {
-	// Backend that takes it; nil: none does.
+	// Backend that takes it; nil: none does, and Answer says what becomes of it.
 	Backend *pool.Backend
+	// Answer is what the router answers itself; nil: a server does.
+	Answer *Answer
 	// Head is the head for the server.
 	Head []byte
 	// Body is how its body is framed, towards the server too.
@@ -78,9 +80,12 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.upgrade = h.Upgrade() != nil
 	r.named, r.server, r.tried = balance.None, balance.None, r.triedFew[:0]
 	r.Head = r.Head[:0]
-	if r.Backend != nil {
-		r.appendHead(h, c)
+	r.Answer = nil
+	if r.Backend == nil {
+		r.Answer = Refusal(503)
+		return
 	}
+	r.appendHead(h, c)
 }
 
 func idempotent(method []byte) bool {

@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"errors"
-	"strconv"
 
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
@@ -95,40 +94,6 @@ func (r *Request) appendConnection(dst []byte, reply Reply) []byte {
 		dst = http1.AppendField(dst, "Connection", "keep-alive")
 	}
 	return dst
-}
-
-type failure struct{ reason, text string }
-
-// failures are the router's own answers, as HAProxy words them where it has them.
-var failures = map[int]failure{
-	400: {"Bad request", "Your browser sent an invalid request."},
-	408: {"Request Time-out", "Your browser didn't send a complete request in time."},
-	431: {"Request Header Fields Too Large", "The request's head is too large."},
-	501: {"Not Implemented", "The server does not support the functionality required to fulfill the request."},
-	502: {"Bad Gateway", "The server returned an invalid or incomplete response."},
-	503: {"Service Unavailable", "No server is available to handle this request."},
-	504: {"Gateway Time-out", "The server didn't respond in time."},
-	505: {"HTTP Version Not Supported", "This version of HTTP is not supported."},
-}
-
-// Failure appends an answer of the router's own, with its body unless it answers a HEAD. keep says whether the client's
-// connection stays open; a client of HTTP/1.0 has to be closed.
-func Failure(dst []byte, status int, toHead, keep bool) []byte {
-	f := failures[status]
-	code := strconv.Itoa(status)
-	body := "<html><body><h1>" + code + " " + f.reason + "</h1>\n" + f.text + "\n</body></html>\n"
-	dst = http1.AppendStatusLine(dst, status, []byte(f.reason))
-	dst = http1.AppendField(dst, "Content-Length", strconv.Itoa(len(body)))
-	dst = http1.AppendField(dst, "Cache-Control", "no-cache")
-	dst = http1.AppendField(dst, "Content-Type", "text/html")
-	if !keep {
-		dst = http1.AppendField(dst, "Connection", "close")
-	}
-	dst = http1.AppendEnd(dst)
-	if toHead {
-		return dst
-	}
-	return append(dst, body...)
 }
 
 // Minor returns x of the client's HTTP/1.x.

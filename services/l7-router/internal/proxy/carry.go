@@ -31,10 +31,10 @@ var errInterim = errors.New("too many interim responses")
 // most one connect timeout for each server. A request of which something may have reached a server goes nowhere else.
 func (c *conn) carry(f *exchange.Frontend) bool {
 	x := &c.request
-	keep := x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.closing()
-	if x.Backend == nil {
-		return c.refuse(503, keep)
+	if x.Answer != nil {
+		return c.answer(x.Answer)
 	}
+	keep := x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.closing()
 	for {
 		server := x.Next()
 		if server == nil {

@@ -164,12 +164,54 @@ func (c *conn) readHead(timeout time.Duration) int {
 	}
 }
 
-// fail answers in the router's own name. It reports whether the answer could be sent.
-func (c *conn) fail(status int, keep bool) bool {
-	c.out = exchange.Failure(c.out[:0], status, c.request.ToHead, keep)
+// fail answers with the page of a status. It reports whether the answer could be sent.
+func (c *conn) fail(status int, keep bool) bool { return c.respond(exchange.Refusal(status), keep) }
+
+// respond answers in the router's own name. It reports whether the answer could be sent.
+func (c *conn) respond(a *exchange.Answer, keep bool) bool {
+	c.out = a.Append(c.out[:0], c.request.ToHead, keep)
 	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
 	_, err := c.Write(c.out)
 	return err == nil
+}
+
+// answer answers in place of a server. It reports whether the client's connection goes on.
+func (c *conn) answer(a *exchange.Answer) bool {
+	keep := false
+	switch {
+	case a.Hold > 0:
+		c.rest()
+		if !c.hold(a.Hold) {
+			return false
+		}
+	case c.whole():
+		c.in.consume(int(c.request.Body.Length)) // nobody wants it
+		keep = c.request.KeepAlive && c.request.Minor() > 0 && !c.closing()
+	}
+	if !c.respond(a, keep) {
+		return false
+	}
+	if !keep {
+		c.linger()
+	}
+	return keep
+}
+
+// hold makes the client wait, less long when the router stops. It reports whether the client is still there.
+func (c *conn) hold(wait time.Duration) bool {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for until := time.Now().Add(wait); ; {
+		<-timer.C
+		left := time.Until(until)
+		if c.ended() {
+			return false
+		}
+		if left <= 0 || c.closing() {
+			return true
+		}
+		timer.Reset(min(left, pulse))
+	}
 }
 
 // sendsMore reports whether the client has sent more than what has been taken of it.

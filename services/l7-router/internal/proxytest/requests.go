@@ -338,6 +338,10 @@ func testAnswersOfItsOwn(t *testing.T, open Open) {
 	}{
 		{"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", noServer, 503, true},
 		{"GET /empty HTTP/1.1\r\nHost: x\r\n\r\n", noServer, 503, true},
+		{"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", noServer, 503, true}, // all of the body was here
+		{"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\nhello", noServer, 503, false},
+		{"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", noServer, 503, false},
+		{"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", noServer, 503, false},
 		{"GET /dead HTTP/1.1\r\nHost: x\r\n\r\n", noServer, 503, true},
 		{"GET /dead HTTP/1.0\r\n\r\n", noServer, 503, false},
 		{"POST /dead HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", noServer, 503, false},
