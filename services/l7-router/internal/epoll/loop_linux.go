@@ -2,6 +2,7 @@ package epoll
 
 import (
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -11,6 +12,11 @@ import (
 
 // tidyEvery is how often a loop forgets what it has not needed.
 const tidyEvery = 10 * time.Second
+
+// yieldEvery is how often a loop passes through the Go scheduler, which takes a goroutine that has not done so for 10 ms
+// (runtime.forcePreemptNS) for one that has to be stopped: it sends its thread a signal, and moves the goroutine to another
+// thread whenever it waits in a system call, some hundred times a second.
+const yieldEvery = 4 * time.Millisecond
 
 // loop serves a share of the connections. But for post, everything here belongs to the goroutine of run.
 type loop struct {
@@ -24,6 +30,7 @@ type loop struct {
 	gen     int32
 	wheel   wheel
 	tidying timer
+	yielded int64   // when the loop last let the Go scheduler see it
 	again   []*conn // those that have had their turn and could go on
 	conns   int
 	ended   bool
@@ -123,6 +130,10 @@ func (l *loop) run() error {
 			return os.NewSyscallError("epoll_wait", err)
 		}
 		l.now = int64(time.Since(epoch))
+		if l.now-l.yielded >= int64(yieldEvery) {
+			l.yielded = l.now
+			runtime.Gosched()
+		}
 		turns := l.again
 		l.again = nil
 		for i := range max(n, 0) {
