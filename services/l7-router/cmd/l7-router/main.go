@@ -17,6 +17,7 @@ import (
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/l7-router/internal/control"
+	"github.com/twotier/twotier/services/l7-router/internal/engine"
 	"github.com/twotier/twotier/services/l7-router/internal/epoll"
 	"github.com/twotier/twotier/services/l7-router/internal/loop"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
@@ -31,21 +32,14 @@ func main() {
 	os.Exit(daemon.Main("l7-router", flags, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, driver) }))
 }
 
-// driver moves the bytes.
-type driver interface {
-	loop.Plane
-	Changed() <-chan struct{}
-	Run(context.Context) error
-}
-
-func openDriver(name string, servers *pool.Pool, log *zap.Logger) (driver, error) {
+func openDriver(name string, log *zap.Logger) (engine.Driver, error) {
 	switch name {
 	case "epoll":
 		loops := runtime.GOMAXPROCS(0)
 		runtime.GOMAXPROCS(loops + 1) // for everything that is not a loop: checks, gRPC, the garbage collector
-		return epoll.Open(servers, loops, log)
+		return epoll.Open(loops, log)
 	case "goroutine":
-		return proxy.New(servers, log), nil
+		return proxy.New(log), nil
 	}
 	return nil, fmt.Errorf("--driver %q: want epoll or goroutine", name)
 }
@@ -73,12 +67,13 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	}
 
 	servers := pool.New(p.Log)
-	engine, err := openDriver(driver, servers, p.Log)
+	cleartext, err := openDriver(driver, p.Log)
 	if err != nil {
 		return err
 	}
+	router := engine.New(engine.Config{Pool: servers, Cleartext: cleartext, Log: p.Log})
 	reconciler := loop.New(loop.Config{
-		Store: store, Status: reporter, Plane: engine, Log: p.Log,
+		Store: store, Status: reporter, Plane: router, Log: p.Log,
 		Serving: func(ok bool) {
 			door.SetServing(control.Service, ok)
 			door.SetServing("", ok)
@@ -96,7 +91,7 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	group.Add("grpc", door.Run)
 	group.Add("metrics", figures.Run)
 	group.Add("pool", servers.Run)
-	group.Add("driver", engine.Run)
-	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, engine.Changed()) })
+	group.Add("engine", router.Run)
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, router.Changed()) })
 	return group.Run(ctx)
 }

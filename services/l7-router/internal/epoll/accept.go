@@ -8,7 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 const (
@@ -25,25 +27,25 @@ const (
 type acceptor struct {
 	sock
 	loop     *loop
-	listener *listener
+	listener *front.Listener
 	pause    time.Duration
 	timer    timer
 }
 
 // adopt begins to accept on a socket; the loop owns it from here on.
-func (l *loop) adopt(fd int, at *listener) {
+func (l *loop) adopt(fd int, at *front.Listener) {
 	a := &acceptor{loop: l, listener: at, pause: acceptPause}
 	a.timer.owner = a
 	if err := l.watch(&a.sock, fd, a); err != nil {
-		closeAll([]int{fd})
-		l.engine.lost(at, err)
+		tcp.Close(fd)
+		l.driver.lost(at, err)
 		return
 	}
 	l.acceptors = append(l.acceptors, a)
 }
 
 // abandon stops accepting at an address, nil: at all.
-func (l *loop) abandon(at *listener) {
+func (l *loop) abandon(at *front.Listener) {
 	for _, a := range slices.Clone(l.acceptors) {
 		if at == nil || a.listener == at {
 			a.close()
@@ -69,50 +71,52 @@ func (a *acceptor) close() {
 		if err != 0 {
 			break
 		}
-		front := a.listener.front.Load()
-		front.conns.Add(1)
-		if c := a.loop.admit(fd, remote.String(), a.listener, front); c != nil {
+		f := a.listener.Frontend()
+		f.Force()
+		if c := a.loop.admit(fd, remote.String(), a.listener, f); c != nil {
 			c.retiring, c.queuedUp = true, true
-			timeout := min(front.current.Load().Spec.TimeoutRequest, lastChance)
+			timeout := min(f.Current().Spec.TimeoutRequest, lastChance)
 			a.loop.wheel.set(&c.timer, a.loop.now+int64(timeout))
 		}
 	}
 	a.loop.acceptors = slices.DeleteFunc(a.loop.acceptors, func(b *acceptor) bool { return a == b })
 	a.loop.wheel.remove(&a.timer)
+	// The close alone would not do it: the engine holds the socket too.
+	_ = unix.EpollCtl(a.loop.epoll, unix.EPOLL_CTL_DEL, int(a.fd), nil) // it fails when nothing is watched any more
 	a.loop.shut(&a.sock)
 }
 
 // ready takes connections while there is room in the frontend; those beyond it wait in the kernel's queue.
 func (a *acceptor) ready() {
 	for a.readable && a.handler != nil {
-		front := a.listener.front.Load()
-		if !front.enter() {
-			return // leave has everyone look again
+		f := a.listener.Frontend()
+		if !f.Enter() {
+			return // acceptMore comes when there is
 		}
 		fd, remote, err := accept(int(a.fd))
 		switch err {
 		case 0:
 			a.pause = acceptPause
-			a.loop.admit(fd, remote.String(), a.listener, front)
+			a.loop.admit(fd, remote.String(), a.listener, f)
 			continue
 		case unix.EAGAIN:
 			a.readable = false
-			front.leave()
+			f.Leave()
 			return
 		case unix.ECONNABORTED:
-			front.leave()
+			f.Leave()
 			continue
 		}
-		front.leave()
+		f.Leave()
 		switch err {
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EPROTO:
-			a.loop.log.Warn("accept", logging.Address(spec.BindString(a.listener.address)), zap.Error(err))
+			a.loop.log.Warn("accept", logging.Address(spec.BindString(a.listener.Address)), zap.Error(err))
 			a.readable = false
 			a.loop.wheel.set(&a.timer, a.loop.now+int64(a.pause))
 			a.pause = min(2*a.pause, maxAcceptPause)
 		default:
 			a.close()
-			a.loop.engine.lost(a.listener, err)
+			a.loop.driver.lost(a.listener, err)
 		}
 	}
 }
@@ -123,18 +127,18 @@ func (a *acceptor) expired() {
 	a.ready()
 }
 
-// admit takes a connection that front has counted; nil when it cannot be.
-func (l *loop) admit(fd int, address string, at *listener, front *frontend) *conn {
-	c := &conn{loop: l, listener: at, counted: front, address: address}
+// admit takes a connection that f has counted; nil when it cannot be.
+func (l *loop) admit(fd int, address string, at *front.Listener, f *front.Frontend) *conn {
+	c := &conn{loop: l, listener: at, counted: f, address: address}
 	c.timer.owner = c
 	if err := l.watch(&c.sock, fd, c); err != nil {
-		closeAll([]int{fd})
-		front.leave()
+		tcp.Close(fd)
+		f.Leave()
 		return nil
 	}
 	c.writable = true
 	l.conns++
-	l.engine.conns.Add(1)
+	l.driver.conns.Add(1)
 	c.await(true)
 	return c
 }

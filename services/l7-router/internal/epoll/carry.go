@@ -10,6 +10,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 // maxInterim is the most interim responses (1xx) before a final one; a server that sends more is not going to answer.
@@ -36,10 +37,10 @@ type carriage struct {
 // begin begins a request whose head is complete.
 func (c *conn) begin() bool {
 	f := c.flight
-	f.front = c.listener.front.Load().current.Load()
+	f.front = c.listener.Frontend().Current()
 	client := exchange.Client{Address: c.address}
 	if !f.head.HasHost() {
-		client.Local = localAddress(int(c.fd)).String() // rarely of use, so it is not asked for each connection
+		client.Local = tcp.LocalAddress(int(c.fd)).String() // rarely of use, so it is not asked for each connection
 	}
 	x := &f.request
 	x.Head = f.toServer.b[:0]

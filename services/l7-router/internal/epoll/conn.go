@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
 
@@ -37,9 +38,9 @@ const (
 type conn struct {
 	sock
 	loop     *loop
-	listener *listener
-	counted  *frontend // that counts it; the listener may move to another
-	address  string    // of the client, without the port
+	listener *front.Listener
+	counted  *front.Frontend // that counts it; the listener may move to another
+	address  string          // of the client, without the port
 	timer    timer
 	flight   *flight // borrowed while anything is under way
 	phase    phase
@@ -101,7 +102,7 @@ func (c *conn) rest() {
 // await makes c wait for a request. first: it has had none yet.
 func (c *conn) await(first bool) {
 	c.phase = idle
-	spec := &c.listener.front.Load().current.Load().Spec
+	spec := &c.listener.Frontend().Current().Spec
 	timeout := spec.TimeoutKeepAlive
 	if first {
 		timeout = spec.TimeoutRequest
@@ -168,7 +169,7 @@ func (c *conn) readHead() bool {
 		}
 		if c.phase == idle {
 			c.phase = reading
-			front := c.listener.front.Load().current.Load()
+			front := c.listener.Frontend().Current()
 			c.loop.wheel.set(&c.timer, c.loop.now+int64(front.Spec.TimeoutRequest))
 		}
 		if !c.readable {
@@ -324,7 +325,7 @@ func (c *conn) close() {
 	c.loop.wheel.remove(&c.timer)
 	c.loop.shut(&c.sock)
 	c.loop.conns--
-	c.loop.engine.forget(c)
+	c.loop.driver.forget(c)
 }
 
 // expired is called when the connection's time is up.

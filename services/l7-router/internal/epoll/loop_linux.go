@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 // tidyEvery is how often a loop forgets what it has not needed.
@@ -20,7 +22,7 @@ const yieldEvery = 4 * time.Millisecond
 
 // loop serves a share of the connections. But for post, everything here belongs to the goroutine of run.
 type loop struct {
-	engine  *Engine
+	driver  *Driver
 	log     *zap.Logger
 	epoll   int
 	wake    int   // an eventfd
@@ -49,8 +51,8 @@ type loop struct {
 
 var epoch = time.Now()
 
-func openLoop(e *Engine) (*loop, error) {
-	l := &loop{engine: e, log: e.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}
+func openLoop(d *Driver) (*loop, error) {
+	l := &loop{driver: d, log: d.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}
 	var err error
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -214,7 +216,7 @@ func (l *loop) end() {
 		}
 	}
 	for p := l.pipes.pop(); p != nil; p = l.pipes.pop() {
-		closeAll([]int{p.r, p.w})
+		tcp.Close(p.r, p.w)
 	}
 	l.ended = true
 }

@@ -1,14 +1,14 @@
 package epoll
 
 import (
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 // The calls below go to the kernel past the Go scheduler (RawSyscall): on a socket that does not block they are over
@@ -158,150 +158,6 @@ func (s *sock) failure() error {
 	return err
 }
 
-// keepAliveSeconds is how often the kernel probes a quiet connection, so that one whose other side has vanished ends.
-const keepAliveSeconds = 30
-
-// option is one socket option.
-type option struct{ level, name, value int }
-
-// connOptions are those of every connection: no waiting for more to send, and a look at the other side when it is quiet.
-var connOptions = []option{
-	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAliveSeconds},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAliveSeconds},
-}
-
-// newSocket makes a TCP socket that does not block.
-func newSocket(family int, options ...option) (int, error) {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	for _, o := range options {
-		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			_ = unix.Close(fd) // it was never used
-			return -1, os.NewSyscallError("setsockopt", err)
-		}
-	}
-	return fd, nil
-}
-
-// sockaddr turns an address into the kernel's form.
-func sockaddr(a netip.AddrPort) (family int, address unix.Sockaddr) {
-	if addr := a.Addr().Unmap(); addr.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: addr.As4()}
-	}
-	to := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
-	if zone := a.Addr().Zone(); zone != "" {
-		if n, err := strconv.Atoi(zone); err == nil {
-			to.ZoneId = uint32(n)
-		} else if i, err := net.InterfaceByName(zone); err == nil {
-			to.ZoneId = uint32(i.Index)
-		}
-	}
-	return unix.AF_INET6, to
-}
-
-// connect begins a connection.
-func connect(to netip.AddrPort) (fd int, err error) {
-	family, address := sockaddr(to)
-	if fd, err = newSocket(family, connOptions...); err != nil {
-		return -1, err
-	}
-	if err = unix.Connect(fd, address); err != nil && err != unix.EINPROGRESS {
-		_ = unix.Close(fd) // it was never used
-		return -1, os.NewSyscallError("connect", err)
-	}
-	return fd, nil
-}
-
-// listenOn binds n sockets to one address, among which the kernel shares the connections out. The zero Addr stands for
-// every address, IPv4 and IPv6; port 0 for any that is free.
-func listenOn(at netip.AddrPort, n int) (fds []int, err error) {
-	defer func() {
-		if err != nil {
-			closeAll(fds)
-		}
-	}()
-	// Without SO_REUSEPORT first: with it another process of the same user could share the address unnoticed.
-	if at.Port() != 0 {
-		fd, _, err := bind(at)
-		if err != nil {
-			return nil, err
-		}
-		_ = unix.Close(fd) // it was to see whether it can be had
-	}
-	for range n {
-		fd, bound, err := bind(at, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
-		if err != nil {
-			return fds, err
-		}
-		fds = append(fds, fd)
-		at = netip.AddrPortFrom(at.Addr(), bound.Port())
-	}
-	// The connections that are accepted inherit the options.
-	for _, fd := range fds {
-		if err := unix.Listen(fd, 65535); err != nil { // the kernel cuts it down to net.core.somaxconn
-			return fds, os.NewSyscallError("listen", err)
-		}
-	}
-	return fds, nil
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		_ = unix.Close(fd) // nothing is under way on it
-	}
-}
-
-// bind makes a bound socket and tells its address.
-func bind(at netip.AddrPort, options ...option) (fd int, bound netip.AddrPort, err error) {
-	options = append(options, option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
-	options = append(options, connOptions...)
-	everywhere := !at.Addr().IsValid()
-	if everywhere {
-		at = netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
-	}
-	family, address := sockaddr(at)
-	if family == unix.AF_INET6 {
-		only := 1 // an IPv6 address, [::] too, means IPv6 only
-		if everywhere {
-			only = 0
-		}
-		fd, err = newSocket(family, append(options, option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only})...)
-		if everywhere && err != nil { // a kernel without IPv6
-			family, address = sockaddr(netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()))
-		}
-	}
-	if family == unix.AF_INET {
-		fd, err = newSocket(family, options...)
-	}
-	if err != nil {
-		return -1, bound, err
-	}
-	if err := unix.Bind(fd, address); err != nil {
-		_ = unix.Close(fd) // it was never used
-		return -1, bound, os.NewSyscallError("bind", err)
-	}
-	return fd, localAddress(fd), nil
-}
-
-// localAddress is the own end of a socket; the zero AddrPort when the kernel does not tell.
-func localAddress(fd int) netip.AddrPort {
-	address, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	switch a := address.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
-	}
-	return netip.AddrPort{}
-}
-
 // accept takes one connection and tells the address of its other end.
 func accept(listener int) (fd int, remote netip.Addr, err unix.Errno) {
 	var raw unix.RawSockaddrAny
@@ -352,7 +208,7 @@ func (l *loop) giveBackPipe(p *pipe) {
 	if p.held == 0 && len(l.pipes.spare) < maxPipes && l.pipes.push(p) {
 		return
 	}
-	closeAll([]int{p.r, p.w})
+	tcp.Close(p.r, p.w)
 }
 
 // maxPipes is the most pipes that a loop keeps for later; more are made while they are needed.

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 // upstream is one connection to a server.
@@ -24,14 +25,14 @@ type shelf struct{ idle []*upstream }
 
 // dial begins a connection to a server.
 func (l *loop) dial(s *pool.Server) (*upstream, error) {
-	fd, err := connect(s.Spec.Address)
+	fd, err := tcp.Connect(s.Spec.Address)
 	if err != nil {
 		return nil, err
 	}
 	u := &upstream{loop: l, connecting: true}
 	u.timer.owner = u
 	if err := l.watch(&u.sock, fd, u); err != nil {
-		closeAll([]int{fd})
+		tcp.Close(fd)
 		return nil, err
 	}
 	return u, nil

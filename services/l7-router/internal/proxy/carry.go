@@ -12,10 +12,8 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
-
-// keepAlivePeriod is how often the kernel probes a quiet connection, so that one whose other side has vanished ends.
-const keepAlivePeriod = 30 * time.Second
 
 // maxInterim is the most interim responses (1xx) before a final one; a server that sends more is not going to answer.
 const maxInterim = 32
@@ -72,7 +70,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 			}
 		}
 	}
-	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: keepAlivePeriod}
+	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
 	dialed, err := dialer.Dial("tcp", server.Address())
 	if err != nil {
 		server.ConnectFailed()

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
 
@@ -30,7 +31,7 @@ const (
 // conn is one client connection, owned by the goroutine of serve.
 type conn struct {
 	*sock
-	listener *listener
+	listener *front.Listener
 	client   exchange.Client
 	log      *zap.Logger
 
@@ -47,7 +48,7 @@ type conn struct {
 	retiring atomic.Bool
 }
 
-func newConn(s *sock, l *listener, client exchange.Client, log *zap.Logger) *conn {
+func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger) *conn {
 	c := &conn{sock: s, listener: l, client: client, log: log}
 	c.relay.c = c
 	c.relay.watch = c.relay.watchClient
@@ -61,8 +62,7 @@ func (c *conn) serve() {
 		_ = c.Close() // whatever had to be said has been said
 	}()
 	for first := true; ; first = false {
-		front := c.listener.front.Load()
-		f := front.current.Load()
+		f := c.listener.Frontend().Current()
 		timeout := f.Spec.TimeoutKeepAlive
 		if first {
 			timeout = f.Spec.TimeoutRequest
@@ -70,8 +70,7 @@ func (c *conn) serve() {
 		if !c.await(timeout, first) {
 			return
 		}
-		front = c.listener.front.Load()
-		f = front.current.Load()
+		f = c.listener.Frontend().Current()
 		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
 			if status > 0 {
 				c.fail(status, false)

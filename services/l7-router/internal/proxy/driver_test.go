@@ -1,13 +1,14 @@
-package proxy
+package proxy_test
 
 import (
 	"net"
-	"syscall"
 	"testing"
 
 	"go.uber.org/zap"
 
+	"github.com/twotier/twotier/services/l7-router/internal/engine"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/proxy"
 	"github.com/twotier/twotier/services/l7-router/internal/proxytest"
 )
 
@@ -16,28 +17,12 @@ func TestDriver(t *testing.T) { proxytest.Run(t, open) }
 func BenchmarkSmallRequests(b *testing.B) { proxytest.SmallRequests(b, open) }
 
 func open(t testing.TB, p *pool.Pool, log *zap.Logger) proxytest.Driver {
-	e := New(p, log)
-	first := func() *listener {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		for _, l := range e.listeners {
-			return l
-		}
-		t.Fatal("no listener")
-		return nil
-	}
+	d := proxy.New(log)
+	e := engine.New(engine.Config{Pool: p, Cleartext: d, Log: log})
 	return proxytest.Driver{
 		Engine:  e,
-		Address: func() string { return first().Addr().String() },
-		Break:   func() { _ = first().Close() },
-		Plant: func(c *net.TCPConn) {
-			s, err := newSock(c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The news of its end comes too late for the check before use.
-			s.peekNow = func(uintptr) { s.peekErr = syscall.EAGAIN }
-			e.backends["web"].Server(0).Keep(s)
-		},
+		Address: func() string { return e.Bound()[0].String() },
+		Break:   d.Break,
+		Plant:   func(c *net.TCPConn) { proxy.Plant(t, c, e.Backend("web").Server(0)) },
 	}
 }

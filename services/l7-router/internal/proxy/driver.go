@@ -1,0 +1,177 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/front"
+	"github.com/twotier/twotier/services/l7-router/internal/tcp"
+)
+
+// Driver holds the acceptors and the connections.
+type Driver struct {
+	log *zap.Logger
+
+	mu        sync.Mutex // guards what follows; never held across I/O that waits
+	acceptors map[*acceptor]struct{}
+	conns     map[*conn]struct{}
+	stopping  bool
+	wg        sync.WaitGroup // acceptors and connections
+}
+
+// New makes a driver that serves nothing.
+func New(log *zap.Logger) *Driver {
+	return &Driver{log: log.Named("proxy"), acceptors: map[*acceptor]struct{}{}, conns: map[*conn]struct{}{}}
+}
+
+// Sockets is one: what a connection costs here is not the accept.
+func (d *Driver) Sockets() int { return 1 }
+
+// Listen begins to accept on the sockets of an address, which the driver owns from here on.
+func (d *Driver) Listen(at *front.Listener, fds []int) (err error) {
+	var all []*acceptor
+	for _, fd := range fds {
+		if err != nil {
+			tcp.Close(fd)
+			continue
+		}
+		file := os.NewFile(uintptr(fd), "")
+		var l net.Listener
+		l, err = net.FileListener(file) // a duplicate
+		_ = file.Close()                // nothing was written to it
+		if err == nil {
+			all = append(all, &acceptor{TCPListener: l.(*net.TCPListener), driver: d, at: at, more: make(chan struct{}, 1)})
+		}
+	}
+	if err != nil {
+		for _, a := range all {
+			_ = a.Close() // it was never used
+		}
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range all {
+		d.acceptors[a] = struct{}{}
+		d.wg.Go(a.run)
+	}
+	return nil
+}
+
+// Wake has the acceptors look whether there is room again.
+func (d *Driver) Wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for a := range d.acceptors {
+		a.wake()
+	}
+}
+
+// Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests.
+func (d *Driver) Retire(_ context.Context, at *front.Listener) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopping = d.stopping || at == nil
+	d.abandon(at)
+	for c := range d.conns {
+		if at == nil || c.listener == at {
+			c.retire()
+		}
+	}
+	return nil
+}
+
+// abandon gives up the sockets of an address, nil: all. The caller holds d.mu.
+func (d *Driver) abandon(at *front.Listener) {
+	for a := range d.acceptors {
+		if at == nil || a.at == at {
+			a.shut()
+		}
+	}
+}
+
+// lost gives up a listener of which one socket has failed by itself.
+func (d *Driver) lost(at *front.Listener, err error) {
+	d.mu.Lock()
+	d.abandon(at)
+	d.mu.Unlock()
+	at.Lost(err)
+}
+
+// admit starts the goroutine of a connection. The caller holds d.mu.
+func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
+	s, err := newSock(accepted)
+	if err != nil {
+		_ = accepted.Close() // it is broken already
+		return
+	}
+	_ = accepted.SetKeepAlivePeriod(tcp.KeepAlive) // the kernel's own would do
+	remote, _ := accepted.RemoteAddr().(*net.TCPAddr)
+	f := a.at.Frontend()
+	c := newConn(s, a.at, exchange.Client{
+		Address: remote.AddrPort().Addr().Unmap().WithZone("").String(),
+		Local:   accepted.LocalAddr().String(),
+	}, d.log)
+	f.Force()
+	d.conns[c] = struct{}{}
+	if d.stopping || a.closed.Load() {
+		c.retire()
+	}
+	d.wg.Go(func() {
+		defer d.forget(c, f)
+		c.serve()
+	})
+}
+
+func (d *Driver) forget(c *conn, f *front.Frontend) {
+	if cause := recover(); cause != nil {
+		// One faulty exchange must not take the others down with it.
+		d.log.Error("connection panicked", zap.Any("panic", cause), zap.StackSkip("stack", 1))
+		_ = c.Close() // it may be open still
+	}
+	d.mu.Lock()
+	delete(d.conns, c)
+	d.mu.Unlock()
+	f.Leave()
+}
+
+// Drain waits until the last connection has ended, or ctx has, and returns how many are left. All sockets have been given
+// up before.
+func (d *Driver) Drain(ctx context.Context) int {
+	done := make(chan struct{})
+	go func() { // ends with Run at the latest
+		d.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return 0
+	case <-ctx.Done():
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
+// Run waits until ctx ends, then cuts off what is left.
+func (d *Driver) Run(ctx context.Context) error {
+	<-ctx.Done()
+	d.mu.Lock()
+	d.stopping = true
+	d.abandon(nil)
+	if len(d.conns) > 0 {
+		d.log.Debug("connections are cut off", logging.Count(len(d.conns)))
+	}
+	for c := range d.conns {
+		c.abort()
+	}
+	d.mu.Unlock()
+	d.wg.Wait()
+	return nil
+}
