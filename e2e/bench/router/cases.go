@@ -66,7 +66,7 @@ func (b *bench) requests(name string, connections int, header string, goals [3]f
 		b.compare(m, name, "p99", "us", figure.Lower, goals[2]))
 }
 
-// body fetches large bodies.
+// body fetches large bodies: beside HAProxy as it is, and beside HAProxy told to splice.
 func (b *bench) body(name string) error {
 	server, err := b.startOrigin("origin")
 	if err != nil {
@@ -78,31 +78,50 @@ func (b *bench) body(name string) error {
 		return err
 	}
 	defer stop()
-	m := measures{}
-	err = b.inTurns(rivals, func(who int, r *rival) error {
-		before, err := r.cpu()
-		if err != nil {
+	splicing, err := b.startHAProxySplicing(server.address)
+	if err != nil {
+		return err
+	}
+	defer splicing.stop()
+	// With each of the two ours is measured anew, so that each ratio is one of neighbours in time.
+	plain, spliced := measures{}, measures{}
+	err = b.inTurns(rivals, func(who int, r *rival) error { return b.fetchBodies(plain, who, r) })
+	if err == nil {
+		pair := [2]*rival{rivals[0], {process: splicing, address: splicing.address}}
+		err = b.inTurns(pair, func(who int, r *rival) error { return b.fetchBodies(spliced, who, r) })
+	}
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		b.compare(plain, name, "throughput", "Gbit/s", figure.Higher, 1.1),
+		b.compare(plain, name, "cpu_per_gib", "ms", figure.Lower, 0.5))
+	b.referenceIs += " splice"
+	defer func() { b.referenceIs = strings.TrimSuffix(b.referenceIs, " splice") }()
+	return errors.Join(err, b.compare(spliced, name, "cpu_per_gib", "ms", figure.Lower, 0.9))
+}
+
+// fetchBodies is one turn of the case body-256MiB.
+func (b *bench) fetchBodies(m measures, who int, r *rival) error {
+	before, err := r.cpu()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	for range b.bodies {
+		if err := fetch(r.address, "/large"); err != nil {
 			return err
 		}
-		begin := time.Now()
-		for range b.bodies {
-			if err := fetch(r.address, "/large"); err != nil {
-				return err
-			}
-		}
-		took := time.Since(begin)
-		after, err := r.cpu()
-		if err != nil {
-			return err
-		}
-		gib := float64(b.bodies*largeBody) / (1 << 30)
-		m.add("throughput", who, gib*8*1.073741824/took.Seconds())
-		m.add("cpu_per_gib", who, float64((after-before).Milliseconds())/gib)
-		return nil
-	})
-	return errors.Join(err,
-		b.compare(m, name, "throughput", "Gbit/s", figure.Higher, 1.1),
-		b.compare(m, name, "cpu_per_gib", "ms", figure.Lower, 0.5))
+	}
+	took := time.Since(begin)
+	after, err := r.cpu()
+	if err != nil {
+		return err
+	}
+	gib := float64(b.bodies*largeBody) / (1 << 30)
+	m.add("throughput", who, gib*8*1.073741824/took.Seconds())
+	m.add("cpu_per_gib", who, float64((after-before).Milliseconds())/gib)
+	return nil
 }
 
 // idleConnections holds connections that have had one request each.

@@ -36,6 +36,7 @@ var cases = []struct {
 }{
 	{"get-small-32", true, func(b *bench, name string) error { return b.small(name, 32) }},
 	{"get-small-128", false, func(b *bench, name string) error { return b.small(name, 128) }},
+	{"get-small-1000", false, func(b *bench, name string) error { return b.small(name, 1000) }},
 	{"new-conn", true, (*bench).newConn},
 	{"body-256MiB", true, (*bench).body},
 	{"idle-10k", true, (*bench).idleConnections},

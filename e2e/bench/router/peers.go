@@ -222,7 +222,7 @@ defaults
  timeout server 60s
  timeout http-request 10s
  timeout http-keep-alive 60s
-frontend f
+%sfrontend f
  bind %s
  default_backend b
 backend b
@@ -230,8 +230,22 @@ backend b
 `
 
 func (b *bench) startHAProxy(address string, servers []string) (*process, error) {
+	return b.startHAProxyWith(address, servers, b.idle+200, "")
+}
+
+// startHAProxySplicing runs an HAProxy that moves bodies by splice(2), both ways. Its pipes count against the limit of
+// descriptors, so it is given few connections.
+func (b *bench) startHAProxySplicing(server string) (*process, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	return b.startHAProxyWith(address, []string{server}, 100, " option splice-request\n option splice-response\n")
+}
+
+func (b *bench) startHAProxyWith(address string, servers []string, maxconn int, options string) (*process, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, haproxyConfig, b.idle+200, address)
+	fmt.Fprintf(&text, haproxyConfig, maxconn, options, address)
 	if len(servers) > 1 {
 		text.WriteString(" cookie SRV insert nocache indirect\n")
 	}
