@@ -137,6 +137,7 @@ func (e *Engine) Do(ctx context.Context, c plan.Change) error {
 	case plan.RemoveFrontend:
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		e.pool.ForgetFrontend(c.Name)
 		delete(e.frontends, c.Name) // its listeners are closed already; its connections end with their requests
 	case plan.Listen:
 		return e.listen(c.Address, c.Name)
@@ -156,14 +157,14 @@ func (e *Engine) setBackend(name string, b *pool.Backend) {
 		e.backends[name] = b
 	}
 	for _, f := range e.frontends {
-		f.Set(exchange.NewFrontend(f.Current().Spec, e.backends))
+		f.Set(exchange.NewFrontend(f.Current().Spec, e.backends, f.Current().Seen))
 	}
 }
 
 func (e *Engine) setFrontend(s spec.Frontend) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := exchange.NewFrontend(s, e.backends)
+	now := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
 	if f := e.frontends[s.Name]; f != nil {
 		f.Set(now)
 		e.driver.Wake() // maxconn may have grown

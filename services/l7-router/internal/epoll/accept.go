@@ -10,6 +10,7 @@ import (
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
@@ -129,7 +130,7 @@ func (a *acceptor) expired() {
 
 // admit takes a connection that f has counted; nil when it cannot be.
 func (l *loop) admit(fd int, address string, at *front.Listener, f *front.Frontend) *conn {
-	c := &conn{loop: l, listener: at, counted: f, address: address}
+	c := &conn{loop: l, listener: at, counted: f, address: address, accepted: l.now}
 	c.timer.owner = c
 	if err := l.watch(&c.sock, fd, c); err != nil {
 		tcp.Close(fd)
@@ -139,6 +140,9 @@ func (l *loop) admit(fd int, address string, at *front.Listener, f *front.Fronte
 	c.writable = true
 	l.conns++
 	l.driver.conns.Add(1)
+	seen := f.Current().Seen
+	seen.Enter()
+	seen.Add(l.index, stats.Sessions, 1)
 	c.await(true)
 	return c
 }

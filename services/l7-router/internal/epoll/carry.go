@@ -10,6 +10,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
@@ -44,6 +45,7 @@ func (c *conn) begin() bool {
 	}
 	x := &f.request
 	x.Head = f.toServer.b[:0]
+	x.Record.Head, x.Record.BytesIn = c.loop.now, uint64(f.head.Len())
 	x.Begin(f.front, &f.head, &client)
 	f.up.in.consume(f.head.Len())
 	f.keep = x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.retiring
@@ -76,6 +78,7 @@ func (c *conn) next() bool {
 		}
 		server.Begin()
 		f.server = server
+		f.request.Assigned(c.loop.now)
 		// A request that cannot be sent again is worth a connection of its own.
 		if f.whole() {
 			if u := c.loop.take(server); u != nil {
@@ -103,6 +106,7 @@ func (c *conn) dial() bool {
 // passOver gives a server up that cannot be connected to.
 func (c *conn) passOver() {
 	c.flight.server.ConnectFailed()
+	c.flight.request.ConnectFailed()
 	c.dropServer()
 }
 
@@ -127,6 +131,9 @@ func (c *conn) use(u *upstream, reused bool) {
 	f, x := c.flight, &c.flight.request
 	u.conn = c
 	f.upstream, f.reused, f.since = u, reused, c.loop.now
+	if !u.connecting {
+		x.Connected(c.loop.now, reused)
+	}
 	if reused {
 		f.from, f.to, f.acked = f.up.in.r, f.up.in.w, -1
 		if !x.Repeatable {
@@ -134,6 +141,7 @@ func (c *conn) use(u *upstream, reused bool) {
 		}
 	}
 	f.up.begin(&c.sock, &u.sock, x.Head, x.Body, false)
+	f.up.put = -int64(len(x.Head)) // the client's own head counts, and each byte of the body once
 	f.down.begin(&u.sock, &c.sock, nil, http1.Body{}, false)
 	f.head.Reset(http1.Response)
 	timeout := x.Backend.Spec.TimeoutServer
@@ -159,6 +167,7 @@ func (c *conn) carry() bool {
 		}
 		f.upstream.connecting = false
 		f.since = c.loop.now
+		f.request.Connected(c.loop.now, false)
 	}
 	goOn := c.relay()
 	if c.phase == carrying && !goOn {
@@ -320,6 +329,7 @@ func (c *conn) answerWith() bool {
 	if err != nil {
 		return c.refuse(502, false) // nothing can be made of it
 	}
+	f.request.Responded(c.loop.now)
 	f.final, f.reply, f.tunnel = true, reply, reply.Tunnel
 	f.down.in.consume(h.Len())
 	body := reply.Body
@@ -335,6 +345,7 @@ func (c *conn) answerWith() bool {
 // cut ends a response that cannot be passed on whole.
 func (c *conn) cut() bool {
 	f := c.flight
+	f.request.Record.End(stats.CauseServer, f.request.Phase())
 	switch {
 	case !f.down.sent && !f.tunnel:
 		return c.refuse(502, false) // the very start of the body is bad, and nothing has been sent yet
@@ -353,6 +364,7 @@ func (c *conn) finish() bool {
 	if f.reply.KeepServer && !f.closing && f.up.state < done {
 		return false // the server keeps the connection, so it reads the rest
 	}
+	f.request.Done()
 	if sent && f.reply.KeepServer && f.down.empty() {
 		c.loop.keep(f.upstream, f.server)
 		f.upstream = nil
@@ -384,9 +396,20 @@ func (c *conn) pass() bool {
 		}
 	}
 	if f.up.state == done && f.down.state == done {
+		f.request.Done()
 		c.close()
 	}
 	return false
+}
+
+// settle has the request counted.
+func (c *conn) settle() {
+	f := c.flight
+	record := &f.request.Record
+	record.BytesIn += uint64(max(f.up.put, 0))
+	record.BytesOut += uint64(f.down.put)
+	f.up.put, f.down.put = 0, 0
+	f.request.Settle(c.loop.now)
 }
 
 // limits are how long each side may stay silent.
@@ -433,8 +456,10 @@ func (c *conn) overdue() {
 	client, server := c.limits()
 	quiet := time.Duration(c.loop.now - f.since)
 	goOn := false
+	record := &f.request.Record
 	switch {
 	case f.tunnel:
+		record.End(stats.CauseServerTimeout, stats.PhaseData)
 		c.close()
 	case f.up.state == reads && quiet >= client:
 		switch {
@@ -443,15 +468,18 @@ func (c *conn) overdue() {
 		case f.down.state == done:
 			goOn = c.linger()
 		default:
+			record.End(stats.CauseClientTimeout, f.request.Phase())
 			goOn = c.cut()
 		}
 	case f.down.state == reads && quiet >= server:
 		if f.final {
+			record.End(stats.CauseServerTimeout, f.request.Phase())
 			goOn = c.cut()
 		} else {
 			goOn = c.noResponse(504, false)
 		}
 	case f.down.state == writes && quiet >= client:
+		record.End(stats.CauseClientTimeout, f.request.Phase())
 		c.close()
 	case f.up.state == writes && quiet >= server:
 		f.up.state = writeFailed

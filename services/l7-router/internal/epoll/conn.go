@@ -41,6 +41,7 @@ type conn struct {
 	listener *front.Listener
 	counted  *front.Frontend // that counts it; the listener may move to another
 	address  string          // of the client, without the port
+	accepted int64           // when
 	timer    timer
 	flight   *flight // borrowed while anything is under way
 	phase    phase
@@ -89,6 +90,7 @@ func (c *conn) rest() {
 	if f == nil {
 		return
 	}
+	c.settle()
 	c.flight = nil
 	f.up.rest()
 	f.down.rest()
@@ -156,6 +158,7 @@ func (c *conn) readHead() bool {
 			return false
 		}
 		in.w = n
+		c.flight.request.Await(c.listener.Frontend().Current(), c.loop.index, c.accepted, c.loop.now)
 	}
 	f := c.flight
 	for {
@@ -191,6 +194,7 @@ func (c *conn) readHead() bool {
 // another goes on to the next request: it may have come already.
 func (c *conn) another() bool {
 	f := c.flight
+	c.settle()
 	f.reset()
 	if f.up.empty() {
 		if c.retiring {
@@ -203,6 +207,7 @@ func (c *conn) another() bool {
 	}
 	f.down.rest()
 	c.await(false)
+	f.request.Await(c.listener.Frontend().Current(), c.loop.index, c.accepted, c.loop.now)
 	return true
 }
 
@@ -212,6 +217,7 @@ func (c *conn) refuse(status int, keep bool) bool { return c.respond(exchange.Re
 // respond answers in the router's own name. keep: the connection goes on afterwards.
 func (c *conn) respond(a *exchange.Answer, keep bool) bool {
 	f := c.flight
+	f.request.Refused(a.Status)
 	c.dropServer()
 	f.keep = keep
 	f.down.rest()

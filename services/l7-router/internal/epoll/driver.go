@@ -28,8 +28,8 @@ type Driver struct {
 // loop leaves its processor to nobody else before the Go scheduler takes it away, which is after 10 ms.
 func Open(n int, log *zap.Logger) (*Driver, error) {
 	d := &Driver{log: log.Named("epoll"), ended: make(chan struct{}), empty: make(chan struct{}, 1)}
-	for range n {
-		l, err := openLoop(d)
+	for i := range n {
+		l, err := openLoop(d, i)
 		if err != nil {
 			for _, l := range d.loops {
 				l.close()
@@ -122,6 +122,7 @@ func (d *Driver) forget(c *conn) {
 		}
 	}
 	c.counted.Leave()
+	c.counted.Current().Seen.Leave()
 }
 
 // Drain waits until the last connection has ended, or ctx has, and returns how many are left.

@@ -23,6 +23,7 @@ const yieldEvery = 4 * time.Millisecond
 // loop serves a share of the connections. But for post, everything here belongs to the goroutine of run.
 type loop struct {
 	driver  *Driver
+	index   int // among the loops
 	log     *zap.Logger
 	epoll   int
 	wake    int   // an eventfd
@@ -51,8 +52,8 @@ type loop struct {
 
 var epoch = time.Now()
 
-func openLoop(d *Driver) (*loop, error) {
-	l := &loop{driver: d, log: d.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}
+func openLoop(d *Driver, index int) (*loop, error) {
+	l := &loop{driver: d, index: index, log: d.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}
 	var err error
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)

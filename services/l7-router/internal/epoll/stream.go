@@ -57,6 +57,7 @@ type stream struct {
 	moved bool // a byte has been read or written; whoever looks at it resets it
 	sent  bool // a byte has been written
 	err   error
+	put   int64 // how many bytes have been written; whoever counts them resets it
 }
 
 // begin makes s ready for a message of which the start may be in s.in already.
@@ -140,9 +141,11 @@ func (s *stream) flush() progress {
 		}
 	}
 	for s.pipe != nil && s.pipe.held > 0 {
+		held := s.pipe.held
 		switch err := s.pipe.pour(s.to); err {
 		case 0:
 			s.moved, s.sent = true, true
+			s.put += held - s.pipe.held
 		case unix.EAGAIN:
 			return writes
 		default:
@@ -173,6 +176,7 @@ func (s *stream) write(p []byte) (n int, state progress) {
 		switch err {
 		case 0:
 			s.moved, s.sent = true, true
+			s.put += int64(m)
 			n += m
 		case unix.EAGAIN:
 			return n, writes

@@ -25,6 +25,7 @@ func (r *Request) readCookies(cookies []byte, name string) (found bool) {
 			found = true
 			if r.named == balance.None {
 				r.named = r.Backend.ByCookie(value)
+				r.sawCookie(value)
 			}
 		}
 		cookies = rest

@@ -9,17 +9,20 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/route"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
 // Frontend is a frontend with the backends that it can send to. It is never changed once it is in use.
 type Frontend struct {
 	Spec     spec.Frontend
 	Backends map[string]*pool.Backend
+	// Seen is what is counted of it.
+	Seen *stats.Set
 }
 
-// NewFrontend picks the backends that a frontend can send to out of those that there are.
-func NewFrontend(s spec.Frontend, backends map[string]*pool.Backend) *Frontend {
-	f := &Frontend{Spec: s, Backends: map[string]*pool.Backend{}}
+// NewFrontend picks the backends that a frontend can send to out of those that there are. Seen is what is counted of it.
+func NewFrontend(s spec.Frontend, backends map[string]*pool.Backend, seen *stats.Set) *Frontend {
+	f := &Frontend{Spec: s, Backends: map[string]*pool.Backend{}, Seen: seen}
 	use := func(name string) {
 		if b := backends[name]; b != nil {
 			f.Backends[name] = b
@@ -57,7 +60,10 @@ type Request struct {
 	ToHead bool
 	// KeepAlive: the client keeps its connection.
 	KeepAlive bool
+	// Record is what is counted and logged of it: seen.go.
+	Record stats.Record
 
+	seen
 	minor    int
 	upgrade  bool
 	named    int // the server that a valid cookie names, or balance.None
@@ -80,6 +86,7 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.upgrade = h.Upgrade() != nil
 	r.named, r.server, r.tried = balance.None, balance.None, r.triedFew[:0]
 	r.Head = r.Head[:0]
+	r.begun(f)
 	r.Answer = nil
 	if r.Backend == nil {
 		r.Answer = Refusal(503)

@@ -44,6 +44,7 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 	if reply.Tunnel && (!r.upgrade || h.Upgrade() == nil) {
 		return dst, reply, ErrUpgrade
 	}
+	r.Record.Status = h.Status()
 	reply.Unchunk = reply.Body.Framing == http1.Chunked && r.minor == 0
 	if reply.Body.Framing == http1.UntilClose {
 		reply.KeepServer = false
@@ -70,6 +71,7 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 	}
 	if cookie.Name != "" && (r.named == balance.None || r.named != r.server) {
 		dst = appendSetCookie(dst, cookie, r.Backend.Server(r.server))
+		r.Record.CookieOut = 'I'
 		if cookie.NoCache && r.cacheable(h) {
 			dst = http1.AppendField(dst, "Cache-Control", "private")
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/twotier/twotier/services/internal/probe"
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"go.uber.org/zap"
 )
 
@@ -24,20 +25,24 @@ type Pool struct {
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	backends map[string]*Backend
-	lastID   uint64 // of a server
-	stopped  bool
-	checks   sync.WaitGroup
+	// frontends are counted here too, so that all that is counted is in one place.
+	frontends map[string]*stats.Set
+	lastID    uint64 // of a server
+	stopped   bool
+	checks    sync.WaitGroup
 }
 
 // New makes an empty pool.
 func New(log *zap.Logger) *Pool {
-	return &Pool{log: log.Named("pool"), backends: map[string]*Backend{}}
+	return &Pool{log: log.Named("pool"), backends: map[string]*Backend{}, frontends: map[string]*stats.Set{}}
 }
 
 // Backend is one backend as it was last set. Requests under way keep the one that they started with.
 type Backend struct {
 	// Spec is what was wanted of it.
-	Spec    spec.Backend
+	Spec spec.Backend
+	// Seen is what is counted of it; it outlasts a new desired state.
+	Seen    *stats.Set
 	servers []*Server
 
 	mu    sync.Mutex // guards turns
@@ -61,6 +66,9 @@ type live struct {
 	retired atomic.Bool // it is wanted no more
 	last    atomic.Pointer[string]
 
+	// Seen is what is counted of it.
+	Seen *stats.Set
+
 	active        atomic.Int64
 	total         atomic.Uint64
 	connectErrors atomic.Uint64
@@ -79,7 +87,10 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 	b := &Backend{Spec: want}
 	var left []*live
 	old := p.backends[want.Name]
-	if old != nil {
+	if old == nil {
+		b.Seen = stats.NewSet()
+	} else {
+		b.Seen = old.Seen
 		for _, s := range old.servers {
 			left = append(left, s.live)
 		}
@@ -93,7 +104,7 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 			left = slices.Delete(left, at, at+1)
 		} else {
 			p.lastID++
-			l = &live{id: p.lastID, address: address, check: want.Check}
+			l = &live{id: p.lastID, address: address, check: want.Check, Seen: stats.NewSet()}
 			p.start(l, want.Name, s.Name)
 		}
 		l.backend = b
@@ -186,16 +197,18 @@ func (p *Pool) observe(l *live, what string, r probe.Result, log *zap.Logger) {
 	}
 }
 
-// Run closes connections that have been idle for too long, until ctx ends; then it ends all checks and idle connections.
+// Run closes connections that have been idle for too long and takes the rates, until ctx ends; then it ends all checks and idle connections.
 func (p *Pool) Run(ctx context.Context) error {
-	ticker := time.NewTicker(IdleTimeout / 4)
+	ticker := time.NewTicker(rateInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
+			now := time.Now()
 			for _, l := range p.lives() {
-				l.idle.expire(time.Now())
+				l.idle.expire(now)
 			}
+			p.tick(now)
 		case <-ctx.Done():
 			p.mu.Lock()
 			p.stopped = true

@@ -83,7 +83,7 @@ func (l *live) Keep(c Conn) {
 
 // Begin counts a request that is sent to the server; End must follow.
 func (l *live) Begin() {
-	l.active.Add(1)
+	l.Seen.Peak(l.active.Add(1))
 	l.total.Add(1)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
@@ -39,6 +40,7 @@ func (c *conn) carry(f *exchange.Frontend) bool {
 			return c.refuse(503, keep)
 		}
 		server.Begin()
+		x.Assigned(x.Record.Head)
 		goOn, err := c.try(f, server, keep)
 		server.End()
 		if err == nil {
@@ -74,6 +76,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	dialed, err := dialer.Dial("tcp", server.Address())
 	if err != nil {
 		server.ConnectFailed()
+		x.ConnectFailed()
 		return false, err
 	}
 	srv, err := newSock(dialed.(*net.TCPConn))
@@ -114,6 +117,11 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	r := &c.relay
 	r.srv, r.sending, r.heard = srv, nil, false
 	r.active.touch()
+	x.Connected(r.active.last.Load(), reused)
+	defer func() {
+		x.Record.BytesIn += uint64(max(r.up.put-int64(len(x.Head)), 0))
+		x.Record.BytesOut += uint64(r.down.put)
+	}()
 	r.upStop.Store(false)
 	r.downStop.Store(false)
 	client, behind := f.Spec.TimeoutClient, x.Backend.Spec.TimeoutServer
@@ -259,6 +267,8 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 // finish passes the final response on.
 func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) {
 	c, h := r.c, &r.c.head
+	x := &c.request
+	x.Responded(r.active.last.Load())
 	// A server that refuses a body which is still coming will not read the rest.
 	closing := c.closing() || r.sending != nil && len(r.sending) == 0 && h.Status() >= 400
 	out, reply, err := c.request.Reply(c.out[:0], h, closing)
@@ -271,6 +281,7 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	(*in).consume(h.Len())
 	if reply.Tunnel {
 		r.tunnel(in)
+		x.Done()
 		return false, nil
 	}
 
@@ -286,6 +297,16 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 		server.Keep(r.srv)
 	} else {
 		_ = r.srv.Close() // something is missing, or was too much
+	}
+	switch {
+	case err == nil:
+		x.Done()
+	case reading(err) && errors.Is(err, errSilent):
+		x.Record.End(stats.CauseServerTimeout, x.Phase())
+	case reading(err):
+		x.Record.End(stats.CauseServer, x.Phase())
+	case errors.Is(err, errSilent):
+		x.Record.End(stats.CauseClientTimeout, x.Phase())
 	}
 	switch {
 	case err != nil && reading(err) && len(r.down.head) > 0:

@@ -44,6 +44,10 @@ type conn struct {
 	in, toServer, toClient *buffer
 	out                    []byte
 
+	// shard is where it is counted, accepted is when it was made.
+	shard    int
+	accepted int64
+
 	state    atomic.Int32
 	retiring atomic.Bool
 }
@@ -58,6 +62,7 @@ func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger
 // serve carries requests until the connection ends.
 func (c *conn) serve() {
 	defer func() {
+		c.settle() // when something has panicked
 		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
@@ -71,12 +76,20 @@ func (c *conn) serve() {
 			return
 		}
 		f = c.listener.Frontend().Current()
+		begun := now()
+		c.request.Await(f, c.shard, c.accepted, begun)
 		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
 			if status > 0 {
 				c.fail(status, false)
+				c.settle()
 				c.linger()
 			}
+			c.settle()
 			return
+		}
+		c.request.Record.BytesIn = uint64(c.head.Len())
+		if c.request.Record.Head == 0 {
+			c.request.Record.Head = begun // it came in one piece
 		}
 		if c.toServer == nil {
 			c.toServer, c.toClient = borrow(), borrow()
@@ -84,7 +97,9 @@ func (c *conn) serve() {
 		}
 		c.request.Begin(f, &c.head, &c.client)
 		c.in.consume(c.head.Len())
-		if !c.carry(f) {
+		goOn := c.carry(f)
+		c.settle()
+		if !goOn {
 			return
 		}
 		if c.in.empty() {
@@ -140,6 +155,9 @@ func (c *conn) readHead(timeout time.Duration) int {
 	for {
 		complete, err := c.head.Parse(c.in.bytes())
 		if complete {
+			if armed {
+				c.request.Record.Head = now()
+			}
 			return 0
 		}
 		var refused *http1.Error
@@ -168,9 +186,11 @@ func (c *conn) fail(status int, keep bool) bool { return c.respond(exchange.Refu
 
 // respond answers in the router's own name. It reports whether the answer could be sent.
 func (c *conn) respond(a *exchange.Answer, keep bool) bool {
+	c.request.Refused(a.Status)
 	c.out = a.Append(c.out[:0], c.request.ToHead, keep)
 	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
-	_, err := c.Write(c.out)
+	n, err := c.Write(c.out)
+	c.request.Record.BytesOut += uint64(n)
 	return err == nil
 }
 
@@ -212,6 +232,9 @@ func (c *conn) hold(wait time.Duration) bool {
 		timer.Reset(min(left, pulse))
 	}
 }
+
+// settle has the request counted.
+func (c *conn) settle() { c.request.Settle(now()) }
 
 // sendsMore reports whether the client has sent more than what has been taken of it.
 func (c *conn) sendsMore() bool {

@@ -40,7 +40,10 @@ type activity struct{ last atomic.Int64 }
 
 var epoch = time.Now()
 
-func (a *activity) touch()               { a.last.Store(int64(time.Since(epoch))) }
+// now is the clock of everything that is counted.
+func now() int64 { return int64(time.Since(epoch)) }
+
+func (a *activity) touch()               { a.last.Store(now()) }
 func (a *activity) quiet() time.Duration { return time.Since(epoch) - time.Duration(a.last.Load()) }
 
 // direction moves bytes from one socket to another.
@@ -55,6 +58,8 @@ type direction struct {
 	watch func() error
 	// head is sent before anything else, together with the first bytes of the body when they fit.
 	head []byte
+	// put is how many bytes have been written.
+	put int64
 }
 
 // readInto reads once.
@@ -136,6 +141,7 @@ func (d *direction) writeAll(p []byte) error {
 		n, err := d.to.Write(p)
 		if n > 0 {
 			d.active.touch()
+			d.put += int64(n)
 			p = p[n:]
 		}
 		if err == nil {
@@ -299,6 +305,7 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 			continue
 		}
 		moved += gave
+		d.put += gave
 		d.active.touch()
 	}
 	return moved, nil

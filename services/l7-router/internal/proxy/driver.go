@@ -11,6 +11,7 @@ import (
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
@@ -22,6 +23,7 @@ type Driver struct {
 	acceptors map[*acceptor]struct{}
 	conns     map[*conn]struct{}
 	stopping  bool
+	admitted  int            // connections so far
 	wg        sync.WaitGroup // acceptors and connections
 }
 
@@ -118,6 +120,11 @@ func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
 		Address: remote.AddrPort().Addr().Unmap().WithZone("").String(),
 		Local:   accepted.LocalAddr().String(),
 	}, d.log)
+	d.admitted++
+	c.shard, c.accepted = d.admitted, now()
+	seen := f.Current().Seen
+	seen.Enter()
+	seen.Add(c.shard, stats.Sessions, 1)
 	f.Force()
 	d.conns[c] = struct{}{}
 	if d.stopping || a.closed.Load() {
@@ -139,6 +146,7 @@ func (d *Driver) forget(c *conn, f *front.Frontend) {
 	delete(d.conns, c)
 	d.mu.Unlock()
 	f.Leave()
+	f.Current().Seen.Leave()
 }
 
 // Drain waits until the last connection has ended, or ctx has, and returns how many are left. All sockets have been given

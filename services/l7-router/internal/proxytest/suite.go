@@ -43,6 +43,7 @@ func Run(t *testing.T, open Open) {
 		{"Upgrade", testUpgrade},
 		{"MaxConn", testMaxConn},
 		{"GracefulStop", testGracefulStop},
+		{"Counters", testCounters},
 		{"Streams", testStreams},
 		{"BackPressure", testBackPressure},
 		{"SlowClient", testSlowClient},

@@ -1,0 +1,173 @@
+package exchange
+
+import (
+	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
+)
+
+// What is counted and logged of a request. A driver calls, in this order: Await with the first byte, Begin with the head,
+// Assigned for each server, Connected or ConnectFailed, Responded, perhaps Refused or Record.End, and Settle, whatever
+// happens. Each takes the driver's clock, which is read once for many.
+
+// seen is what a request carries for this.
+type seen struct {
+	front *Frontend
+	shard int
+	last  int // the server that it was given to last
+	first int // the server that it was given to first
+	done  bool
+}
+
+// Await begins the record of a request whose first byte has come. accepted is when its connection was made.
+func (r *Request) Await(f *Frontend, shard int, accepted, now stats.Moment) {
+	r.Backend, r.Answer = nil, nil
+	r.seen = seen{front: f, shard: shard, last: balance.None, first: balance.None}
+	r.Record.Reset()
+	r.Record.Accepted, r.Record.Begun = accepted, now
+}
+
+// begun counts a request whose head is complete.
+func (r *Request) begun(f *Frontend) {
+	r.front, r.last, r.first, r.done = f, balance.None, balance.None, false
+	f.Seen.Add(r.shard, stats.Requests, 1)
+	if b := r.Backend; b != nil {
+		b.Seen.Enter()
+		b.Seen.Add(r.shard, stats.Sessions, 1)
+		b.Seen.Add(r.shard, stats.Requests, 1)
+		if b.Spec.Cookie.Name != "" {
+			r.Record.CookieIn, r.Record.CookieOut = 'N', 'N'
+		}
+	}
+}
+
+// sawCookie notes what the persistence cookie was worth.
+func (r *Request) sawCookie(value []byte) {
+	switch {
+	case r.named != balance.None:
+		r.Record.CookieIn = 'V'
+	case r.Backend.KnowsCookie(value):
+		r.Record.CookieIn = 'D'
+	default:
+		r.Record.CookieIn = 'I'
+	}
+}
+
+// Assigned notes that the server which Next has chosen gets the request.
+func (r *Request) Assigned(now stats.Moment) {
+	b, s := r.Backend, r.Backend.Server(r.server)
+	again := r.last != balance.None
+	if again {
+		r.Record.Retries++
+		r.Record.Redispatched = r.server != r.first
+		b.Seen.Add(r.shard, stats.Redispatches, 1)
+		b.Server(r.last).Seen.Add(r.shard, stats.Redispatches, 1)
+	} else {
+		r.first = r.server
+		r.Record.Assigned = now
+	}
+	r.last = r.server
+	if r.server != r.named {
+		s.Seen.Add(r.shard, stats.Balanced, 1)
+		if !again {
+			b.Seen.Add(r.shard, stats.Balanced, 1)
+		}
+	}
+	s.Seen.Add(r.shard, stats.Sessions, 1)
+}
+
+// Connected notes that the connection to the server is there; reused: it had been idle.
+func (r *Request) Connected(now stats.Moment, reused bool) {
+	c := stats.Connects
+	if reused {
+		c = stats.Reuses
+	}
+	r.Record.Connected, r.Record.Reused = now, reused
+	r.Backend.Seen.Add(r.shard, c, 1)
+	r.Backend.Server(r.last).Seen.Add(r.shard, c, 1)
+}
+
+// ConnectFailed notes that the server could not be connected to.
+func (r *Request) ConnectFailed() {
+	r.Backend.Seen.Add(r.shard, stats.ConnectErrors, 1)
+	r.Backend.Server(r.last).Seen.Add(r.shard, stats.ConnectErrors, 1)
+}
+
+// Responded notes that the head of the final response has come.
+func (r *Request) Responded(now stats.Moment) { r.Record.Responded = now }
+
+// Phase is where the request is now.
+func (r *Request) Phase() stats.Phase {
+	switch record := &r.Record; {
+	case record.Head == 0:
+		return stats.PhaseRequest
+	case record.Responded != 0:
+		return stats.PhaseData
+	case record.Connected != 0:
+		return stats.PhaseHeaders
+	case record.Assigned != 0:
+		return stats.PhaseConnect
+	}
+	return stats.PhaseQueue
+}
+
+// Refused notes that the router answers in its own name. The status tells whose fault it is, as HAProxy has it.
+func (r *Request) Refused(status int) {
+	cause, phase := stats.CauseProxy, r.Phase()
+	made := r.Answer != nil && r.Answer != Refusal(503) // by a rule
+	switch {
+	case made && status < 400:
+		cause, phase = stats.CauseLocal, stats.PhaseRequest
+		r.front.Seen.Add(r.shard, stats.Intercepted, 1)
+	case made:
+		phase = stats.PhaseRequest
+		r.front.Seen.Add(r.shard, stats.DeniedRequests, 1)
+	case status == 408:
+		cause = stats.CauseClientTimeout
+	case status == 502:
+		cause = stats.CauseServer
+	case status == 503:
+		cause, phase = stats.CauseServer, stats.PhaseConnect
+	case status == 504:
+		cause = stats.CauseServerTimeout
+	default:
+		phase = stats.PhaseRequest
+	}
+	r.Record.Responded = 0 // nothing of a response was passed on
+	r.Record.End(cause, phase)
+	r.Record.Status = status
+	r.done = true // the client gets an answer
+}
+
+// Done notes that the response was passed on whole.
+func (r *Request) Done() { r.done = true }
+
+// Settle counts the request when all is over. It does nothing when there is none.
+func (r *Request) Settle(now stats.Moment) {
+	record := &r.Record
+	if record.Begun == 0 || r.front == nil {
+		return
+	}
+	if !r.done {
+		record.End(stats.CauseClient, r.Phase()) // whoever else had been the cause has said so
+	}
+	front := r.front.Seen
+	front.Settle(r.shard, record, now)
+	if record.Phase == stats.PhaseRequest && (record.Cause == stats.CauseClient || record.Cause == stats.CauseClientTimeout || r.Answer == nil) {
+		front.Add(r.shard, stats.RequestErrors, 1)
+	}
+	if b := r.Backend; b != nil {
+		b.Seen.Leave()
+		b.Seen.Settle(r.shard, record, now)
+		b.Seen.SettleTimes(r.shard, record, now)
+		if r.last != balance.None {
+			s := b.Server(r.last).Seen
+			if record.Responded == 0 {
+				record.Status = 0 // it is not the server's
+			}
+			s.Settle(r.shard, record, now)
+			s.SettleTimes(r.shard, record, now)
+		}
+	}
+	r.front = nil
+	record.Reset()
+}

@@ -1,0 +1,61 @@
+package pool
+
+import (
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
+)
+
+// rateInterval is the second over which rates are taken.
+const rateInterval = time.Second
+
+// Frontend returns what is counted of a frontend, which begins with the first call.
+func (p *Pool) Frontend(name string) *stats.Set {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	set := p.frontends[name]
+	if set == nil {
+		set = stats.NewSet()
+		p.frontends[name] = set
+	}
+	return set
+}
+
+// ForgetFrontend ends the counting of a frontend that is wanted no more.
+func (p *Pool) ForgetFrontend(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.frontends, name)
+}
+
+// Backend returns a backend as it was last set, nil when there is none.
+func (p *Pool) Backend(name string) *Backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.backends[name]
+}
+
+// tick takes the rates of everything.
+func (p *Pool) tick(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, set := range p.frontends {
+		set.Tick(now)
+	}
+	for _, b := range p.backends {
+		b.Seen.Tick(now)
+		for _, s := range b.servers {
+			s.Seen.Tick(now)
+		}
+	}
+}
+
+// KnowsCookie reports whether a server, usable or not, has this cookie value.
+func (b *Backend) KnowsCookie(value []byte) bool {
+	for _, s := range b.servers {
+		if s.Spec.Cookie != "" && s.Spec.Cookie == string(value) {
+			return true
+		}
+	}
+	return false
+}
