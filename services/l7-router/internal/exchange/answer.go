@@ -72,6 +72,8 @@ var pages = map[int]page{
 	408: {"Request Time-out", "Your browser didn't send a complete request in time."},
 	410: {"Gone", "The resource is no longer available and will not be available again."},
 	413: {"Payload Too Large", "The request entity exceeds the maximum allowed."},
+	414: {"URI Too Long", "The request's target is too long."},
+	417: {"Expectation Failed", "The only expectation that is met is 100-continue."},
 	421: {"Misdirected Request", "Request sent to a non-authoritative server."},
 	422: {"Unprocessable Content", "The server cannot process the contained instructions."},
 	425: {"Too Early", "Your browser sent early data."},

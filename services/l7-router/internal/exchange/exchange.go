@@ -119,7 +119,7 @@ func (r *Request) Next() *pool.Server {
 // appendHead makes the head for the server: the client's, without what was for this hop only.
 func (r *Request) appendHead(h *http1.Head, c *Client) {
 	cookie := &r.Backend.Spec.Cookie
-	out := http1.AppendRequestLine(r.Head, h.Method(), h.Target())
+	out := http1.AppendRequestLine(r.Head, h.Method(), h.Path(), h.Query())
 	if !h.HasHost() {
 		// A client of HTTP/1.0 may leave it out, but what goes to the server is HTTP/1.1.
 		if host := h.Authority(); len(host) > 0 {
@@ -138,8 +138,8 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 			forwarded = true
 			continue
 		case http1.Expect:
-			if r.minor == 0 {
-				continue // RFC 9110 10.1.1: to be ignored
+			if r.minor == 0 || r.Body.Framing == http1.NoBody {
+				continue // RFC 9110 10.1.1: to be ignored; without a body there is nothing to wait for
 			}
 		case http1.Cookie:
 			if cookie.Name != "" {

@@ -9,8 +9,26 @@ func (h *Head) Method() []byte { return h.bytes(h.method) }
 // Target returns a request's target as it was sent.
 func (h *Head) Target() []byte { return h.bytes(h.target) }
 
-// Path returns the path of a request's target, neither decoded nor normalised, without the query.
-func (h *Head) Path() []byte { return h.bytes(h.path) }
+// Path returns the path of a request's target, neither decoded nor normalised, without the query. It is never empty.
+func (h *Head) Path() []byte {
+	switch {
+	case h.path.from < h.path.to:
+		return h.bytes(h.path)
+	case h.path.to == h.target.to && string(h.Method()) == "OPTIONS":
+		return asterisk // RFC 9112 3.2.4
+	}
+	return slash // RFC 9112 3.2.1
+}
+
+// Query returns the query of a request's target with the "?" before it, nil when there is none.
+func (h *Head) Query() []byte {
+	if h.path.to == h.target.to {
+		return nil
+	}
+	return h.bytes(span{h.path.to, h.target.to})
+}
+
+var slash, asterisk = []byte("/"), []byte("*")
 
 // Minor returns x of HTTP/1.x: 0 or 1.
 func (h *Head) Minor() int { return h.minor }
@@ -96,7 +114,7 @@ func (h *Head) ResponseBody(toHead bool) Body {
 // hopByHop tells the fields that are for the next hop only (RFC 9110 section 7.6.1).
 func hopByHop(name Name) bool {
 	switch name {
-	case Connection, KeepAlive, ProxyConnection, TE, TransferEncoding, Upgrade:
+	case Connection, HTTP2Settings, KeepAlive, ProxyConnection, TE, TransferEncoding, Upgrade:
 		return true
 	}
 	return false

@@ -2,11 +2,13 @@ package http1
 
 import "strconv"
 
-// AppendRequestLine appends a request line of HTTP/1.1.
-func AppendRequestLine(dst, method, target []byte) []byte {
+// AppendRequestLine appends a request line of HTTP/1.1. A server is sent a target in origin form: path and query (RFC 9112
+// section 3.2.1).
+func AppendRequestLine(dst, method, path, query []byte) []byte {
 	dst = append(dst, method...)
 	dst = append(dst, ' ')
-	dst = append(dst, target...)
+	dst = append(dst, path...)
+	dst = append(dst, query...)
 	return append(dst, " HTTP/1.1\r\n"...)
 }
 

@@ -1,11 +1,15 @@
 package http1
 
+import "bytes"
+
 // Classes of bytes, by bit.
 const (
-	classToken  = 1 << iota // RFC 9110 5.6.2 tchar
-	classValue              // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
-	classTarget             // every visible character but "#": browsers send some in a query that RFC 3986 leaves out, "\" for one
-	classHost               // RFC 3986 3.2.2 and 3.2.3: host and port
+	classToken   = 1 << iota // RFC 9110 5.6.2 tchar
+	classValue               // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
+	classTarget              // every visible character but "#": browsers send some in a query that RFC 3986 leaves out, "\" for one
+	classHost                // RFC 3986 3.2.2 reg-name, but for percent-encoding, which programs decode or do not
+	classAddress             // RFC 3986 3.2.2: an IPv6 address, an IPv4 address at its end too
+	classQuoted              // RFC 9110 5.6.4 qdtext
 )
 
 var class = func() (table [256]byte) {
@@ -14,12 +18,15 @@ var class = func() (table [256]byte) {
 		table[c-'a'+'A'] |= classToken | classHost
 	}
 	for c := '0'; c <= '9'; c++ {
-		table[c] |= classToken | classHost
+		table[c] |= classToken | classHost | classAddress
+	}
+	for _, c := range []byte("abcdefABCDEF:.") {
+		table[c] |= classAddress
 	}
 	for _, c := range []byte("!#$%&'*+-.^_`|~") {
 		table[c] |= classToken
 	}
-	for _, c := range []byte("-._~!$&'()*+;=:[]%") {
+	for _, c := range []byte("-._~!$&'()*+;=") {
 		table[c] |= classHost
 	}
 	for c := 0x21; c <= 0x7e; c++ {
@@ -30,6 +37,11 @@ var class = func() (table [256]byte) {
 	}
 	table[' '] |= classValue
 	table['\t'] |= classValue
+	for c := range table {
+		if table[c]&classValue != 0 && c != '"' && c != '\\' {
+			table[c] |= classQuoted
+		}
+	}
 	table['#'] &^= classTarget // a fragment never goes over the wire
 	return table
 }()
@@ -42,6 +54,42 @@ func all(b []byte, want byte) bool {
 	}
 	return true
 }
+
+// isHost reports whether b is "host" or "host:port" (RFC 3986 3.2.2 and 3.2.3; RFC 9110 4.2.1: the host is not empty).
+func isHost(b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	end := 0
+	if b[0] == '[' {
+		end = bytes.IndexByte(b, ']')
+		if end < 3 || !all(b[1:end], classAddress) || bytes.Count(b[1:end], colon) < 2 {
+			return false
+		}
+		end++
+	} else {
+		for end < len(b) && class[b[end]]&classHost != 0 {
+			end++
+		}
+		if end == 0 {
+			return false
+		}
+	}
+	if end == len(b) {
+		return true
+	}
+	if b[end] != ':' {
+		return false
+	}
+	port := b[end+1:]
+	if len(port) == 0 {
+		return true
+	}
+	n, ok := decimal(port)
+	return ok && len(port) <= 5 && n <= 65535
+}
+
+var colon = []byte(":")
 
 func isToken(b []byte) bool { return len(b) > 0 && all(b, classToken) }
 

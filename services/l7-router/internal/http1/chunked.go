@@ -135,21 +135,81 @@ func chunkLine(line []byte) (size int64, err error) {
 	if digits == 0 || digits > 15 {
 		return 0, ErrChunk
 	}
-	if rest := line[digits:]; len(rest) > 0 && (rest[0] != ';' || !all(rest, classValue)) {
+	if !extensions(line[digits:]) {
 		return 0, ErrChunk
 	}
 	return size, nil
 }
 
-// trailerLine refuses the fields that change how a message is read or routed (RFC 9110 section 6.5.1).
+// extensions reports whether b is a list of chunk extensions (7.1.1) without space around their parts, and with every
+// quote closed: what one program takes for the end of the line another could take for a part of a quoted string.
+func extensions(b []byte) bool {
+	for len(b) > 0 {
+		if b[0] != ';' {
+			return false
+		}
+		b = b[1:]
+		name := 0
+		for name < len(b) && class[b[name]]&classToken != 0 {
+			name++
+		}
+		if name == 0 {
+			return false
+		}
+		if b = b[name:]; len(b) == 0 || b[0] != '=' {
+			continue
+		}
+		b = b[1:]
+		value := 0
+		if len(b) > 0 && b[0] == '"' {
+			for value = 1; value < len(b) && b[value] != '"'; value++ {
+				if b[value] == '\\' {
+					value++ // a quoted pair
+					if value == len(b) || class[b[value]]&classValue == 0 {
+						return false
+					}
+				} else if class[b[value]]&classQuoted == 0 {
+					return false
+				}
+			}
+			if value >= len(b) {
+				return false
+			}
+			value++
+		} else {
+			for value < len(b) && class[b[value]]&classToken != 0 {
+				value++
+			}
+			if value == 0 {
+				return false
+			}
+		}
+		b = b[value:]
+	}
+	return true
+}
+
+// trailerLine refuses the fields that frame, route, authenticate, change or describe a message (RFC 9110 section 6.5.1): a
+// program that merges trailers into the head would have it changed after it was judged.
 func trailerLine(line []byte) error {
 	name, _, err := splitField(line)
-	if err != nil {
+	if err != nil || aliased(name) {
 		return ErrTrailer
 	}
 	switch known := nameOf(name); {
-	case hopByHop(known), known == ContentLength, known == Host, known == SetCookie, known == Cookie, known == Expect, known == XForwardedFor:
+	case known == ETag, known == LastModified, known == Expires:
+		return nil // they may be known only at the end
+	case known != Other:
 		return ErrTrailer
+	}
+	for _, forbidden := range [...]string{
+		"age", "authorization", "content-encoding", "content-range", "content-type", "forwarded", "if-match",
+		"if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "location", "max-forwards",
+		"proxy-authenticate", "proxy-authorization", "range", "retry-after", "trailer", "vary", "www-authenticate",
+	} {
+		if EqualFold(name, forbidden) {
+			return ErrTrailer
+		}
 	}
 	return nil
 }

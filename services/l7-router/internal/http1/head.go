@@ -63,6 +63,7 @@ type Head struct {
 	close        bool
 	keepAlive    bool
 	upgrade      bool // Connection names Upgrade
+	expect       bool // 100-continue
 	moreOptions  bool // Connection names fields beyond those that are hop-by-hop anyway
 	upgradeField int
 }
@@ -74,7 +75,7 @@ func (h *Head) Reset(kind Kind) {
 	h.method, h.target, h.path, h.authority, h.reason = span{}, span{}, span{}, span{}, span{}
 	h.status, h.minor, h.count = 0, 0, 0
 	h.length, h.chunked, h.host = -1, false, -1
-	h.close, h.keepAlive, h.upgrade, h.moreOptions, h.upgradeField = false, false, false, false, -1
+	h.close, h.keepAlive, h.upgrade, h.expect, h.moreOptions, h.upgradeField = false, false, false, false, false, -1
 }
 
 // Parse reads on. Data starts with the first byte of the message and holds at least what earlier calls were shown (it
@@ -90,13 +91,13 @@ func (h *Head) Parse(data []byte) (complete bool, err error) {
 		if end < 0 {
 			h.search = len(data)
 			if len(data) >= MaxHeadBytes {
-				return false, ErrHeadTooLarge
+				return false, h.tooLarge()
 			}
 			return false, nil
 		}
 		end += h.search
 		if end >= MaxHeadBytes {
-			return false, ErrHeadTooLarge
+			return false, h.tooLarge()
 		}
 		if end == h.line || data[end-1] != '\r' {
 			return false, ErrLineEnd
@@ -128,6 +129,20 @@ func (h *Head) Parse(data []byte) (complete bool, err error) {
 	}
 }
 
+// tooLarge tells what is too large about a head.
+func (h *Head) tooLarge() error {
+	if h.begun || h.kind == Response {
+		return ErrHeadTooLarge
+	}
+	switch space := bytes.IndexByte(h.buf[h.line:], ' '); {
+	case space < 0:
+		return ErrRequestLine
+	case space > MaxMethodBytes:
+		return ErrMethod
+	}
+	return ErrTargetTooLong
+}
+
 func (h *Head) bytes(s span) []byte { return h.buf[s.from:s.to:s.to] }
 
 // version reads HTTP/1.x.
@@ -148,6 +163,9 @@ func (h *Head) requestLine(line span) error {
 	last := bytes.LastIndexByte(b, ' ')
 	if first < 1 || last == first || !isToken(b[:first]) {
 		return ErrRequestLine
+	}
+	if first > MaxMethodBytes {
+		return ErrMethod
 	}
 	target := b[first+1 : last]
 	if len(target) == 0 || !all(target, classTarget) {
@@ -188,7 +206,7 @@ func (h *Head) splitTarget() error {
 		if slash := bytes.IndexByte(target[authority:to], '/'); slash >= 0 {
 			from = authority + slash
 		}
-		if from == authority || !all(target[authority:from], classHost) {
+		if !isHost(target[authority:from]) {
 			return ErrTarget
 		}
 		h.authority = span{h.target.from + uint32(authority), h.target.from + uint32(from)}
@@ -236,6 +254,9 @@ func (h *Head) addField(line span) error {
 	f.name = span{line.from, line.from + uint32(len(name))}
 	f.value = span{start, start + uint32(len(value))}
 	f.known = nameOf(name)
+	if f.known == Other && h.kind == Request && aliased(name) {
+		return ErrFieldAlias
+	}
 	err = h.note(f.known, value)
 	h.count++
 	return err
@@ -261,7 +282,10 @@ func splitField(line []byte) (name, value []byte, err error) {
 func (h *Head) note(name Name, value []byte) error {
 	switch name {
 	case Host:
-		if h.host >= 0 || !all(value, classHost) {
+		if h.kind == Response {
+			return nil // it means nothing there
+		}
+		if h.host >= 0 || !isHost(value) {
 			return ErrHost
 		}
 		h.host = h.count
@@ -270,13 +294,23 @@ func (h *Head) note(name Name, value []byte) error {
 		if !ok || h.length >= 0 {
 			return ErrContentLength
 		}
+		if h.kind == Request && len(value) > 1 && value[0] == '0' {
+			return ErrContentLength // some read it as octal
+		}
 		h.length = n
+	case Expect:
+		if h.kind == Request && h.minor >= 1 {
+			if h.expect || !EqualFold(value, "100-continue") {
+				return ErrExpect
+			}
+			h.expect = true
+		}
 	case TransferEncoding:
 		if h.chunked || h.minor == 0 {
 			return ErrTransferEncoding
 		}
 		if !EqualFold(value, "chunked") {
-			return ErrUnknownCoding
+			return badCoding(value)
 		}
 		h.chunked = true
 	case Connection:
@@ -311,6 +345,9 @@ func (h *Head) finish() error {
 	if h.kind == Response {
 		return nil
 	}
+	if string(h.bytes(h.method)) == "TRACE" && (h.chunked || h.length > 0) {
+		return ErrTrace
+	}
 	if h.host < 0 {
 		if h.minor >= 1 {
 			return ErrHost
@@ -321,4 +358,27 @@ func (h *Head) finish() error {
 		return ErrHostTarget
 	}
 	return nil
+}
+
+// badCoding tells a list of codings that ends with chunked, of which this program knows the last only, from what cannot be
+// read at all: a body whose end nobody finds (6.3).
+func badCoding(list []byte) error {
+	last, chunked := []byte(nil), 0
+	for rest := list; ; {
+		coding, more, ok := CutToken(rest)
+		if !ok {
+			break
+		}
+		if !isToken(coding) {
+			return ErrTransferEncoding
+		}
+		if EqualFold(coding, "chunked") {
+			chunked++
+		}
+		last, rest = coding, more
+	}
+	if chunked != 1 || !EqualFold(last, "chunked") || len(last) == len(list) || list[0] == ',' || list[len(list)-1] == ',' {
+		return ErrTransferEncoding
+	}
+	return ErrUnknownCoding
 }

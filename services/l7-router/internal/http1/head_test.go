@@ -62,7 +62,12 @@ func TestParseAccepts(t *testing.T) {
 		{"close", Request, "GET / HTTP/1.1\r\nHost: x\r\nConnection: foo, close\r\nFoo: 1\r\nBar: 2\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=false |Host=x |Connection=foo, close(hop) |Foo=1(hop) |Bar=2"},
 		{"Connection cannot take Host away", Request, "GET / HTTP/1.1\r\nHost: x\r\nConnection: host, content-length\r\nContent-Length: 0\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=x |Connection=host, content-length(hop) |Content-Length=0"},
 		{"absolute form", Request, "GET http://x:80/a?b HTTP/1.1\r\nHost: X:80\r\n\r\n", "GET http://x:80/a?b path=/a 1.1 body={0 0} keep=true |Host=X:80"},
-		{"absolute form without path", Request, "GET http://x?b/c HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://x?b/c path= 1.1 body={0 0} keep=true |Host=x"},
+		{"absolute form without path", Request, "GET http://x?b/c HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://x?b/c path=/ 1.1 body={0 0} keep=true |Host=x"},
+		{"OPTIONS in absolute form without path", Request, "OPTIONS http://x HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS http://x path=* 1.1 body={0 0} keep=true |Host=x"},
+		{"OPTIONS in absolute form with a query", Request, "OPTIONS http://x?a HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS http://x?a path=/ 1.1 body={0 0} keep=true |Host=x"},
+		{"IPv6 as Host", Request, "GET / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=[2001:db8::1]:8080"},
+		{"empty port", Request, "GET / HTTP/1.1\r\nHost: x:\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=x:"},
+		{"_ in a name that nobody knows", Request, "GET / HTTP/1.1\r\nHost: x\r\nX_Own: 1\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true |Host=x |X_Own=1"},
 		{"asterisk", Request, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS * path=* 1.1 body={0 0} keep=true |Host=x"},
 		{"upgrade", Request, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "GET / path=/ 1.1 body={0 0} keep=true upgrade=websocket |Host=x |Connection=Upgrade(hop) |Upgrade=websocket(hop)"},
 		{"expect", Request, "PUT / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", "PUT / path=/ 1.1 body={1 1} keep=true |Host=x |Expect=100-continue |Content-Length=1"},
@@ -103,6 +108,26 @@ func TestParseRefuses(t *testing.T) {
 		{"two Hosts in 1.0", Request, "GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", ErrHost},
 		{"bad Host", Request, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", ErrHost},
 		{"Host with a path", Request, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", ErrHost},
+		{"empty Host", Request, "GET / HTTP/1.1\r\nHost:\r\n\r\n", ErrHost},
+		{"Host is a port", Request, "GET / HTTP/1.1\r\nHost: :80\r\n\r\n", ErrHost},
+		{"two ports", Request, "GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n", ErrHost},
+		{"port beyond 65535", Request, "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n", ErrHost},
+		{"half a bracket", Request, "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", ErrHost},
+		{"text behind the bracket", Request, "GET / HTTP/1.1\r\nHost: [::1]x\r\n\r\n", ErrHost},
+		{"encoded Host", Request, "GET / HTTP/1.1\r\nHost: a%2eb\r\n\r\n", ErrHost},
+		{"bad host in the target", Request, "GET http://:80/ HTTP/1.1\r\nHost: :80\r\n\r\n", ErrTarget},
+		{"zero before a length", Request, request("Content-Length: 010"), ErrContentLength},
+		{"Content_Length", Request, request("Content_Length: 1"), ErrFieldAlias},
+		{"x_forwarded-for", Request, request("x_forwarded-for: 1.1.1.1"), ErrFieldAlias},
+		{"other expectation", Request, request("Expect: 200-ok"), ErrExpect},
+		{"two expectations", Request, request("Expect: 100-continue\r\nExpect: 100-continue"), ErrExpect},
+		{"TRACE with a body", Request, "TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", ErrTrace},
+		{"long method", Request, strings.Repeat("A", 65) + " / HTTP/1.1\r\nHost: x\r\n\r\n", ErrMethod},
+		{"chunked, gzip", Request, request("Transfer-Encoding: chunked, gzip"), ErrTransferEncoding},
+		{"chunked, chunked", Request, request("Transfer-Encoding: chunked, chunked"), ErrTransferEncoding},
+		{"chunked with a comma", Request, request("Transfer-Encoding: chunked,"), ErrTransferEncoding},
+		{"no coding", Request, request("Transfer-Encoding:"), ErrTransferEncoding},
+		{"parameter of chunked", Request, request("Transfer-Encoding: chunked;q=1"), ErrTransferEncoding},
 		{"Host with user", Request, "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", ErrHost},
 		{"Host is not the target's", Request, "GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n", ErrHostTarget},
 		{"both framings", Request, request("Content-Length: 1\r\nTransfer-Encoding: chunked"), ErrTwoFramings},
@@ -117,7 +142,7 @@ func TestParseRefuses(t *testing.T) {
 		{"huge length", Request, request("Content-Length: 9999999999999999999"), ErrContentLength},
 		{"two codings", Request, request("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"), ErrTransferEncoding},
 		{"gzip, chunked", Request, request("Transfer-Encoding: gzip, chunked"), ErrUnknownCoding},
-		{"identity", Request, request("Transfer-Encoding: identity"), ErrUnknownCoding},
+		{"identity", Request, request("Transfer-Encoding: identity"), ErrTransferEncoding},
 		{"vertical tab before chunked", Request, request("Transfer-Encoding: \vchunked"), ErrFieldValue},
 		{"chunked in 1.0", Request, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", ErrTransferEncoding},
 		{"folded field", Request, request("A: b\r\n c"), ErrFolding},
@@ -152,7 +177,10 @@ func TestParseRefuses(t *testing.T) {
 		{"two empty lines before", Request, "\r\n\r\nGET / HTTP/1.1\r\n", ErrRequestLine},
 		{"101 fields", Request, request(strings.Repeat("A: b\r\n", 99) + "A: b"), ErrTooManyFields},
 		{"large head", Request, request("A: " + strings.Repeat("b", MaxHeadBytes)), ErrHeadTooLarge},
-		{"large line without end", Request, "GET /" + strings.Repeat("b", MaxHeadBytes), ErrHeadTooLarge},
+		{"large line without end", Request, "GET /" + strings.Repeat("b", MaxHeadBytes), ErrTargetTooLong},
+		{"large line without a space", Request, strings.Repeat("b", MaxHeadBytes), ErrRequestLine},
+		{"large field without end", Request, "GET / HTTP/1.1\r\nA: " + strings.Repeat("b", MaxHeadBytes), ErrHeadTooLarge},
+		{"large status line", Response, "HTTP/1.1 200 " + strings.Repeat("b", MaxHeadBytes), ErrHeadTooLarge},
 		{"not a status line", Response, "HTTP/1.1 20 OK\r\n\r\n", ErrStatusLine},
 		{"status below 100", Response, "HTTP/1.1 099 OK\r\n\r\n", ErrStatusLine},
 		{"status of four digits", Response, "HTTP/1.1 2000 OK\r\n\r\n", ErrStatusLine},
@@ -189,7 +217,7 @@ func TestParseAllocatesNothing(t *testing.T) {
 		if complete, err := h.Parse(message); !complete || err != nil {
 			t.Fatal(complete, err)
 		}
-		out = AppendRequestLine(out[:0], h.Method(), h.Target())
+		out = AppendRequestLine(out[:0], h.Method(), h.Path(), h.Query())
 		for i := range h.Fields() {
 			if !h.HopByHop(i) {
 				out = AppendField(out, h.Name(i), h.Value(i))
@@ -267,7 +295,7 @@ func FuzzHead(f *testing.F) {
 		}
 		var out []byte
 		if kind == Request {
-			out = AppendRequestLine(nil, whole.Method(), whole.Target())
+			out = AppendRequestLine(nil, whole.Method(), whole.Target(), nil)
 		} else {
 			out = AppendStatusLine(nil, whole.Status(), whole.Reason())
 		}

@@ -1,5 +1,7 @@
 package http1
 
+import "bytes"
+
 // Name is a field name that a proxy has to know; Other is any else.
 type Name uint8
 
@@ -14,6 +16,7 @@ const (
 	Expect
 	Expires
 	Host
+	HTTP2Settings
 	KeepAlive
 	LastModified
 	Pragma
@@ -68,6 +71,9 @@ func nameOf(b []byte) Name {
 		}
 		return is("last-modified", LastModified)
 	case 14:
+		if lower(b[0]) == 'h' {
+			return is("http2-settings", HTTP2Settings)
+		}
 		return is("content-length", ContentLength)
 	case 15:
 		return is("x-forwarded-for", XForwardedFor)
@@ -77,4 +83,20 @@ func nameOf(b []byte) Name {
 		return is("transfer-encoding", TransferEncoding)
 	}
 	return Other
+}
+
+// aliased reports whether a field name means one of the known fields when "_" is read as "-": CGI and what descends from
+// it (PHP's $_SERVER, WSGI) cannot tell the two apart, so X_Forwarded_For would speak for X-Forwarded-For.
+func aliased(name []byte) bool {
+	var other [len("transfer-encoding")]byte // the longest known name
+	if len(name) > len(other) || bytes.IndexByte(name, '_') < 0 {
+		return false
+	}
+	for i, c := range name {
+		if c == '_' {
+			c = '-'
+		}
+		other[i] = c
+	}
+	return nameOf(other[:len(name)]) != Other
 }

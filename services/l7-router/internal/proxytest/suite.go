@@ -50,6 +50,8 @@ func Run(t *testing.T, open Open) {
 		{"ServerKilledMidBody", testServerKilledMidBody},
 		{"ClientGone", testClientGone},
 		{"EarlyRefusal", testEarlyRefusal},
+		{"OddRequests", testOddRequests},
+		{"OddResponses", testOddResponses},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}
