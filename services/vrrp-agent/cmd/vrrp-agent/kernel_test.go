@@ -78,7 +78,7 @@ func TestKernelDualMaster(t *testing.T) {
 	b.Exec(t, "ip", "address", "add", vip1+"/32", "dev", "eth0")
 	await(t, "address added by hand on the backup", map[*machine]string{a: vip1, b: vip3})
 
-	onA.kill()
+	onA.kill(t)
 	await(t, "haproxy killed", map[*machine]string{a: "", b: both})
 	a.Exec(t, "ip", "address", "add", vip1+"/32", "dev", "eth0") // as something left behind that has no lifetime
 	onA = a.agent(t, desired)
@@ -100,7 +100,7 @@ func TestKernelMovedAwayWhileDown(t *testing.T) {
 	a := n.machine(t, "haproxy", "192.168.60.22/24")
 	onA := a.agent(t, tutorial(t, ""))
 	await(t, "started", map[*machine]string{a: both})
-	onA.kill()
+	onA.kill(t)
 	// As if it came back before the kernel has removed them.
 	for _, address := range []string{vip1, vip3} {
 		a.Exec(t, "ip", "address", "replace", address+"/32", "dev", "eth0", "label", "eth0:vrrp", "valid_lft", "forever", "preferred_lft", "forever")
@@ -136,10 +136,10 @@ func TestKernelHeldUp(t *testing.T) {
 			return ""
 		})
 	}
-	onB.signal(syscall.SIGSTOP)
+	onB.signal(t, syscall.SIGSTOP)
 	since := len(w.all())
 	adverts(since, 6) // more than three missed
-	onB.signal(syscall.SIGCONT)
+	onB.signal(t, syscall.SIGCONT)
 	adverts(len(w.all()), 2)
 	if got := w.count(since, "advert 53 priority 99"); got != 0 {
 		t.Errorf("the backup took over %d times", got)

@@ -57,7 +57,11 @@ func TestKernelKilled(t *testing.T) {
 				onA, onB := a.agent(t, desired), b.agent(t, desired)
 				await(t, "both started", map[*machine]string{a: vip1, b: vip3})
 
-				onA.signal(signal)
+				if signal == syscall.SIGKILL {
+					onA.kill(t) // its warden too, which would be quicker: see TestKernelWarden
+				} else {
+					onA.signal(t, signal)
+				}
 				p := follow(t, vip1, a, b)
 				t.Logf("last seen on haproxy after %v; on both %d times, last after %v", p.lastHeld, p.both, p.lastBoth)
 				if p.lastHeld > lived {
@@ -68,10 +72,9 @@ func TestKernelKilled(t *testing.T) {
 				}
 
 				if signal == syscall.SIGKILL {
-					<-onA.exited
 					onA = a.agent(t, desired)
 				} else {
-					onA.signal(syscall.SIGCONT)
+					onA.signal(t, syscall.SIGCONT)
 				}
 				await(t, "haproxy is back", map[*machine]string{a: vip1, b: vip3})
 				if signal == syscall.SIGSTOP && profile == "PROFILE_COMPAT" && !strings.Contains(onA.output.String(), "did not run for") {

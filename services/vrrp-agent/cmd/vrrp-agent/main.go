@@ -3,14 +3,17 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"os"
 
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/daemon"
 	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/internal/metrics"
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
@@ -21,13 +24,48 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/track"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/warden"
 )
 
 const service = "vrrp-agent"
 
-func main() { os.Exit(daemon.Main(service, nil, run)) }
+func main() {
+	if warden.Wanted() {
+		os.Exit(watchOver())
+	}
+	guard := warden.Join()
+	os.Exit(daemon.Main(service, nil, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, guard) }))
+}
 
-func run(ctx context.Context, p *daemon.Process) error {
+// watchOver is the main function of the warden, which starts this program again as the agent. Flags are the agent's
+// affair.
+func watchOver() int {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	log, err := logging.New(service, host, "", os.Stdout)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	log = log.Named("warden")
+	remove := func(int, netip.Addr) (bool, error) { return false, nil } // the agent will say why there is no netlink
+	if cards, err := netdev.Open(log); err == nil {
+		defer cards.Close()
+		remove = cards.Remove
+	}
+	code, err := warden.Run(warden.Config{Remove: remove, Log: log})
+	if err != nil {
+		log.Error("watch over the agent", zap.Error(err))
+		code = 1
+	}
+	return code
+}
+
+func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
+	if !warden.AgentRealtime() {
+		p.Log.Info("no real-time priority; a busy processor can delay adverts", zap.String("needs", "CAP_SYS_NICE or RLIMIT_RTPRIO"))
+	}
 	clientTLS, err := p.ClientTLS()
 	if err != nil {
 		return err
@@ -59,7 +97,7 @@ func run(ctx context.Context, p *daemon.Process) error {
 		return err
 	}
 
-	set := instance.NewSet(network{host}, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
+	set := instance.NewSet(network{host}, guard, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
 	reconciler := loop.New(loop.Config{
 		Node: p.Node, Store: store, Status: reporter, World: set, Log: p.Log,
 		Ready: func() { server.SetServing("", true) },

@@ -160,9 +160,9 @@ var (
 	advertise = []Action{SendAdvert, TimeAdvert}
 	insist    = []Action{SendAdvert, Announce, TimeAdvert}
 	yield     = []Action{RemoveAddresses, FollowInterval, TimeMasterDown}
-	// A master that has been replaced will answer the resignation, and whoever has just believed our last advert will take
-	// over soon.
-	demote = []Action{SendResign, RemoveAddresses, TimeMasterDown}
+	// The addresses go first: another one has them. A master that has been replaced will answer the resignation, and whoever
+	// has just believed our last advert will take over soon.
+	demote = []Action{RemoveAddresses, SendResign, TimeMasterDown}
 	resign = []Action{SendResign, RemoveAddresses, StopTimer}
 )
 

@@ -54,7 +54,7 @@ func TestStep(t *testing.T) {
 			"[send-advert announce time-advert]"},
 		{"master: lower rival", Master, heard(99, above), false, Master, "[send-advert announce time-advert]"},
 		{"master: held up", Master, Event{Kind: HeldUp}, false, Backup,
-			"[send-resign remove-addresses time-master-down]"},
+			"[remove-addresses send-resign time-master-down]"},
 		{"backup: held up", Backup, Event{Kind: HeldUp}, false, Backup, "[]"},
 		{"fault: held up", Fault, Event{Kind: HeldUp}, false, Fault, "[]"},
 		{"master: broken", Master, Event{Kind: Broken}, false, Fault, "[send-resign remove-addresses stop-timer]"},

@@ -22,7 +22,7 @@ func (i *instance) fail(cause, reason string) {
 	switch {
 	case i.state == fsm.Initialize: // run decides after its first look
 	case first:
-		i.step(fsm.Event{Kind: fsm.Broken}, reason)
+		i.step(fsm.Event{Kind: fsm.Broken}, because(reason))
 	default:
 		i.explain()
 	}
@@ -37,7 +37,7 @@ func (i *instance) mend(cause string) {
 	switch {
 	case i.state == fsm.Initialize:
 	case len(i.faults) == 0:
-		i.step(fsm.Event{Kind: fsm.Mended}, "the fault is over")
+		i.step(fsm.Event{Kind: fsm.Mended}, because("the fault is over"))
 	default:
 		i.explain()
 	}

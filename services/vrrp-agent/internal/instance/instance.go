@@ -8,7 +8,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,6 +60,8 @@ type Network interface {
 	// Add puts a single address on a card for life, whole seconds, after which the kernel removes it. One that is there
 	// lives for that long from now on. It tells whether it was not there before. Any goroutine may call.
 	Add(index int, a netip.Addr, life time.Duration) (added bool, err error)
+	// Asleep is how long the machine has been asleep since its start. Any goroutine may call.
+	Asleep() time.Duration
 	// Remove takes it off and tells whether it was there; that it was not is no error.
 	Remove(index int, a netip.Addr) (removed bool, err error)
 	// Listen joins the adverts at a port.
@@ -76,6 +80,15 @@ type Wire interface {
 	Announce(frame []byte) error
 	// Close ends it.
 	Close() error
+}
+
+// Guard takes the addresses away when this process no longer can; see package warden. Any goroutine may call.
+type Guard interface {
+	// Beat tells that the instance lives, and for how long that may be believed.
+	Beat(id uint8, v6 bool, patience time.Duration)
+	// Hold and Release tell what it holds; Hold is a beat too.
+	Hold(id uint8, v6 bool, index int, a netip.Addr, patience time.Duration)
+	Release(id uint8, v6 bool, index int, a netip.Addr)
 }
 
 // Watch runs one check until ctx ends and reports whenever the answer has changed, from its own goroutine; why tells
@@ -111,6 +124,7 @@ type counters struct {
 // instance is a running instance. All fields below "owned" belong to its goroutine.
 type instance struct {
 	network Network
+	guard   Guard
 	watch   Watch
 	log     *zap.Logger
 	changed func() // tells that status is new
@@ -127,7 +141,7 @@ type instance struct {
 	order     order
 	state     fsm.State
 	why       string // reason for the state
-	heard     string // what the last advert heard would explain
+	heard     cause  // what the last advert heard would explain
 	config    fsm.Config
 	expect    packet.Expect
 	port      nic.Port
@@ -154,16 +168,18 @@ type instance struct {
 	life     *time.Timer    // runs while addresses are held
 	renewing <-chan renewed // nil: no renewal is under way
 	awake    time.Time      // when the goroutine went on last
+	asleep   time.Duration  // how long the machine had slept until then
 
 	advertised time.Time // when the last advert was sent
 	announced  time.Time
 	buffer     []byte
+	listed     []netip.Addr // room for the addresses of an advert
 }
 
 // newInstance prepares an instance; run runs it.
-func newInstance(n Network, w Watch, log *zap.Logger, changed func(), o order) *instance {
+func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), o order) *instance {
 	i := &instance{
-		network: n, watch: w, changed: changed,
+		network: n, guard: g, watch: w, changed: changed,
 		log:      log.With(logging.Instance(o.local.Name)),
 		orders:   make(chan order),
 		pokes:    make(chan struct{}, 1),
@@ -177,6 +193,7 @@ func newInstance(n Network, w Watch, log *zap.Logger, changed func(), o order) *
 		retry:    stoppedTimer(),
 		life:     stoppedTimer(),
 		buffer:   make([]byte, datagramMost),
+		listed:   make([]netip.Addr, 0, math.MaxUint8),
 	}
 	i.take(o)
 	i.publish()
@@ -225,6 +242,8 @@ func (i *instance) observe() plan.Instance {
 // run is the instance's goroutine. When ctx ends it resigns, removes the addresses and returns.
 func (i *instance) run(ctx context.Context) {
 	defer close(i.done)
+	// What is due is sent from a thread that nobody else runs on. It ends with the goroutine.
+	runtime.LockOSThread()
 	defer i.stopTimers()
 	defer i.goroutine.Wait()
 
@@ -237,17 +256,17 @@ func (i *instance) run(ctx context.Context) {
 	}
 	i.look()
 	if len(i.faults) > 0 {
-		i.step(fsm.Event{Kind: fsm.Broken}, i.faultReason())
+		i.step(fsm.Event{Kind: fsm.Broken}, because(i.faultReason()))
 	} else {
-		i.step(fsm.Event{Kind: fsm.Startup}, "started")
+		i.step(fsm.Event{Kind: fsm.Startup}, because("started"))
 	}
 
 	// What makes a master speak up reads the socket first: after the process was held up, there is perhaps another one.
-	i.awake = time.Now()
+	i.awake, i.asleep = time.Now(), i.network.Asleep()
 	for {
 		select {
 		case <-ctx.Done():
-			i.step(fsm.Event{Kind: fsm.Shutdown}, "stopped")
+			i.step(fsm.Event{Kind: fsm.Shutdown}, because("stopped"))
 			i.hangUp()
 			return
 		case <-i.readable:
@@ -301,8 +320,30 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
+// cause is why something happens. It is put into words only when it has changed a state: adverts come often.
+type cause struct {
+	text string     // whole, or the text behind the address
+	from netip.Addr // of an advert
+	// priority of the advert; 0: it has resigned
+	priority uint8
+}
+
+// String puts it into words; "" with the zero value.
+func (c cause) String() string {
+	switch {
+	case !c.from.IsValid():
+		return c.text
+	case c.priority == packet.PriorityStop:
+		return fmt.Sprintf("%s%v resigned", c.text, c.from)
+	}
+	return fmt.Sprintf("%s%v has priority %d", c.text, c.from, c.priority)
+}
+
+// because is a cause in words.
+func because(text string) cause { return cause{text: text} }
+
 // step feeds the machine and does what it says.
-func (i *instance) step(e fsm.Event, why string) {
+func (i *instance) step(e fsm.Event, why cause) {
 	old := i.state
 	next, actions := fsm.Step(i.config, i.state, e)
 	i.state = next
@@ -313,9 +354,9 @@ func (i *instance) step(e fsm.Event, why string) {
 		i.act(a)
 	}
 	if next != old {
-		i.why, i.heard = why, ""
+		i.why, i.heard = why.String(), cause{}
 		i.counters.transitions.Add(1)
-		i.log.Info("instance changed state", logging.Old(old.String()), logging.To(next.String()), logging.Reason(why))
+		i.log.Info("instance changed state", logging.Old(old.String()), logging.To(next.String()), logging.Reason(i.why))
 		i.publish()
 		i.changed()
 	}
@@ -370,11 +411,11 @@ func (i *instance) timeout() {
 	if i.due.IsZero() || time.Now().Before(i.due) {
 		return
 	}
-	why := ""
+	var why cause
 	if i.state == fsm.Backup {
 		why = i.heard
-		if why == "" {
-			why = "no advert for " + i.config.MasterDown().String()
+		if why == (cause{}) {
+			why = because("no advert for " + i.config.MasterDown().String())
 		}
 	}
 	i.step(fsm.Event{Kind: fsm.Timer}, why)
@@ -391,6 +432,9 @@ func (i *instance) send(payload []byte) {
 	}
 	i.advertised = time.Now()
 	i.counters.sent.Add(1)
+	if len(i.held) > 0 {
+		i.beat()
+	}
 }
 
 // drain takes in the packets that have come.
@@ -414,7 +458,7 @@ func (i *instance) drain() {
 }
 
 func (i *instance) receive(datagram []byte) {
-	a, err := i.expect.Receive(datagram)
+	a, err := i.expect.Receive(datagram, i.listed[:0])
 	if drop, ok := err.(packet.Drop); ok {
 		if drop != packet.DropOtherRouter { // of our neighbour instances, which is no fault
 			i.counters.dropped[drop].Add(1)
@@ -431,19 +475,15 @@ func (i *instance) receive(datagram []byte) {
 		i.publish()
 	}
 	i.learn(a)
-	why := ""
+	var why cause
 	if i.state == fsm.Master {
-		why = fmt.Sprintf("%v has priority %d", from, a.Priority)
+		why = cause{from: from, priority: a.Priority}
 	}
 	i.interval = a.Interval
 	i.step(fsm.Event{Kind: fsm.Heard, Priority: a.Priority, From: from}, why)
-	switch {
-	case a.Priority == packet.PriorityStop:
-		i.heard = fmt.Sprintf("master %v resigned", from)
-	case a.Priority < i.config.Priority:
-		i.heard = fmt.Sprintf("master %v has priority %d", from, a.Priority)
-	default:
-		i.heard = ""
+	i.heard = cause{}
+	if a.Priority < i.config.Priority { // a resignation included
+		i.heard = cause{text: "master ", from: from, priority: a.Priority}
 	}
 }
 

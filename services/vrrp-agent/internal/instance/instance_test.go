@@ -534,6 +534,10 @@ func (deaf) View() nic.View                                   { return nic.View{
 func (deaf) Add(int, netip.Addr, time.Duration) (bool, error) { return true, nil }
 func (deaf) Remove(int, netip.Addr) (bool, error)             { return true, nil }
 func (deaf) Listen(nic.Port) (Wire, error)                    { return deaf{}, nil }
+func (deaf) Asleep() time.Duration                            { return 0 }
+func (deaf) Beat(uint8, bool, time.Duration)                  {}
+func (deaf) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
+func (deaf) Release(uint8, bool, int, netip.Addr)             {}
 func (deaf) Wait() error                                      { return errors.New("deaf") }
 func (deaf) Receive([]byte) (int, error)                      { return 0, nil }
 func (deaf) Send([]byte) error                                { return nil }
@@ -541,12 +545,12 @@ func (deaf) Announce([]byte) error                            { return nil }
 func (deaf) Close() error                                     { return nil }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
-	i := newInstance(deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+	i := newInstance(deaf{}, deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
 	if err := i.settle(nic.Port{Index: 2}); err != nil {
 		t.Fatal(err)
 	}
-	i.step(fsm.Event{Kind: fsm.Startup}, "started")
-	i.step(fsm.Event{Kind: fsm.Timer}, "alone")
+	i.step(fsm.Event{Kind: fsm.Startup}, because("started"))
+	i.step(fsm.Event{Kind: fsm.Timer}, because("alone"))
 	before := i.counters.sent.Load()
 	n := testing.AllocsPerRun(100, func() {
 		i.due = time.Now()
@@ -554,6 +558,17 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	})
 	if sent := i.counters.sent.Load() - before; n != 0 || sent != 101 {
 		t.Errorf("%v allocations per advert, %d adverts", n, sent)
+	}
+	// A backup that hears its master, and a rival that is not better.
+	i.step(fsm.Event{Kind: fsm.HeldUp}, because("test"))
+	for _, priority := range []uint8{110, 100} {
+		advert := packet.Advertisement{VirtualRouterID: 53, Priority: priority, Interval: time.Second, Addresses: vi1(1).Addresses}
+		datagram := ipv4(netip.MustParseAddr("192.168.60.1"), advert.Append(nil, v2))
+		before := i.counters.received.Load()
+		n := testing.AllocsPerRun(100, func() { i.receive(datagram) })
+		if received := i.counters.received.Load() - before; n != 0 || received != 101 {
+			t.Errorf("%v allocations per advert of priority %d, %d adverts", n, priority, received)
+		}
 	}
 	i.hangUp()
 	i.goroutine.Wait()

@@ -59,6 +59,9 @@ type node struct {
 	frozen        chan struct{} // when it is there, the instance sleeps until it is closed
 	busy          bool          // adding waits for the end of this
 	adds          atomic.Int64
+	asleep        atomic.Int64 // how long the machine has slept, in nanoseconds
+	beats         atomic.Int64
+	watched       sync.Map // the addresses that the warden knows
 	lives         map[netip.Addr]*time.Timer
 	wires         []*wire
 	set           *Set
@@ -76,7 +79,7 @@ func (l *lan) join(t *testing.T, name, prefix string) *node {
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
 	l.mu.Unlock()
-	n.set = NewSet(n, n.watch.watch, zap.NewNop())
+	n.set = NewSet(n, n, n.watch.watch, zap.NewNop())
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(t.Context())
 	go func() {
@@ -136,6 +139,15 @@ func (n *node) View() nic.View {
 	card.Addresses = slices.Clone(card.Addresses)
 	return nic.View{Cards: []nic.Card{card}}
 }
+
+func (n *node) Asleep() time.Duration { return time.Duration(n.asleep.Load()) }
+
+// The node is its own warden, and remembers what it was told.
+func (n *node) Beat(uint8, bool, time.Duration) { n.beats.Add(1) }
+
+func (n *node) Hold(_ uint8, _ bool, _ int, a netip.Addr, _ time.Duration) { n.watched.Store(a, true) }
+
+func (n *node) Release(_ uint8, _ bool, _ int, a netip.Addr) { n.watched.Delete(a) }
 
 func (n *node) Refresh() (nic.View, error) { return n.View(), nil }
 

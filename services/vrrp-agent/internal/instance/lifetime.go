@@ -33,6 +33,7 @@ func (i *instance) renew() {
 		return
 	}
 	i.life.Reset(renewal)
+	i.watched()
 	if i.renewing != nil {
 		return // the kernel is still at the last one
 	}
@@ -49,6 +50,13 @@ func (i *instance) renew() {
 		}
 		done <- r
 	})
+}
+
+// watched tells the warden what this instance holds.
+func (i *instance) watched() {
+	for _, a := range i.held {
+		i.guard.Hold(i.order.local.VirtualRouterID, false, i.port.Index, a, i.patience())
+	}
 }
 
 // afterRenewal takes in the result of a renewal.
@@ -82,17 +90,27 @@ func (i *instance) restored(addresses []netip.Addr) {
 	}
 }
 
-// wake comes before anything else when the goroutine goes on. A master that finds that it has not run for longer than its
-// addresses live, nor sent an advert for as long as the most impatient backup waits, has been replaced: it stands back
-// and listens first.
+// wake comes before anything else when the goroutine goes on. A master that finds that it has not run, nor sent an advert,
+// for as long as the most impatient backup waits, has been replaced: it lets go and listens first. Where adverts are
+// rarer than addresses live, the socket tells of the other one in time.
 func (i *instance) wake() {
-	now := time.Now()
-	gap := now.Sub(i.awake)
-	i.awake = now
-	if i.state != fsm.Master || gap < lifetime {
+	now, asleep := time.Now(), i.network.Asleep()
+	slept := asleep - i.asleep
+	gap := now.Sub(i.awake) + slept
+	i.awake, i.asleep = now, asleep
+	if i.state != fsm.Master || gap < i.patience() {
 		return
 	}
-	if patience := i.config.MasterDown() - i.config.Skew(); now.Sub(i.advertised) >= patience {
-		i.step(fsm.Event{Kind: fsm.HeldUp}, fmt.Sprintf("did not run for %v", gap.Round(time.Millisecond)))
+	if now.Sub(i.advertised)+slept >= i.othersWait() {
+		i.step(fsm.Event{Kind: fsm.HeldUp}, because(fmt.Sprintf("did not run for %v", gap.Round(time.Millisecond))))
 	}
 }
+
+// othersWait is how long the most impatient backup waits for an advert of ours.
+func (i *instance) othersWait() time.Duration { return i.config.MasterDown() - i.config.Skew() }
+
+// patience is how long this instance may be silent, with its addresses, before something is wrong with it.
+func (i *instance) patience() time.Duration { return min(i.othersWait(), lifetime) }
+
+// beat tells the warden that this instance lives.
+func (i *instance) beat() { i.guard.Beat(i.order.local.VirtualRouterID, false, i.patience()) }

@@ -185,13 +185,13 @@ func TestSlowKernel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := slow{calls: make(chan string, 10), free: make(chan struct{}, 1)}
-		i := newInstance(s, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+		i := newInstance(s, deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
 		if err := i.settle(nic.Port{Index: 2}); err != nil {
 			t.Fatal(err)
 		}
 		s.free <- struct{}{}
-		i.step(fsm.Event{Kind: fsm.Startup}, "started")
-		i.step(fsm.Event{Kind: fsm.Timer}, "alone")
+		i.step(fsm.Event{Kind: fsm.Startup}, because("started"))
+		i.step(fsm.Event{Kind: fsm.Timer}, because("alone"))
 		i.renew()
 		i.renew() // finds the first still under way
 		before := i.counters.sent.Load()
@@ -204,7 +204,7 @@ func TestSlowKernel(t *testing.T) {
 			time.Sleep(time.Second) // in the time of synctest
 			s.free <- struct{}{}
 		}()
-		i.step(fsm.Event{Kind: fsm.Shutdown}, "stopped")
+		i.step(fsm.Event{Kind: fsm.Shutdown}, because("stopped"))
 		close(s.calls)
 		got := ""
 		for c := range s.calls {

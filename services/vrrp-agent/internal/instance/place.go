@@ -161,6 +161,7 @@ func (i *instance) hold() {
 		if slices.Contains(i.held, a) {
 			continue
 		}
+		i.guard.Hold(i.order.local.VirtualRouterID, false, i.port.Index, a, i.patience())
 		if _, err := i.network.Add(i.port.Index, a, lifetime); err != nil {
 			i.refused = err
 			return
@@ -177,6 +178,7 @@ func (i *instance) release(addresses []netip.Addr) {
 	var errs []error
 	for _, a := range addresses {
 		_, err := i.network.Remove(i.port.Index, a)
+		i.guard.Release(i.order.local.VirtualRouterID, false, i.port.Index, a)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil { // the next look tries again, and their time runs out

@@ -36,6 +36,7 @@ type Host interface {
 // Set is the instances that run on this node.
 type Set struct {
 	host    Host
+	guard   Guard
 	watch   Watch
 	log     *zap.Logger
 	changes chan struct{}
@@ -51,9 +52,9 @@ type running struct {
 }
 
 // NewSet makes an empty set.
-func NewSet(h Host, w Watch, log *zap.Logger) *Set {
+func NewSet(h Host, g Guard, w Watch, log *zap.Logger) *Set {
 	return &Set{
-		host: h, watch: w, log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
+		host: h, guard: g, watch: w, log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
 	}
 }
 
@@ -138,7 +139,7 @@ func (s *Set) start(l spec.Local) error {
 	if err != nil {
 		return err
 	}
-	i := newInstance(s.host, s.watch, s.log, s.changed, order{local: l, authentication: authentication})
+	i := newInstance(s.host, s.guard, s.watch, s.log, s.changed, order{local: l, authentication: authentication})
 	ctx, stop := context.WithCancel(context.Background()) // ended by stop or Run, which wait for it
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -98,7 +98,7 @@ func TestMirrorsTheChecksum(t *testing.T) {
 			synctest.Wait()
 			b := make([]byte, 100)
 			n, _ := w.Receive(b)
-			r, err := listen.Receive(b[:n])
+			r, err := listen.Receive(b[:n], nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -242,6 +242,16 @@ func (h *Host) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
 	return !there, nil
 }
 
+// Asleep is how long the machine has been asleep since its start: the one clock of the kernel goes on meanwhile, the other
+// does not.
+func (h *Host) Asleep() time.Duration {
+	var with, without unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &without) // both are always there
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &with)
+	// Between the two calls a moment has passed, which is no sleep.
+	return time.Duration(with.Nano()-without.Nano()) / time.Millisecond * time.Millisecond
+}
+
 // mark is the end of the label of an address that an agent has put there. When a card gets another name, the kernel
 // keeps what stands behind the colon (inetdev_changename in net/ipv4/devinet.c).
 const mark = ":vrrp"

@@ -195,7 +195,7 @@ func TestKernelWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect := packet.Expect{Version: packet.V2, VirtualRouterID: 53, Interval: time.Second, Self: to.Source}
-	if got, err := expect.Receive(buffer[:n]); err != nil || got.Priority != 105 || got.From != from.Source {
+	if got, err := expect.Receive(buffer[:n], nil); err != nil || got.Priority != 105 || got.From != from.Source {
 		t.Errorf("got %+v %v", got, err)
 	}
 	// What was sent does not come back.

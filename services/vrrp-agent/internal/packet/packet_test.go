@@ -102,7 +102,7 @@ func TestReceiveGolden(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := tt.expect.Receive(unhex(t, tt.packet))
+			got, err := tt.expect.Receive(unhex(t, tt.packet), nil)
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v %v, want %+v", got, err, tt.want)
 			}
@@ -120,7 +120,7 @@ func TestIntervalsV3(t *testing.T) {
 		if got := hex.EncodeToString(b[24:26]); got != want {
 			t.Errorf("%v: got %s, want %s", interval, got, want)
 		}
-		if got, err := goldenExpectV3().Receive(b); err != nil || got.Interval != interval {
+		if got, err := goldenExpectV3().Receive(b, nil); err != nil || got.Interval != interval {
 			t.Errorf("%v: got %v %v", interval, got.Interval, err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestReceiveChecks(t *testing.T) {
 			if tt.expect != nil {
 				tt.expect(&e)
 			}
-			if _, err := e.Receive(b); !errors.Is(err, tt.want) {
+			if _, err := e.Receive(b, nil); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v, input %x", err, tt.want, b)
 			}
 		})
@@ -230,7 +230,7 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, e := range []Expect{goldenExpect(), goldenExpectV3()} {
-			r, err := e.Receive(b)
+			r, err := e.Receive(b, nil)
 			if err != nil {
 				var d Drop
 				if !errors.As(err, &d) {

@@ -79,8 +79,9 @@ type Received struct {
 // socket gives it. The error is a Drop.
 //
 // The list of addresses is returned and not judged here: dropping an advert over it would make two masters. For the same
-// reason either form of V3's checksum is right.
-func (e Expect) Receive(datagram []byte) (Received, error) {
+// reason either form of V3's checksum is right. The list is appended to into, which may be nil; with room for it nothing
+// is allocated.
+func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	source, payload, err := ipv4Payload(datagram)
 	if err != nil {
 		return Received{}, err
@@ -117,6 +118,7 @@ func (e Expect) Receive(datagram []byte) (Received, error) {
 	if e.Self.IsValid() && r.From == e.Self {
 		return Received{}, DropOwn
 	}
+	r.Addresses = into
 	for at := headerLength; at < end; at += addressLength {
 		r.Addresses = append(r.Addresses, netip.AddrFrom4([4]byte(payload[at:])))
 	}

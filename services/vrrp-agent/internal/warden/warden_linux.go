@@ -1,0 +1,157 @@
+package warden
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// Priorities of SCHED_FIFO: the agent's is enough to go before everything ordinary, and the warden goes before the agent.
+const (
+	agentPriority  = 2
+	wardenPriority = 3
+)
+
+// Config of a warden.
+type Config struct {
+	// Remove takes an address off a card and tells whether it was there.
+	Remove func(index int, a netip.Addr) (bool, error)
+	// Log gets what the warden does in the agent's place.
+	Log *zap.Logger
+}
+
+// Wanted tells whether this process is to be a warden: unless it is the agent already, or a command that ends at once.
+func Wanted() bool {
+	return os.Getenv(variable) == "" && !(len(os.Args) > 1 && os.Args[1] == "health")
+}
+
+// Run starts this program again as the agent, with the same arguments, and watches over it. It hands on SIGTERM, SIGINT,
+// SIGHUP and SIGQUIT and returns with the agent's end: its exit code, or 128 and the number of the signal that it died of.
+func Run(cfg Config) (code int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open the line to the agent: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(pair[0])) }()
+	theirs := os.NewFile(uintptr(pair[1]), "agent")
+	self, err := os.Executable()
+	if err != nil {
+		return 0, errors.Join(err, theirs.Close())
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+	defer signal.Stop(signals)
+	// In a group of its own: a terminal's interrupt would come to it twice, and the second one kills.
+	agent, err := os.StartProcess(self, os.Args, &os.ProcAttr{
+		Env:   append(os.Environ(), variable+"="+strconv.Itoa(agentFD)),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err := errors.Join(err, theirs.Close()); err != nil {
+		return 0, fmt.Errorf("start the agent: %w", err)
+	}
+	Realtime(wardenPriority)
+
+	watched, ended := make(chan error, 1), make(chan struct{})
+	go func() { watched <- cfg.follow(pair[0]) }()
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				_ = agent.Signal(s) // gone is as good
+			case <-ended:
+				return
+			}
+		}
+	}()
+	code, err = reap(agent.Pid)
+	close(ended)
+	return code, errors.Join(err, <-watched)
+}
+
+// agentFD is the first file descriptor behind the standard ones.
+const agentFD = 3
+
+// reap waits for the agent. As the first process of a container it inherits others' children, and buries them.
+func reap(agent int) (int, error) {
+	for {
+		var s syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &s, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("wait for the agent: %w", err)
+		case pid == agent && s.Signaled():
+			return 128 + int(s.Signal()), nil
+		case pid == agent && s.Exited():
+			return s.ExitStatus(), nil
+		}
+	}
+}
+
+// follow takes in what the agent says until it is gone. What has been said is read before anybody is judged: the warden
+// may have been held up itself.
+func (cfg Config) follow(fd int) error {
+	runtime.LockOSThread() // and never let go: the thread ends with the goroutine
+	w := newWatch(cfg.Remove, cfg.Log)
+	defer w.end()
+	var b [recordLength]byte
+	for {
+		wait := -1
+		if next, any := w.next(); any {
+			wait = int(max(0, next-machineTime()+time.Millisecond-1) / time.Millisecond)
+		}
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait); err != nil && err != unix.EINTR {
+			return fmt.Errorf("wait for word from the agent: %w", err)
+		}
+		for {
+			n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT)
+			if err == unix.EAGAIN || err == unix.EINTR {
+				break
+			}
+			if err != nil && err != unix.ECONNRESET {
+				return fmt.Errorf("hear the agent: %w", err)
+			}
+			if n <= 0 { // the other end is closed
+				return nil
+			}
+			if r, ok := read(b[:n]); ok {
+				w.take(r)
+			}
+		}
+		w.judge(machineTime())
+	}
+}
+
+// Realtime puts all threads of this process under SCHED_FIFO, those too that will be started, and tells whether that was
+// allowed: with CAP_SYS_NICE or a limit RLIMIT_RTPRIO. All threads, because what keeps an advert waiting is as often the
+// garbage collector's thread as the advert's own.
+func Realtime(priority uint32) bool {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return false
+	}
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority}
+	for _, t := range threads {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return false
+		}
+		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return false
+		}
+	}
+	return true
+}
+
+// AgentRealtime is Realtime for the agent's process.
+func AgentRealtime() bool { return Realtime(agentPriority) }
