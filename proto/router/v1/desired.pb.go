@@ -24,6 +24,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PathForm is how a path and a query are read before they are compared.
+type PathForm int32
+
+const (
+	// As sent; in rules that deny, in each of the forms.
+	PathForm_PATH_FORM_UNSPECIFIED PathForm = 0
+	// As they were sent, byte by byte.
+	PathForm_PATH_FORM_SENT PathForm = 1
+	// The path normalised by RFC 3986 section 6.2.2: unreserved characters decoded, other codes in upper case, segments "."
+	// and ".." resolved. The query as it was sent.
+	PathForm_PATH_FORM_NORMALISED PathForm = 2
+	// As the most lenient servers read it: all codes of the path decoded once, "\" taken for "/", "//" for "/", then "." and ".."
+	// resolved. Names and values of the query decoded, "+" taken for a space.
+	PathForm_PATH_FORM_DECODED PathForm = 3
+)
+
+// Enum value maps for PathForm.
+var (
+	PathForm_name = map[int32]string{
+		0: "PATH_FORM_UNSPECIFIED",
+		1: "PATH_FORM_SENT",
+		2: "PATH_FORM_NORMALISED",
+		3: "PATH_FORM_DECODED",
+	}
+	PathForm_value = map[string]int32{
+		"PATH_FORM_UNSPECIFIED": 0,
+		"PATH_FORM_SENT":        1,
+		"PATH_FORM_NORMALISED":  2,
+		"PATH_FORM_DECODED":     3,
+	}
+)
+
+func (x PathForm) Enum() *PathForm {
+	p := new(PathForm)
+	*p = x
+	return p
+}
+
+func (x PathForm) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PathForm) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[0].Descriptor()
+}
+
+func (PathForm) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[0]
+}
+
+func (x PathForm) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PathForm.Descriptor instead.
+func (PathForm) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{0}
+}
+
 // Balance is how a backend chooses among its usable servers.
 type Balance int32
 
@@ -57,11 +116,11 @@ func (x Balance) String() string {
 }
 
 func (Balance) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[0].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[1].Descriptor()
 }
 
 func (Balance) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[0]
+	return &file_router_v1_desired_proto_enumTypes[1]
 }
 
 func (x Balance) Number() protoreflect.EnumNumber {
@@ -70,7 +129,7 @@ func (x Balance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{0}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -81,8 +140,8 @@ type Frontend struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Addresses to listen on, HOST:PORT; an empty host or "*" is every address. Example: "*:80"
 	Bind []string `protobuf:"bytes,2,rep,name=bind,proto3" json:"bind,omitempty"`
-	// Asked in order; the first whose condition holds decides, even when its backend has no living server
-	// (HAProxy: use_backend ... if ...).
+	// Asked in order: edits add up, and the first backend, deny or redirect whose condition holds decides, a backend even when
+	// it has no living server (HAProxy: http-request ..., use_backend ... if ...).
 	Rules []*Rule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Backend for a request that no rule claims (HAProxy: default_backend). Without it such a request gets 503.
 	DefaultBackend string `protobuf:"bytes,4,opt,name=default_backend,json=defaultBackend,proto3" json:"default_backend,omitempty"`
@@ -184,13 +243,20 @@ func (x *Frontend) GetMaxconn() uint32 {
 	return 0
 }
 
-// Rule sends the requests that fit its condition to a backend.
+// Rule says what becomes of the requests that fit its condition. Exactly one of backend, deny, redirect and edit is set.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Condition; a rule without one fits every request.
+	// Condition; a rule without one fits every request. Conditions look at the request as the client has sent it, whatever
+	// edits stand above.
 	Condition *Condition `protobuf:"bytes,1,opt,name=condition,proto3" json:"condition,omitempty"`
-	// Name of the backend.
-	Backend       string `protobuf:"bytes,2,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Name of the backend that takes the request; no further rule is asked (HAProxy: use_backend).
+	Backend string `protobuf:"bytes,2,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Refuses the request; no further rule is asked (HAProxy: http-request deny, http-request tarpit).
+	Deny *Deny `protobuf:"bytes,3,opt,name=deny,proto3" json:"deny,omitempty"`
+	// Sends the client elsewhere; no further rule is asked (HAProxy: redirect, http-request redirect).
+	Redirect *Redirect `protobuf:"bytes,4,opt,name=redirect,proto3" json:"redirect,omitempty"`
+	// Changes the request that a server gets, or its response, and goes on to the next rule.
+	Edit          *Edit `protobuf:"bytes,5,opt,name=edit,proto3" json:"edit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,13 +305,69 @@ func (x *Rule) GetBackend() string {
 	return ""
 }
 
-// Condition holds when everything that is set in it holds.
+func (x *Rule) GetDeny() *Deny {
+	if x != nil {
+		return x.Deny
+	}
+	return nil
+}
+
+func (x *Rule) GetRedirect() *Redirect {
+	if x != nil {
+		return x.Redirect
+	}
+	return nil
+}
+
+func (x *Rule) GetEdit() *Edit {
+	if x != nil {
+		return x.Edit
+	}
+	return nil
+}
+
+// Condition holds when everything that is set in it holds; in a list, one is enough.
+//
+// Paths and queries are compared as path_form says. Where it says nothing they are compared as they were sent, and the
+// condition of a rule that denies holds also when it holds for the path in one of the other forms, because servers differ in
+// how they read "/a/../b", "/%62" and "//b": neither "deny /admin/" nor "deny what is not below /public/" is got round by
+// another spelling. What only some servers do (parameters behind ";", upper and lower case alike) is not covered.
 type Condition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request's method is one of these, compared exactly (HAProxy: method POST). Example: POST
 	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
-	// The path of the request starts with one of these (HAProxy: path_beg). Example: /static/
-	PathPrefixes  []string `protobuf:"bytes,2,rep,name=path_prefixes,json=pathPrefixes,proto3" json:"path_prefixes,omitempty"`
+	// The path of the request, without the query, starts with one of these (HAProxy: path_beg). Example: /static/
+	PathPrefixes []string `protobuf:"bytes,2,rep,name=path_prefixes,json=pathPrefixes,proto3" json:"path_prefixes,omitempty"`
+	// The path is one of these (HAProxy: path). Example: /index.php
+	Paths []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	// The path ends with one of these (HAProxy: path_end). Example: .png
+	PathSuffixes []string `protobuf:"bytes,4,rep,name=path_suffixes,json=pathSuffixes,proto3" json:"path_suffixes,omitempty"`
+	// The path fits one of these regular expressions somewhere; ^ and $ bind it (HAProxy: path_reg). The language is RE2's,
+	// which has no back references and takes time in proportion to the path. At most 256 bytes and 1000 instructions each, 64
+	// in a frontend. Example: ^/thread-[0-9]+\.html$
+	PathRegexes []string `protobuf:"bytes,5,rep,name=path_regexes,json=pathRegexes,proto3" json:"path_regexes,omitempty"`
+	// How paths and queries are compared in this condition, not in those inside it. Default: see above.
+	PathForm PathForm `protobuf:"varint,6,opt,name=path_form,json=pathForm,proto3,enum=twotier.router.v1.PathForm" json:"path_form,omitempty"`
+	// The name in Host, without the port, in any case, is one of these, or below one of these that begin with "*."
+	// (HAProxy: hdr(host) -i, hdr_dom(host) -i). Example: www.example.org, *.example.org
+	Hosts []string `protobuf:"bytes,7,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// Each of these fits one field of that name, compared in any case; the whole value of one field counts. Example:
+	// {name: "User-Agent", contains: ["bot"], ignore_case: true}
+	Headers []*TextMatch `protobuf:"bytes,8,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Each of these fits one cookie of that name, compared exactly (HAProxy: cook(NAME)).
+	Cookies []*TextMatch `protobuf:"bytes,9,rep,name=cookies,proto3" json:"cookies,omitempty"`
+	// Each of these fits one parameter of the query of that name, compared exactly; parameters stand between "&" or ";"
+	// (HAProxy: url_param(NAME)).
+	Queries []*TextMatch `protobuf:"bytes,10,rep,name=queries,proto3" json:"queries,omitempty"`
+	// The client is in one of these networks (HAProxy: src). The client is the sender of the connection (or who a PROXY header
+	// names), unless that is one of the trusted hops of the frontend: then it is whom those name. Example: 10.0.0.0/8
+	Sources []string `protobuf:"bytes,11,rep,name=sources,proto3" json:"sources,omitempty"`
+	// All of these hold.
+	All []*Condition `protobuf:"bytes,12,rep,name=all,proto3" json:"all,omitempty"`
+	// One of these holds.
+	Any []*Condition `protobuf:"bytes,13,rep,name=any,proto3" json:"any,omitempty"`
+	// This does not hold.
+	Not           *Condition `protobuf:"bytes,14,opt,name=not,proto3" json:"not,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +416,581 @@ func (x *Condition) GetPathPrefixes() []string {
 	return nil
 }
 
+func (x *Condition) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *Condition) GetPathSuffixes() []string {
+	if x != nil {
+		return x.PathSuffixes
+	}
+	return nil
+}
+
+func (x *Condition) GetPathRegexes() []string {
+	if x != nil {
+		return x.PathRegexes
+	}
+	return nil
+}
+
+func (x *Condition) GetPathForm() PathForm {
+	if x != nil {
+		return x.PathForm
+	}
+	return PathForm_PATH_FORM_UNSPECIFIED
+}
+
+func (x *Condition) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Condition) GetHeaders() []*TextMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Condition) GetCookies() []*TextMatch {
+	if x != nil {
+		return x.Cookies
+	}
+	return nil
+}
+
+func (x *Condition) GetQueries() []*TextMatch {
+	if x != nil {
+		return x.Queries
+	}
+	return nil
+}
+
+func (x *Condition) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Condition) GetAll() []*Condition {
+	if x != nil {
+		return x.All
+	}
+	return nil
+}
+
+func (x *Condition) GetAny() []*Condition {
+	if x != nil {
+		return x.Any
+	}
+	return nil
+}
+
+func (x *Condition) GetNot() *Condition {
+	if x != nil {
+		return x.Not
+	}
+	return nil
+}
+
+// TextMatch fits values by a name. Without any comparison it is enough that there is a value.
+type TextMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the header field, cookie or parameter. Example: User-Agent
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// One of all these comparisons holds: the value is one of these,
+	Exact []string `protobuf:"bytes,2,rep,name=exact,proto3" json:"exact,omitempty"`
+	// it starts with one of these,
+	Prefixes []string `protobuf:"bytes,3,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	// it ends with one of these,
+	Suffixes []string `protobuf:"bytes,4,rep,name=suffixes,proto3" json:"suffixes,omitempty"`
+	// it contains one of these,
+	Contains []string `protobuf:"bytes,5,rep,name=contains,proto3" json:"contains,omitempty"`
+	// or it fits one of these regular expressions somewhere; language and limits are those of path_regexes.
+	Regexes []string `protobuf:"bytes,6,rep,name=regexes,proto3" json:"regexes,omitempty"`
+	// Letters of ASCII are compared in any case; regular expressions say so themselves: (?i).
+	IgnoreCase bool `protobuf:"varint,7,opt,name=ignore_case,json=ignoreCase,proto3" json:"ignore_case,omitempty"`
+	// For headers: each member of a comma-separated list is compared by itself (HAProxy: hdr, as opposed to req.fhdr).
+	Members       bool `protobuf:"varint,8,opt,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextMatch) Reset() {
+	*x = TextMatch{}
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextMatch) ProtoMessage() {}
+
+func (x *TextMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
+func (*TextMatch) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TextMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TextMatch) GetExact() []string {
+	if x != nil {
+		return x.Exact
+	}
+	return nil
+}
+
+func (x *TextMatch) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+func (x *TextMatch) GetSuffixes() []string {
+	if x != nil {
+		return x.Suffixes
+	}
+	return nil
+}
+
+func (x *TextMatch) GetContains() []string {
+	if x != nil {
+		return x.Contains
+	}
+	return nil
+}
+
+func (x *TextMatch) GetRegexes() []string {
+	if x != nil {
+		return x.Regexes
+	}
+	return nil
+}
+
+func (x *TextMatch) GetIgnoreCase() bool {
+	if x != nil {
+		return x.IgnoreCase
+	}
+	return false
+}
+
+func (x *TextMatch) GetMembers() bool {
+	if x != nil {
+		return x.Members
+	}
+	return false
+}
+
+// Deny refuses a request.
+type Deny struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Status of the answer: 400, 401, 403, 404, 405, 408, 410, 413, 421, 422, 425, 429, 500, 501, 502, 503 or 504 (HAProxy: deny_status). Default
+	// 403, and 500 with tarpit.
+	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// How long the client has to wait for the answer, which costs it a connection and the router next to nothing (HAProxy:
+	// http-request tarpit with timeout tarpit), 1ms to 1h. The connection counts for maxconn. Default: it does not wait.
+	Tarpit        *durationpb.Duration `protobuf:"bytes,2,opt,name=tarpit,proto3" json:"tarpit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deny) Reset() {
+	*x = Deny{}
+	mi := &file_router_v1_desired_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deny) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deny) ProtoMessage() {}
+
+func (x *Deny) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deny.ProtoReflect.Descriptor instead.
+func (*Deny) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Deny) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Deny) GetTarpit() *durationpb.Duration {
+	if x != nil {
+		return x.Tarpit
+	}
+	return nil
+}
+
+// Redirect answers with another address. Exactly one of location, prefix and scheme is set.
+type Redirect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address (HAProxy: redirect location). Example: https://www.example.org/new
+	Location string `protobuf:"bytes,1,opt,name=location,proto3" json:"location,omitempty"`
+	// The address is this, with path and query of the request behind it (HAProxy: redirect prefix). Example:
+	// https://www.example.org
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The address is the request's with this scheme, http or https (HAProxy: redirect scheme).
+	Scheme string `protobuf:"bytes,3,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// Status: 301, 302, 303, 307 or 308 (HAProxy: code). Default 302.
+	Code uint32 `protobuf:"varint,4,opt,name=code,proto3" json:"code,omitempty"`
+	// Leave the query out behind prefix and scheme (HAProxy: drop-query).
+	DropQuery     bool `protobuf:"varint,5,opt,name=drop_query,json=dropQuery,proto3" json:"drop_query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redirect) Reset() {
+	*x = Redirect{}
+	mi := &file_router_v1_desired_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redirect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redirect) ProtoMessage() {}
+
+func (x *Redirect) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
+func (*Redirect) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Redirect) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *Redirect) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Redirect) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Redirect) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Redirect) GetDropQuery() bool {
+	if x != nil {
+		return x.DropQuery
+	}
+	return false
+}
+
+// Header is a field with its value.
+type Header struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, of the characters of a token (RFC 9110 section 5.6.2). Not taken are the fields that frame messages, belong to a
+	// connection or are the router's own: Host (see set_host), Content-Length, Transfer-Encoding, Connection, Keep-Alive,
+	// Proxy-Connection, TE, Trailer, Upgrade, Expect, X-Forwarded-For, Forwarded. Example: X-Forwarded-Proto
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Value, of visible characters and spaces, at most 1024.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Header) Reset() {
+	*x = Header{}
+	mi := &file_router_v1_desired_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Header) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Header) ProtoMessage() {}
+
+func (x *Header) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Header.ProtoReflect.Descriptor instead.
+func (*Header) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Header) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Header) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Edit changes what a server gets and what the client gets from a server. Of several edits each goes on with what those before have made. In
+// one: first fields are removed, then set, then added.
+type Edit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Fields that the request goes on without (HAProxy: http-request del-header).
+	RemoveRequestHeaders []string `protobuf:"bytes,1,rep,name=remove_request_headers,json=removeRequestHeaders,proto3" json:"remove_request_headers,omitempty"`
+	// Fields that the request goes on with, in place of all of their name (HAProxy: http-request set-header).
+	SetRequestHeaders []*Header `protobuf:"bytes,2,rep,name=set_request_headers,json=setRequestHeaders,proto3" json:"set_request_headers,omitempty"`
+	// Fields that are added to the request (HAProxy: http-request add-header).
+	AddRequestHeaders []*Header `protobuf:"bytes,3,rep,name=add_request_headers,json=addRequestHeaders,proto3" json:"add_request_headers,omitempty"`
+	// The same for the response of a server (HAProxy: http-response del-header), not for the router's own answers.
+	RemoveResponseHeaders []string `protobuf:"bytes,4,rep,name=remove_response_headers,json=removeResponseHeaders,proto3" json:"remove_response_headers,omitempty"`
+	// (HAProxy: http-response set-header)
+	SetResponseHeaders []*Header `protobuf:"bytes,5,rep,name=set_response_headers,json=setResponseHeaders,proto3" json:"set_response_headers,omitempty"`
+	// (HAProxy: http-response add-header)
+	AddResponseHeaders []*Header `protobuf:"bytes,6,rep,name=add_response_headers,json=addResponseHeaders,proto3" json:"add_response_headers,omitempty"`
+	// The value of Host, with a port where it is to have one (HAProxy: http-request set-header Host). Example: app.internal:8080
+	SetHost string `protobuf:"bytes,7,opt,name=set_host,json=setHost,proto3" json:"set_host,omitempty"`
+	// The path; the query stays.
+	Path          *PathEdit `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Edit) Reset() {
+	*x = Edit{}
+	mi := &file_router_v1_desired_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Edit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Edit) ProtoMessage() {}
+
+func (x *Edit) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Edit.ProtoReflect.Descriptor instead.
+func (*Edit) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Edit) GetRemoveRequestHeaders() []string {
+	if x != nil {
+		return x.RemoveRequestHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetSetRequestHeaders() []*Header {
+	if x != nil {
+		return x.SetRequestHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetAddRequestHeaders() []*Header {
+	if x != nil {
+		return x.AddRequestHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetRemoveResponseHeaders() []string {
+	if x != nil {
+		return x.RemoveResponseHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetSetResponseHeaders() []*Header {
+	if x != nil {
+		return x.SetResponseHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetAddResponseHeaders() []*Header {
+	if x != nil {
+		return x.AddResponseHeaders
+	}
+	return nil
+}
+
+func (x *Edit) GetSetHost() string {
+	if x != nil {
+		return x.SetHost
+	}
+	return ""
+}
+
+func (x *Edit) GetPath() *PathEdit {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+// PathEdit changes the path of a request. Exactly one of set, prefix and regex is set. The path is taken as it was sent, and
+// what comes out never begins with "//".
+type PathEdit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path (HAProxy: http-request set-path). Example: /index.html
+	Set string `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	// A path that starts with this starts with replacement instead; another stays. Example: /app/
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// A path that fits this somewhere becomes replacement, whole; another stays (HAProxy: http-request replace-path). Language and limits as in
+	// Condition.path_regexes.
+	Regex string `protobuf:"bytes,3,opt,name=regex,proto3" json:"regex,omitempty"`
+	// Instead of prefix or regex; begins with "/". Behind regex, \1 to \9 stand for its groups and \0 for all that fits. Example: /
+	Replacement   string `protobuf:"bytes,4,opt,name=replacement,proto3" json:"replacement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathEdit) Reset() {
+	*x = PathEdit{}
+	mi := &file_router_v1_desired_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathEdit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathEdit) ProtoMessage() {}
+
+func (x *PathEdit) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
+func (*PathEdit) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PathEdit) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *PathEdit) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *PathEdit) GetRegex() string {
+	if x != nil {
+		return x.Regex
+	}
+	return ""
+}
+
+func (x *PathEdit) GetReplacement() string {
+	if x != nil {
+		return x.Replacement
+	}
+	return ""
+}
+
 // Backend is a group of servers that can each answer the same requests (HAProxy: backend).
 // Kind in the key space: backend
 type Backend struct {
@@ -318,7 +1015,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +1027,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +1040,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Backend) GetName() string {
@@ -416,7 +1113,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +1125,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +1138,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Server) GetName() string {
@@ -498,7 +1195,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +1207,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +1220,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Cookie) GetName() string {
@@ -581,7 +1278,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +1290,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +1303,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -659,7 +1356,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +1368,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +1381,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -721,13 +1418,66 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x0etimeout_client\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rtimeoutClient\x12K\n" +
 	"\x14timeout_http_request\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x12timeoutHttpRequest\x12P\n" +
 	"\x17timeout_http_keep_alive\x18\a \x01(\v2\x19.google.protobuf.DurationR\x14timeoutHttpKeepAlive\x12\x18\n" +
-	"\amaxconn\x18\b \x01(\rR\amaxconn\"\\\n" +
+	"\amaxconn\x18\b \x01(\rR\amaxconn\"\xef\x01\n" +
 	"\x04Rule\x12:\n" +
 	"\tcondition\x18\x01 \x01(\v2\x1c.twotier.router.v1.ConditionR\tcondition\x12\x18\n" +
-	"\abackend\x18\x02 \x01(\tR\abackend\"J\n" +
+	"\abackend\x18\x02 \x01(\tR\abackend\x12+\n" +
+	"\x04deny\x18\x03 \x01(\v2\x17.twotier.router.v1.DenyR\x04deny\x127\n" +
+	"\bredirect\x18\x04 \x01(\v2\x1b.twotier.router.v1.RedirectR\bredirect\x12+\n" +
+	"\x04edit\x18\x05 \x01(\v2\x17.twotier.router.v1.EditR\x04edit\"\xca\x04\n" +
 	"\tCondition\x12\x18\n" +
 	"\amethods\x18\x01 \x03(\tR\amethods\x12#\n" +
-	"\rpath_prefixes\x18\x02 \x03(\tR\fpathPrefixes\"\xf1\x02\n" +
+	"\rpath_prefixes\x18\x02 \x03(\tR\fpathPrefixes\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths\x12#\n" +
+	"\rpath_suffixes\x18\x04 \x03(\tR\fpathSuffixes\x12!\n" +
+	"\fpath_regexes\x18\x05 \x03(\tR\vpathRegexes\x128\n" +
+	"\tpath_form\x18\x06 \x01(\x0e2\x1b.twotier.router.v1.PathFormR\bpathForm\x12\x14\n" +
+	"\x05hosts\x18\a \x03(\tR\x05hosts\x126\n" +
+	"\aheaders\x18\b \x03(\v2\x1c.twotier.router.v1.TextMatchR\aheaders\x126\n" +
+	"\acookies\x18\t \x03(\v2\x1c.twotier.router.v1.TextMatchR\acookies\x126\n" +
+	"\aqueries\x18\n" +
+	" \x03(\v2\x1c.twotier.router.v1.TextMatchR\aqueries\x12\x18\n" +
+	"\asources\x18\v \x03(\tR\asources\x12.\n" +
+	"\x03all\x18\f \x03(\v2\x1c.twotier.router.v1.ConditionR\x03all\x12.\n" +
+	"\x03any\x18\r \x03(\v2\x1c.twotier.router.v1.ConditionR\x03any\x12.\n" +
+	"\x03not\x18\x0e \x01(\v2\x1c.twotier.router.v1.ConditionR\x03not\"\xde\x01\n" +
+	"\tTextMatch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05exact\x18\x02 \x03(\tR\x05exact\x12\x1a\n" +
+	"\bprefixes\x18\x03 \x03(\tR\bprefixes\x12\x1a\n" +
+	"\bsuffixes\x18\x04 \x03(\tR\bsuffixes\x12\x1a\n" +
+	"\bcontains\x18\x05 \x03(\tR\bcontains\x12\x18\n" +
+	"\aregexes\x18\x06 \x03(\tR\aregexes\x12\x1f\n" +
+	"\vignore_case\x18\a \x01(\bR\n" +
+	"ignoreCase\x12\x18\n" +
+	"\amembers\x18\b \x01(\bR\amembers\"Q\n" +
+	"\x04Deny\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status\x121\n" +
+	"\x06tarpit\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06tarpit\"\x89\x01\n" +
+	"\bRedirect\x12\x1a\n" +
+	"\blocation\x18\x01 \x01(\tR\blocation\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x16\n" +
+	"\x06scheme\x18\x03 \x01(\tR\x06scheme\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\rR\x04code\x12\x1d\n" +
+	"\n" +
+	"drop_query\x18\x05 \x01(\bR\tdropQuery\"2\n" +
+	"\x06Header\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xf0\x03\n" +
+	"\x04Edit\x124\n" +
+	"\x16remove_request_headers\x18\x01 \x03(\tR\x14removeRequestHeaders\x12I\n" +
+	"\x13set_request_headers\x18\x02 \x03(\v2\x19.twotier.router.v1.HeaderR\x11setRequestHeaders\x12I\n" +
+	"\x13add_request_headers\x18\x03 \x03(\v2\x19.twotier.router.v1.HeaderR\x11addRequestHeaders\x126\n" +
+	"\x17remove_response_headers\x18\x04 \x03(\tR\x15removeResponseHeaders\x12K\n" +
+	"\x14set_response_headers\x18\x05 \x03(\v2\x19.twotier.router.v1.HeaderR\x12setResponseHeaders\x12K\n" +
+	"\x14add_response_headers\x18\x06 \x03(\v2\x19.twotier.router.v1.HeaderR\x12addResponseHeaders\x12\x19\n" +
+	"\bset_host\x18\a \x01(\tR\asetHost\x12/\n" +
+	"\x04path\x18\b \x01(\v2\x1b.twotier.router.v1.PathEditR\x04path\"l\n" +
+	"\bPathEdit\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05regex\x18\x03 \x01(\tR\x05regex\x12 \n" +
+	"\vreplacement\x18\x04 \x01(\tR\vreplacement\"\xf1\x02\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -758,7 +1508,12 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host*:\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host*j\n" +
+	"\bPathForm\x12\x19\n" +
+	"\x15PATH_FORM_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0ePATH_FORM_SENT\x10\x01\x12\x18\n" +
+	"\x14PATH_FORM_NORMALISED\x10\x02\x12\x15\n" +
+	"\x11PATH_FORM_DECODED\x10\x03*:\n" +
 	"\aBalance\x12\x17\n" +
 	"\x13BALANCE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12BALANCE_ROUNDROBIN\x10\x01B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
@@ -775,40 +1530,63 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_router_v1_desired_proto_goTypes = []any{
-	(Balance)(0),                // 0: twotier.router.v1.Balance
-	(*Frontend)(nil),            // 1: twotier.router.v1.Frontend
-	(*Rule)(nil),                // 2: twotier.router.v1.Rule
-	(*Condition)(nil),           // 3: twotier.router.v1.Condition
-	(*Backend)(nil),             // 4: twotier.router.v1.Backend
-	(*Server)(nil),              // 5: twotier.router.v1.Server
-	(*Cookie)(nil),              // 6: twotier.router.v1.Cookie
-	(*Check)(nil),               // 7: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 8: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(PathForm)(0),               // 0: twotier.router.v1.PathForm
+	(Balance)(0),                // 1: twotier.router.v1.Balance
+	(*Frontend)(nil),            // 2: twotier.router.v1.Frontend
+	(*Rule)(nil),                // 3: twotier.router.v1.Rule
+	(*Condition)(nil),           // 4: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 5: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 6: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 7: twotier.router.v1.Redirect
+	(*Header)(nil),              // 8: twotier.router.v1.Header
+	(*Edit)(nil),                // 9: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 10: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 11: twotier.router.v1.Backend
+	(*Server)(nil),              // 12: twotier.router.v1.Server
+	(*Cookie)(nil),              // 13: twotier.router.v1.Cookie
+	(*Check)(nil),               // 14: twotier.router.v1.Check
+	(*HttpCheck)(nil),           // 15: twotier.router.v1.HttpCheck
+	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	2,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	9,  // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	9,  // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	9,  // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	3,  // 4: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	0,  // 5: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	5,  // 6: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	6,  // 7: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	7,  // 8: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	9,  // 9: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	9,  // 10: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	8,  // 11: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	9,  // 12: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	9,  // 13: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	16, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	16, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	16, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	4,  // 4: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	6,  // 5: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	7,  // 6: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	9,  // 7: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	0,  // 8: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	5,  // 9: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	5,  // 10: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	5,  // 11: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	4,  // 12: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	4,  // 13: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	4,  // 14: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	16, // 15: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	8,  // 16: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	8,  // 17: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	8,  // 18: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	8,  // 19: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	10, // 20: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	1,  // 21: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	12, // 22: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	13, // 23: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	14, // 24: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	16, // 25: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	16, // 26: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	15, // 27: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	16, // 28: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	16, // 29: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -816,14 +1594,14 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[4].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

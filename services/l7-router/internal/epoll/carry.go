@@ -52,7 +52,7 @@ func (c *conn) begin() bool {
 	if a := x.Answer; a != nil {
 		if a.Hold > 0 && !c.retiring {
 			c.hold(a)
-			return false
+			return true // the client may have gone already
 		}
 		return c.respond(a, a.Hold == 0 && x.KeepAlive && x.Minor() > 0 && !c.retiring && f.skipBody())
 	}

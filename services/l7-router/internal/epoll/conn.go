@@ -216,8 +216,13 @@ func (c *conn) refuse(status int, keep bool) bool { return c.respond(exchange.Re
 
 // respond answers in the router's own name. keep: the connection goes on afterwards.
 func (c *conn) respond(a *exchange.Answer, keep bool) bool {
+	c.flight.request.Refused(a.Status)
+	return c.say(a, keep)
+}
+
+// say sends an answer.
+func (c *conn) say(a *exchange.Answer, keep bool) bool {
 	f := c.flight
-	f.request.Refused(a.Status)
 	c.dropServer()
 	f.keep = keep
 	f.down.rest()
@@ -239,13 +244,15 @@ func (f *flight) skipBody() bool {
 
 // held is an answer that a client waits for.
 type held struct {
-	answer *exchange.Answer
+	answer exchange.Answer
 	toHead bool
 }
 
-// hold makes the client wait for an answer. Meanwhile the connection needs no more than an idle one.
+// hold makes the client wait for an answer. Meanwhile the connection needs no more than an idle one, so the request is counted
+// now, not when the time is up.
 func (c *conn) hold(a *exchange.Answer) {
-	c.held = &held{a, c.flight.request.ToHead}
+	c.flight.request.Refused(a.Status)
+	c.held = &held{*a, c.flight.request.ToHead}
 	c.rest()
 	c.phase = holding
 	c.loop.wheel.set(&c.timer, c.loop.now+int64(a.Hold))
@@ -257,7 +264,7 @@ func (c *conn) release() {
 	c.held = nil
 	c.flight = c.loop.newFlight()
 	c.flight.request.ToHead = h.toHead
-	c.respond(h.answer, false)
+	c.say(&h.answer, false)
 	c.ready()
 }
 

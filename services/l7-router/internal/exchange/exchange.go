@@ -70,13 +70,19 @@ type Request struct {
 	server   int // the server that was chosen last, or balance.None
 	tried    []int
 	triedFew [8]int
-	safe     bool // GET or HEAD: caches may store the response
+	asked    route.Request
+	decision route.Decision
+	own      Answer    // that Answer points to when it is made for this request
+	scratch  []byte    // an edited target, or the address of a redirect
+	paths    [2][]byte // an edited path while it is edited
+	safe     bool      // GET or HEAD: caches may store the response
 }
 
 // Begin decides about a request whose head is complete.
 func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	method := h.Method()
-	r.Backend = f.Backends[route.Backend(&f.Spec, method, h.Path())]
+	r.asked.Reset(h, c.Address)
+	r.decision.Decide(&f.Spec, &r.asked, nil)
 	r.Body = h.RequestBody()
 	r.Repeatable = idempotent(method)
 	r.ToHead = string(method) == "HEAD"
@@ -86,13 +92,21 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.upgrade = h.Upgrade() != nil
 	r.named, r.server, r.tried = balance.None, balance.None, r.triedFew[:0]
 	r.Head = r.Head[:0]
-	r.begun(f)
-	r.Answer = nil
-	if r.Backend == nil {
-		r.Answer = Refusal(503)
-		return
+	r.Backend, r.Answer = nil, nil
+	switch d := &r.decision; {
+	case d.Deny != nil:
+		r.deny(d.Deny)
+	case d.Redirect != nil:
+		r.redirect(d.Redirect, h, c)
+	default:
+		if r.Backend = f.Backends[d.Backend]; r.Backend == nil {
+			r.Answer = Refusal(503)
+		}
 	}
-	r.appendHead(h, c)
+	r.begun(f)
+	if r.Answer == nil {
+		r.appendHead(h, c)
+	}
 }
 
 func idempotent(method []byte) bool {
@@ -119,8 +133,11 @@ func (r *Request) Next() *pool.Server {
 // appendHead makes the head for the server: the client's, without what was for this hop only.
 func (r *Request) appendHead(h *http1.Head, c *Client) {
 	cookie := &r.Backend.Spec.Cookie
-	out := http1.AppendRequestLine(r.Head, h.Method(), h.Path(), h.Query())
-	if !h.HasHost() {
+	edits := r.decision.Edits
+	out := http1.AppendRequestLine(r.Head, h.Method(), r.path(h, edits), h.Query())
+	if host := newHost(edits); host != "" {
+		out = http1.AppendField(out, "Host", host)
+	} else if !h.HasHost() {
 		// A client of HTTP/1.0 may leave it out, but what goes to the server is HTTP/1.1.
 		if host := h.Authority(); len(host) > 0 {
 			out = http1.AppendField(out, "Host", host)
@@ -131,6 +148,12 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 	forwarded := false
 	for i := range h.Fields() {
 		if h.HopByHop(i) {
+			continue
+		}
+		if len(edits) > 0 && (h.Known(i) == http1.Host && newHost(edits) != "" || replaced(edits, false, h.Name(i))) {
+			if h.Known(i) == http1.Cookie && cookie.Name != "" {
+				r.readCookies(h.Value(i), cookie.Name) // it counts all the same
+			}
 			continue
 		}
 		switch h.Known(i) {
@@ -152,6 +175,7 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 		}
 		out = http1.AppendField(out, h.Name(i), h.Value(i))
 	}
+	out = appendEdits(out, edits, false)
 	out = append(out, "X-Forwarded-For: "...)
 	if forwarded {
 		for i := range h.Fields() {

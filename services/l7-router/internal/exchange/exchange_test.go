@@ -24,7 +24,7 @@ func frontend(t testing.TB, cookie spec.Cookie) *Frontend {
 	return &Frontend{
 		Spec: spec.Frontend{
 			Name: "main", DefaultBackend: "webservers",
-			Rules: []spec.Rule{{Methods: []string{"POST"}, Backend: "updataserver"}, {PathPrefixes: []string{"/none/"}, Backend: "missing"}},
+			Rules: []spec.Rule{{Condition: spec.Condition{Methods: []string{"POST"}}, Backend: "updataserver"}, {Condition: spec.Condition{PathPrefixes: []string{"/none/"}}, Backend: "missing"}},
 		},
 		Backends: map[string]*pool.Backend{
 			"webservers":   p.Set(spec.Backend{Name: "webservers", Servers: []spec.Server{s1, s2}, Cookie: cookie}),

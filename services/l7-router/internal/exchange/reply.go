@@ -52,9 +52,10 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 	reply.KeepClient = r.KeepAlive && !closing && !reply.Unchunk && reply.Body.Framing != http1.UntilClose
 
 	cookie := &r.Backend.Spec.Cookie
+	edits := r.decision.Edits
 	dst = http1.AppendStatusLine(dst, h.Status(), h.Reason())
 	for i := range h.Fields() {
-		if h.HopByHop(i) {
+		if h.HopByHop(i) || len(edits) > 0 && replaced(edits, true, h.Name(i)) {
 			continue
 		}
 		switch h.Known(i) {
@@ -69,6 +70,7 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 		}
 		dst = http1.AppendField(dst, h.Name(i), h.Value(i))
 	}
+	dst = appendEdits(dst, edits, true)
 	if cookie.Name != "" && (r.named == balance.None || r.named != r.server) {
 		dst = appendSetCookie(dst, cookie, r.Backend.Server(r.server))
 		r.Record.CookieOut = 'I'

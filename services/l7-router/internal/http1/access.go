@@ -30,6 +30,14 @@ func (h *Head) Query() []byte {
 
 var slash, asterisk = []byte("/"), []byte("*")
 
+// Host returns the value of the Host field, nil without one.
+func (h *Head) Host() []byte {
+	if h.host < 0 {
+		return nil
+	}
+	return h.Value(h.host)
+}
+
 // Minor returns x of HTTP/1.x: 0 or 1.
 func (h *Head) Minor() int { return h.minor }
 

@@ -83,7 +83,7 @@ func testChangeUnderLoad(t *testing.T, open Open) {
 		front := &w.want.Frontends[0]
 		front.Rules = nil
 		if round%2 == 0 {
-			front.Rules = []spec.Rule{{Methods: []string{"POST"}, Backend: "posts"}}
+			front.Rules = []spec.Rule{{Condition: spec.Condition{Methods: []string{"POST"}}, Backend: "posts"}}
 			w.want.Backends = append(w.want.Backends[:1], backend("posts", servers[(round+2)%3]))
 		} else {
 			w.want.Backends = w.want.Backends[:1]

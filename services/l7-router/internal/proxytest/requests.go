@@ -323,7 +323,7 @@ func testAnswersOfItsOwn(t *testing.T, open Open) {
 	w := newWorld(t, open, slow, backend("garbage", server("s", garbage)), backend("hangup", server("s", hangup)), backend("dead", server("s", deadAddress(t))), backend("empty"))
 	w.want.Frontends[0].DefaultBackend = ""
 	for _, b := range w.want.Backends {
-		w.want.Frontends[0].Rules = append(w.want.Frontends[0].Rules, spec.Rule{PathPrefixes: []string{"/" + b.Name}, Backend: b.Name})
+		w.want.Frontends[0].Rules = append(w.want.Frontends[0].Rules, spec.Rule{Condition: spec.Condition{PathPrefixes: []string{"/" + b.Name}}, Backend: b.Name})
 	}
 	w.apply()
 

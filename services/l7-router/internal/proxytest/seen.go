@@ -71,7 +71,7 @@ func testCounters(t *testing.T, open Open) {
 	web.Cookie = spec.Cookie{Name: "SRV"}
 	w := newWorld(t, open, web, backend("garbage", server("s", garbage)), backend("cut", server("s", cut)), slow, backend("dead", server("s", deadAddress(t))))
 	for _, b := range w.want.Backends[1:] {
-		w.want.Frontends[0].Rules = append(w.want.Frontends[0].Rules, spec.Rule{PathPrefixes: []string{"/" + b.Name}, Backend: b.Name})
+		w.want.Frontends[0].Rules = append(w.want.Frontends[0].Rules, spec.Rule{Condition: spec.Condition{PathPrefixes: []string{"/" + b.Name}}, Backend: b.Name})
 	}
 	w.apply()
 

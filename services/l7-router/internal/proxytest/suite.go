@@ -34,6 +34,8 @@ func Run(t *testing.T, open Open) {
 		{"Refused", testRefused},
 		{"LargeHeadIsTaken", testLargeHeadIsTaken},
 		{"AnswersOfItsOwn", testAnswersOfItsOwn},
+		{"Rules", testRules},
+		{"Tarpit", testTarpit},
 		{"UnfinishedHeadTimesOut", testUnfinishedHeadTimesOut},
 		{"UnfinishedBodyTimesOut", testUnfinishedBodyTimesOut},
 		{"SpecialResponses", testSpecialResponses},

@@ -109,38 +109,11 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 		}
 		f.Bind = append(f.Bind, address)
 	}
-	if len(m.GetRules()) > MaxRules {
-		p.refuse(path+".rules", "want at most %d rules, got %d", MaxRules, len(m.GetRules()))
-	}
-	for i, rule := range m.GetRules() {
-		f.Rules = append(f.Rules, p.rule(fmt.Sprintf("%s.rules[%d]", path, i), rule, backends))
-	}
+	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
 	if name := m.GetDefaultBackend(); name != "" && !backends[name] {
 		p.refuse(path+".default_backend", "there is no backend %q", name)
 	}
 	return f
-}
-
-func (p *parser) rule(path string, m *routerv1.Rule, backends map[string]bool) Rule {
-	r := Rule{
-		Methods:      slices.Clone(m.GetCondition().GetMethods()),
-		PathPrefixes: slices.Clone(m.GetCondition().GetPathPrefixes()),
-		Backend:      m.GetBackend(),
-	}
-	for i, method := range r.Methods {
-		if !token(method) {
-			p.refuse(fmt.Sprintf("%s.condition.methods[%d]", path, i), "want a method such as POST, got %q", method)
-		}
-	}
-	for i, prefix := range r.PathPrefixes {
-		if !strings.HasPrefix(prefix, "/") || !visible(prefix) || strings.ContainsAny(prefix, "?#") {
-			p.refuse(fmt.Sprintf("%s.condition.path_prefixes[%d]", path, i), "want the start of a path, such as /static/, got %q", prefix)
-		}
-	}
-	if !backends[r.Backend] {
-		p.refuse(path+".backend", "there is no backend %q", r.Backend)
-	}
-	return r
 }
 
 func (p *parser) backend(path string, m *routerv1.Backend) Backend {

@@ -36,7 +36,7 @@ func TestParse(t *testing.T) {
 	want := State{
 		Frontends: []Frontend{{
 			Name: "main", Bind: []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 80)},
-			Rules: []Rule{{Methods: []string{"POST"}, Backend: "updataserver"}}, DefaultBackend: "webservers",
+			Rules: []Rule{{Condition: Condition{Methods: []string{"POST"}}, Backend: "updataserver"}}, DefaultBackend: "webservers",
 			TimeoutClient: time.Minute, TimeoutRequest: 10 * time.Second, TimeoutKeepAlive: time.Minute, MaxConn: 10000,
 		}},
 		Backends: []Backend{{

@@ -17,7 +17,7 @@ type Frontend struct {
 	Name string
 	// Bind holds the addresses to listen on. The zero Addr stands for every address, IPv4 and IPv6.
 	Bind []netip.AddrPort
-	// Rules are asked in order; the first that holds decides.
+	// Rules are asked in order; edits add up, and the first other one that holds decides.
 	Rules []Rule
 	// DefaultBackend takes what no rule claims; empty: such a request gets 503.
 	DefaultBackend string
@@ -29,16 +29,6 @@ type Frontend struct {
 	TimeoutKeepAlive time.Duration
 	// MaxConn is the most connections at a time.
 	MaxConn int
-}
-
-// Rule sends the requests for which everything that is set holds to a backend.
-type Rule struct {
-	// Methods, compared exactly; empty: every method.
-	Methods []string
-	// PathPrefixes; empty: every path.
-	PathPrefixes []string
-	// Backend is the name of the backend.
-	Backend string
 }
 
 // Backend is a group of servers that can each answer the same requests.
