@@ -24,6 +24,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ClientAuth says whether clients have to show a certificate.
+type ClientAuth int32
+
+const (
+	// The same as CLIENT_AUTH_NONE.
+	ClientAuth_CLIENT_AUTH_UNSPECIFIED ClientAuth = 0
+	// They are not asked for one (HAProxy: verify none).
+	ClientAuth_CLIENT_AUTH_NONE ClientAuth = 1
+	// They are asked; one that is shown has to be good (HAProxy: verify optional).
+	ClientAuth_CLIENT_AUTH_OPTIONAL ClientAuth = 2
+	// Without a good one there is no connection (HAProxy: verify required).
+	ClientAuth_CLIENT_AUTH_REQUIRED ClientAuth = 3
+)
+
+// Enum value maps for ClientAuth.
+var (
+	ClientAuth_name = map[int32]string{
+		0: "CLIENT_AUTH_UNSPECIFIED",
+		1: "CLIENT_AUTH_NONE",
+		2: "CLIENT_AUTH_OPTIONAL",
+		3: "CLIENT_AUTH_REQUIRED",
+	}
+	ClientAuth_value = map[string]int32{
+		"CLIENT_AUTH_UNSPECIFIED": 0,
+		"CLIENT_AUTH_NONE":        1,
+		"CLIENT_AUTH_OPTIONAL":    2,
+		"CLIENT_AUTH_REQUIRED":    3,
+	}
+)
+
+func (x ClientAuth) Enum() *ClientAuth {
+	p := new(ClientAuth)
+	*p = x
+	return p
+}
+
+func (x ClientAuth) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientAuth) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[0].Descriptor()
+}
+
+func (ClientAuth) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[0]
+}
+
+func (x ClientAuth) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientAuth.Descriptor instead.
+func (ClientAuth) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{0}
+}
+
 // PathForm is how a path and a query are read before they are compared.
 type PathForm int32
 
@@ -67,11 +124,11 @@ func (x PathForm) String() string {
 }
 
 func (PathForm) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[0].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[1].Descriptor()
 }
 
 func (PathForm) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[0]
+	return &file_router_v1_desired_proto_enumTypes[1]
 }
 
 func (x PathForm) Number() protoreflect.EnumNumber {
@@ -80,7 +137,7 @@ func (x PathForm) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PathForm.Descriptor instead.
 func (PathForm) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{0}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
 }
 
 // Balance is how a backend chooses among its usable servers.
@@ -116,11 +173,11 @@ func (x Balance) String() string {
 }
 
 func (Balance) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[1].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[2].Descriptor()
 }
 
 func (Balance) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[1]
+	return &file_router_v1_desired_proto_enumTypes[2]
 }
 
 func (x Balance) Number() protoreflect.EnumNumber {
@@ -129,7 +186,7 @@ func (x Balance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -152,7 +209,11 @@ type Frontend struct {
 	// How long an idle connection is kept for the next request (HAProxy: timeout http-keep-alive). Default 60s.
 	TimeoutHttpKeepAlive *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout_http_keep_alive,json=timeoutHttpKeepAlive,proto3" json:"timeout_http_keep_alive,omitempty"`
 	// The most client connections at a time (HAProxy: maxconn); further ones wait in the kernel's queue. Default 10000.
-	Maxconn       uint32 `protobuf:"varint,8,opt,name=maxconn,proto3" json:"maxconn,omitempty"`
+	Maxconn uint32 `protobuf:"varint,8,opt,name=maxconn,proto3" json:"maxconn,omitempty"`
+	// Addresses to listen on with TLS, as in bind (HAProxy: bind ... ssl); they need tls. Example: "*:443"
+	BindTls []string `protobuf:"bytes,9,rep,name=bind_tls,json=bindTls,proto3" json:"bind_tls,omitempty"`
+	// How bind_tls speaks TLS.
+	Tls           *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +304,188 @@ func (x *Frontend) GetMaxconn() uint32 {
 	return 0
 }
 
+func (x *Frontend) GetBindTls() []string {
+	if x != nil {
+		return x.BindTls
+	}
+	return nil
+}
+
+func (x *Frontend) GetTls() *Tls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// Tls is how a frontend speaks TLS. The files are read again within seconds when they change; while what is on disk cannot
+// be used, what was read before stays in force and the status says why. Ciphers and curves are chosen by the Go library,
+// which keeps them current.
+type Tls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates; the client's server name (SNI) chooses among them by the names in them. The first is shown to clients
+	// that name no or an unknown host. 1 to 256.
+	Certificates []*Certificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Refuse a client that names no or an unknown host, instead of showing the first certificate (HAProxy: strict-sni).
+	StrictSni bool `protobuf:"varint,2,opt,name=strict_sni,json=strictSni,proto3" json:"strict_sni,omitempty"`
+	// PEM file with the CAs that client certificates are judged by (HAProxy: ca-file). Needed by client_auth.
+	ClientCaFile string `protobuf:"bytes,3,opt,name=client_ca_file,json=clientCaFile,proto3" json:"client_ca_file,omitempty"`
+	// Whether clients have to show a certificate. Default none.
+	ClientAuth ClientAuth `protobuf:"varint,4,opt,name=client_auth,json=clientAuth,proto3,enum=twotier.router.v1.ClientAuth" json:"client_auth,omitempty"`
+	// Request header that tells the servers the subject of a client's verified certificate, as in RFC 4514; what clients send
+	// under this name is removed, on every address of the frontend. Default: none. Example: X-SSL-Client-DN
+	ClientSubjectHeader string `protobuf:"bytes,5,opt,name=client_subject_header,json=clientSubjectHeader,proto3" json:"client_subject_header,omitempty"`
+	// Oldest version of TLS that is spoken (HAProxy: ssl-min-ver), "1.2" or "1.3". Default 1.2.
+	MinVersion string `protobuf:"bytes,6,opt,name=min_version,json=minVersion,proto3" json:"min_version,omitempty"`
+	// How long a client may take for the handshake, 100ms to 1m. Default 10s.
+	HandshakeTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=handshake_timeout,json=handshakeTimeout,proto3" json:"handshake_timeout,omitempty"`
+	// Resume no sessions (HAProxy: no-tls-tickets). Tickets are sealed with keys of this process that change daily.
+	NoTickets     bool `protobuf:"varint,8,opt,name=no_tickets,json=noTickets,proto3" json:"no_tickets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tls) Reset() {
+	*x = Tls{}
+	mi := &file_router_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tls) ProtoMessage() {}
+
+func (x *Tls) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tls.ProtoReflect.Descriptor instead.
+func (*Tls) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Tls) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Tls) GetStrictSni() bool {
+	if x != nil {
+		return x.StrictSni
+	}
+	return false
+}
+
+func (x *Tls) GetClientCaFile() string {
+	if x != nil {
+		return x.ClientCaFile
+	}
+	return ""
+}
+
+func (x *Tls) GetClientAuth() ClientAuth {
+	if x != nil {
+		return x.ClientAuth
+	}
+	return ClientAuth_CLIENT_AUTH_UNSPECIFIED
+}
+
+func (x *Tls) GetClientSubjectHeader() string {
+	if x != nil {
+		return x.ClientSubjectHeader
+	}
+	return ""
+}
+
+func (x *Tls) GetMinVersion() string {
+	if x != nil {
+		return x.MinVersion
+	}
+	return ""
+}
+
+func (x *Tls) GetHandshakeTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HandshakeTimeout
+	}
+	return nil
+}
+
+func (x *Tls) GetNoTickets() bool {
+	if x != nil {
+		return x.NoTickets
+	}
+	return false
+}
+
+// Certificate is one certificate with its key.
+type Certificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM file with the certificate, followed by its chain (HAProxy: crt). Example: /etc/twotier/example.org.pem
+	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// PEM file with the key. Default: the certificate's file holds it too.
+	KeyFile       string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_router_v1_desired_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Certificate) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *Certificate) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
 // Rule says what becomes of the requests that fit its condition. Exactly one of backend, deny, redirect and edit is set.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -263,7 +506,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_router_v1_desired_proto_msgTypes[1]
+	mi := &file_router_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +518,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[1]
+	mi := &file_router_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +531,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Rule) GetCondition() *Condition {
@@ -374,7 +617,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_router_v1_desired_proto_msgTypes[2]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +629,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[2]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +642,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Condition) GetMethods() []string {
@@ -525,7 +768,7 @@ type TextMatch struct {
 
 func (x *TextMatch) Reset() {
 	*x = TextMatch{}
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +780,7 @@ func (x *TextMatch) String() string {
 func (*TextMatch) ProtoMessage() {}
 
 func (x *TextMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +793,7 @@ func (x *TextMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
 func (*TextMatch) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TextMatch) GetName() string {
@@ -624,7 +867,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +879,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +892,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Deny) GetStatus() uint32 {
@@ -686,7 +929,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +941,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +954,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Redirect) GetLocation() string {
@@ -764,7 +1007,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +1019,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +1032,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Header) GetName() string {
@@ -832,7 +1075,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1087,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1100,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Edit) GetRemoveRequestHeaders() []string {
@@ -935,7 +1178,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1190,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1203,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PathEdit) GetSet() string {
@@ -1015,7 +1258,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1270,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1283,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backend) GetName() string {
@@ -1113,7 +1356,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1368,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1381,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Server) GetName() string {
@@ -1195,7 +1438,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1450,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1463,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cookie) GetName() string {
@@ -1278,7 +1521,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1533,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1546,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -1356,7 +1599,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1611,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1624,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -1409,7 +1652,7 @@ var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\x85\x03\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x03\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -1418,7 +1661,26 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x0etimeout_client\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rtimeoutClient\x12K\n" +
 	"\x14timeout_http_request\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x12timeoutHttpRequest\x12P\n" +
 	"\x17timeout_http_keep_alive\x18\a \x01(\v2\x19.google.protobuf.DurationR\x14timeoutHttpKeepAlive\x12\x18\n" +
-	"\amaxconn\x18\b \x01(\rR\amaxconn\"\xef\x01\n" +
+	"\amaxconn\x18\b \x01(\rR\amaxconn\x12\x19\n" +
+	"\bbind_tls\x18\t \x03(\tR\abindTls\x12(\n" +
+	"\x03tls\x18\n" +
+	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\"\x8a\x03\n" +
+	"\x03Tls\x12B\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x1e.twotier.router.v1.CertificateR\fcertificates\x12\x1d\n" +
+	"\n" +
+	"strict_sni\x18\x02 \x01(\bR\tstrictSni\x12$\n" +
+	"\x0eclient_ca_file\x18\x03 \x01(\tR\fclientCaFile\x12>\n" +
+	"\vclient_auth\x18\x04 \x01(\x0e2\x1d.twotier.router.v1.ClientAuthR\n" +
+	"clientAuth\x122\n" +
+	"\x15client_subject_header\x18\x05 \x01(\tR\x13clientSubjectHeader\x12\x1f\n" +
+	"\vmin_version\x18\x06 \x01(\tR\n" +
+	"minVersion\x12F\n" +
+	"\x11handshake_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10handshakeTimeout\x12\x1d\n" +
+	"\n" +
+	"no_tickets\x18\b \x01(\bR\tnoTickets\"E\n" +
+	"\vCertificate\x12\x1b\n" +
+	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x02 \x01(\tR\akeyFile\"\xef\x01\n" +
 	"\x04Rule\x12:\n" +
 	"\tcondition\x18\x01 \x01(\v2\x1c.twotier.router.v1.ConditionR\tcondition\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12+\n" +
@@ -1508,7 +1770,13 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host*j\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host*s\n" +
+	"\n" +
+	"ClientAuth\x12\x1b\n" +
+	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10CLIENT_AUTH_NONE\x10\x01\x12\x18\n" +
+	"\x14CLIENT_AUTH_OPTIONAL\x10\x02\x12\x18\n" +
+	"\x14CLIENT_AUTH_REQUIRED\x10\x03*j\n" +
 	"\bPathForm\x12\x19\n" +
 	"\x15PATH_FORM_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePATH_FORM_SENT\x10\x01\x12\x18\n" +
@@ -1530,63 +1798,70 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_router_v1_desired_proto_goTypes = []any{
-	(PathForm)(0),               // 0: twotier.router.v1.PathForm
-	(Balance)(0),                // 1: twotier.router.v1.Balance
-	(*Frontend)(nil),            // 2: twotier.router.v1.Frontend
-	(*Rule)(nil),                // 3: twotier.router.v1.Rule
-	(*Condition)(nil),           // 4: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 5: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 6: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 7: twotier.router.v1.Redirect
-	(*Header)(nil),              // 8: twotier.router.v1.Header
-	(*Edit)(nil),                // 9: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 10: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 11: twotier.router.v1.Backend
-	(*Server)(nil),              // 12: twotier.router.v1.Server
-	(*Cookie)(nil),              // 13: twotier.router.v1.Cookie
-	(*Check)(nil),               // 14: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 15: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
+	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
+	(PathForm)(0),               // 1: twotier.router.v1.PathForm
+	(Balance)(0),                // 2: twotier.router.v1.Balance
+	(*Frontend)(nil),            // 3: twotier.router.v1.Frontend
+	(*Tls)(nil),                 // 4: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 5: twotier.router.v1.Certificate
+	(*Rule)(nil),                // 6: twotier.router.v1.Rule
+	(*Condition)(nil),           // 7: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 8: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 9: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 10: twotier.router.v1.Redirect
+	(*Header)(nil),              // 11: twotier.router.v1.Header
+	(*Edit)(nil),                // 12: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 13: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 14: twotier.router.v1.Backend
+	(*Server)(nil),              // 15: twotier.router.v1.Server
+	(*Cookie)(nil),              // 16: twotier.router.v1.Cookie
+	(*Check)(nil),               // 17: twotier.router.v1.Check
+	(*HttpCheck)(nil),           // 18: twotier.router.v1.HttpCheck
+	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	3,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	16, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	16, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	16, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	4,  // 4: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	6,  // 5: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	7,  // 6: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	9,  // 7: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	0,  // 8: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	5,  // 9: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	5,  // 10: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	5,  // 11: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	4,  // 12: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	4,  // 13: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	4,  // 14: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	16, // 15: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	8,  // 16: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	8,  // 17: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	8,  // 18: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	8,  // 19: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	10, // 20: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	1,  // 21: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	12, // 22: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	13, // 23: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	14, // 24: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	16, // 25: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	16, // 26: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	15, // 27: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	16, // 28: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	16, // 29: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	6,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	19, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	19, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	19, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	4,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	5,  // 5: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 6: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	19, // 7: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	7,  // 8: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	9,  // 9: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	10, // 10: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	12, // 11: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	1,  // 12: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	8,  // 13: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	8,  // 14: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	8,  // 15: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	7,  // 16: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	7,  // 17: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	7,  // 18: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	19, // 19: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	11, // 20: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	11, // 21: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	11, // 22: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	11, // 23: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	13, // 24: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	2,  // 25: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	15, // 26: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	16, // 27: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	17, // 28: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	19, // 29: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	19, // 30: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	18, // 31: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	19, // 32: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	19, // 33: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -1594,14 +1869,14 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[10].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   14,
+			NumEnums:      3,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

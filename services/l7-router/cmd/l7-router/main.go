@@ -27,21 +27,24 @@ import (
 func main() {
 	var driver string
 	flags := func(f *flag.FlagSet) {
-		f.StringVar(&driver, "driver", "epoll", "how connections are served: epoll (a loop for each core) or goroutine (a goroutine for each connection)")
+		f.StringVar(&driver, "driver", "epoll", "how connections in cleartext are served: epoll (a loop for each core) or goroutine (a goroutine for each connection)")
 	}
 	os.Exit(daemon.Main("l7-router", flags, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, driver) }))
 }
 
-func openDriver(name string, log *zap.Logger) (engine.Driver, error) {
+// openDrivers opens the driver for cleartext, and the one for everything.
+func openDrivers(name string, log *zap.Logger) (cleartext, full engine.Driver, err error) {
+	full = proxy.New(log)
 	switch name {
 	case "epoll":
 		loops := runtime.GOMAXPROCS(0)
 		runtime.GOMAXPROCS(loops + 1) // for everything that is not a loop: checks, gRPC, the garbage collector
-		return epoll.Open(loops, log)
+		cleartext, err = epoll.Open(loops, log)
+		return cleartext, full, err
 	case "goroutine":
-		return proxy.New(log), nil
+		return full, full, nil
 	}
-	return nil, fmt.Errorf("--driver %q: want epoll or goroutine", name)
+	return nil, nil, fmt.Errorf("--driver %q: want epoll or goroutine", name)
 }
 
 func run(ctx context.Context, p *daemon.Process, driver string) error {
@@ -67,11 +70,11 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	}
 
 	servers := pool.New(p.Log)
-	cleartext, err := openDriver(driver, p.Log)
+	cleartext, full, err := openDrivers(driver, p.Log)
 	if err != nil {
 		return err
 	}
-	router := engine.New(engine.Config{Pool: servers, Cleartext: cleartext, Log: p.Log})
+	router := engine.New(engine.Config{Pool: servers, Cleartext: cleartext, Full: full, Log: p.Log})
 	reconciler := loop.New(loop.Config{
 		Store: store, Status: reporter, Plane: router, Log: p.Log,
 		Serving: func(ok bool) {

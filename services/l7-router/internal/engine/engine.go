@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/l7-router/internal/certificate"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/plan"
@@ -32,10 +34,10 @@ type Driver interface {
 	// Listen begins to accept on sockets of l, which it owns from here on, also when it fails. It does not wait. A listener
 	// that fails later is told to l.Lost, after the driver has given all its sockets up.
 	Listen(l *front.Listener, fds []int) error
-	// Retire gives up the sockets of l, nil: of all, and lets their connections end with their requests; what waits in the
-	// kernel's queues is served before. When it returns nobody finds the address open any more, or a connection of it that
-	// is not to end.
-	Retire(ctx context.Context, l *front.Listener) error
+	// Retire gives up the sockets of l, nil: of all, and lets their connections end with their requests. What waits in the
+	// kernel's queues is served before, unless somebody else has the sockets by now. When it returns the driver accepts
+	// nothing more there, and has no connection of it that is not to end.
+	Retire(ctx context.Context, l *front.Listener, elsewhere bool) error
 	// Wake has it look again whether there is room in the frontends. It does not wait, and any goroutine may call it.
 	Wake()
 	// Drain waits until the last connection has ended, or ctx has. It returns how many are left.
@@ -50,7 +52,9 @@ type Config struct {
 	Pool *pool.Pool
 	// Cleartext serves HTTP/1.1 without TLS.
 	Cleartext Driver
-	Log       *zap.Logger
+	// Full serves everything. It may be the same.
+	Full Driver
+	Log  *zap.Logger
 }
 
 // Engine holds the listeners and the frontends. Do is for one goroutine, the loop's of the service; it waits for Run.
@@ -58,7 +62,7 @@ type Engine struct {
 	log     *zap.Logger
 	pool    *pool.Pool
 	changed chan struct{}
-	driver  Driver
+	config  Config
 
 	mu        sync.Mutex // guards what follows; never held across I/O that waits
 	backends  map[string]*pool.Backend
@@ -70,14 +74,15 @@ type Engine struct {
 // listener is one address with its sockets. The driver has descriptors of its own for them.
 type listener struct {
 	*front.Listener
-	fds  []int
-	name string // of the frontend
+	driver Driver
+	fds    []int
+	name   string // of the frontend
 }
 
 // New makes an engine that listens nowhere.
 func New(c Config) *Engine {
 	return &Engine{
-		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), driver: c.Cleartext,
+		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), config: c,
 		backends: map[string]*pool.Backend{}, frontends: map[string]*front.Frontend{}, listeners: map[netip.AddrPort]*listener{},
 	}
 }
@@ -87,14 +92,14 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 
 // Observe tells what is in force. Any goroutine may call it.
 func (e *Engine) Observe() plan.Have {
+	have := plan.Have{Backends: e.pool.Specs(), Renewed: e.renewed()}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	have := plan.Have{Backends: e.pool.Specs()}
 	for _, f := range e.frontends {
 		have.Frontends = append(have.Frontends, f.Current().Spec)
 	}
 	for address, l := range e.listeners {
-		have.Listeners = append(have.Listeners, plan.Listener{Address: address, Frontend: l.name})
+		have.Listeners = append(have.Listeners, plan.Listener{Address: address, Frontend: l.name, TLS: l.TLS})
 	}
 	return have
 }
@@ -133,14 +138,16 @@ func (e *Engine) Do(ctx context.Context, c plan.Change) error {
 		e.pool.Remove(c.Name)
 		e.setBackend(c.Name, nil)
 	case plan.SetFrontend:
-		e.setFrontend(c.Frontend)
+		return e.setFrontend(c.Frontend)
+	case plan.ReadCertificates:
+		return e.readCertificates(c.Name)
 	case plan.RemoveFrontend:
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.pool.ForgetFrontend(c.Name)
 		delete(e.frontends, c.Name) // its listeners are closed already; its connections end with their requests
 	case plan.Listen:
-		return e.listen(c.Address, c.Name)
+		return e.listen(ctx, c)
 	case plan.Close:
 		return e.closeListener(ctx, c.Address)
 	}
@@ -161,58 +168,108 @@ func (e *Engine) setBackend(name string, b *pool.Backend) {
 	}
 }
 
-func (e *Engine) setFrontend(s spec.Frontend) {
+// setFrontend changes nothing when the files of its TLS cannot be used.
+func (e *Engine) setFrontend(s spec.Frontend) error {
+	old := e.Frontend(s.Name)
+	var certs *certificate.Set
+	if s.TLS.Wanted() && (old == nil || old.Certificates() == nil || !reflect.DeepEqual(old.Current().Spec.TLS, s.TLS)) {
+		var err error
+		if certs, err = certificate.Load("frontend/"+s.Name+".tls", s.TLS, protocols(&s)); err != nil {
+			return err
+		}
+		e.logCertificates(s.Name, certs)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
-	if f := e.frontends[s.Name]; f != nil {
-		f.Set(now)
-		e.driver.Wake() // maxconn may have grown
-		return
+	f := e.frontends[s.Name]
+	if f == nil {
+		f = front.New(now, e.wake)
+		e.frontends[s.Name] = f
 	}
-	e.frontends[s.Name] = front.New(now, e.driver.Wake)
+	if certs != nil {
+		f.SetCertificates(certs)
+	}
+	f.Set(now)
+	e.wake() // maxconn may have grown
+	return nil
 }
 
-// listen binds an address, or moves one that is bound to another frontend together with its connections.
-func (e *Engine) listen(address netip.AddrPort, name string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	f := e.frontends[name]
-	switch {
-	case e.stopping:
-		return errors.New("the router is stopping")
-	case f == nil:
-		return fmt.Errorf("listen on %s: there is no frontend %s", spec.BindString(address), name)
+// wake has the drivers look again whether there is room in the frontends.
+func (e *Engine) wake() {
+	for _, d := range e.drivers() {
+		d.Wake()
 	}
-	if l := e.listeners[address]; l != nil {
-		l.name = name
+}
+
+// drivers are the two, or the one that is both.
+func (e *Engine) drivers() []Driver {
+	if e.config.Cleartext == e.config.Full {
+		return []Driver{e.config.Full}
+	}
+	return []Driver{e.config.Cleartext, e.config.Full}
+}
+
+// home is the driver that an address needs.
+func (e *Engine) home(tls bool) Driver {
+	if tls {
+		return e.config.Full
+	}
+	return e.config.Cleartext
+}
+
+// listen binds an address, or changes to whom one that is bound belongs, together with its connections. When another
+// driver has to serve it from now on the sockets go there, and the connections that are there end with their requests.
+func (e *Engine) listen(ctx context.Context, c plan.Change) error {
+	e.mu.Lock()
+	l, f := e.listeners[c.Address], e.frontends[c.Name]
+	if l != nil && l.TLS == c.TLS && f != nil {
+		l.name = c.Name
 		l.Move(f)
-		e.driver.Wake() // there may be room under the new limit
+		e.mu.Unlock()
+		e.wake() // there may be room under the new limit
 		return nil
 	}
-	if err := e.open(address, name, f); err != nil {
-		return fmt.Errorf("listen on %s for %s: %w", spec.BindString(address), name, err)
+	err := e.open(c, f, l)
+	e.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("listen on %s for %s: %w", spec.BindString(c.Address), c.Name, err)
+	}
+	if l != nil {
+		return l.driver.Retire(ctx, l.Listener, true)
 	}
 	return nil
 }
 
-// open binds an address. The caller holds e.mu.
-func (e *Engine) open(address netip.AddrPort, name string, f *front.Frontend) error {
-	fds, err := tcp.Listen(address, e.driver.Sockets())
-	if err != nil {
+// open gives a driver an address, with the sockets that it had before, if it was bound before. The caller holds e.mu.
+func (e *Engine) open(c plan.Change, f *front.Frontend, before *listener) error {
+	switch {
+	case e.stopping:
+		return errors.New("the router is stopping")
+	case f == nil:
+		return fmt.Errorf("there is no frontend %s", c.Name)
+	case c.TLS && f.Certificates() == nil:
+		return fmt.Errorf("frontend %s has no certificates", c.Name)
+	}
+	l := &listener{driver: e.home(c.TLS), name: c.Name}
+	var err error
+	if before != nil {
+		l.fds = before.fds
+	} else if l.fds, err = tcp.Listen(c.Address, e.config.Cleartext.Sockets()); err != nil {
 		return err
 	}
-	l := &listener{fds: fds, name: name}
-	l.Listener = front.NewListener(address, tcp.LocalAddress(fds[0]), f, func(err error) { e.lost(l, err) })
-	own, err := tcp.Duplicate(fds)
+	l.Listener = front.NewListener(c.Address, tcp.LocalAddress(l.fds[0]), c.TLS, f, func(err error) { e.lost(l, err) })
+	own, err := tcp.Duplicate(l.fds)
 	if err == nil {
-		err = e.driver.Listen(l.Listener, own)
+		err = l.driver.Listen(l.Listener, own)
 	}
 	if err != nil {
-		tcp.Close(fds...)
+		if before == nil {
+			tcp.Close(l.fds...)
+		}
 		return err
 	}
-	e.listeners[address] = l
+	e.listeners[c.Address] = l
 	return nil
 }
 
@@ -226,7 +283,7 @@ func (e *Engine) closeListener(ctx context.Context, address netip.AddrPort) erro
 		return nil
 	}
 	tcp.Close(l.fds...) // before the driver's, which take what waits in the kernel's queue
-	return e.driver.Retire(ctx, l.Listener)
+	return l.driver.Retire(ctx, l.Listener, false)
 }
 
 // lost forgets a listener that has failed by itself, and has the service's loop bind it again.
@@ -238,6 +295,11 @@ func (e *Engine) lost(l *listener, err error) {
 		tcp.Close(l.fds...)
 	}
 	e.mu.Unlock()
+	e.lookAgain()
+}
+
+// lookAgain has the service's loop compare what is wanted with what is.
+func (e *Engine) lookAgain() {
 	select {
 	case e.changed <- struct{}{}:
 	default:
@@ -249,17 +311,36 @@ func (e *Engine) lost(l *listener, err error) {
 func (e *Engine) Run(ctx context.Context) error {
 	running, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	ended := make(chan error, 1)
-	go func() { ended <- e.driver.Run(running) }() // it is waited for below
-	select {
-	case <-ctx.Done():
-		e.drain()
-		cut()
-		return <-ended
-	case err := <-ended:
-		e.stop()
-		return err
+	drivers := e.drivers()
+	ended := make(chan error, len(drivers))
+	for _, d := range drivers {
+		go func() { ended <- d.Run(running) }() // they are waited for below
 	}
+	ticker := time.NewTicker(renewEvery)
+	defer ticker.Stop()
+	var all error
+	left := len(drivers)
+	for serving := true; serving; {
+		select {
+		case <-ticker.C:
+			if len(e.renewed()) > 0 {
+				e.lookAgain()
+			}
+		case <-ctx.Done():
+			e.drain()
+			serving = false
+		case err := <-ended:
+			left--
+			all = errors.Join(all, err)
+			e.stop()
+			serving = false
+		}
+	}
+	cut()
+	for range left {
+		all = errors.Join(all, <-ended)
+	}
+	return all
 }
 
 // stop gives every socket up; no other is made.
@@ -278,8 +359,14 @@ func (e *Engine) drain() {
 	e.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
 	defer cancel()
-	_ = e.driver.Retire(ctx, nil) // it waits for nothing but the driver's own goroutines
-	if left := e.driver.Drain(ctx); left > 0 {
+	left := 0
+	for _, d := range e.drivers() {
+		_ = d.Retire(ctx, nil, false) // it waits for nothing but the driver's own goroutines
+	}
+	for _, d := range e.drivers() {
+		left += d.Drain(ctx)
+	}
+	if left > 0 {
 		e.log.Warn("requests did not end in time and are cut off", logging.Count(left), logging.Duration(DrainTimeout))
 	}
 }

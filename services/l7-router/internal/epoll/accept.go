@@ -45,10 +45,13 @@ func (l *loop) adopt(fd int, at *front.Listener) {
 	l.acceptors = append(l.acceptors, a)
 }
 
-// abandon stops accepting at an address, nil: at all.
-func (l *loop) abandon(at *front.Listener) {
+// abandon stops accepting at an address, nil: at all. elsewhere: somebody else has the sockets too.
+func (l *loop) abandon(at *front.Listener, elsewhere bool) {
 	for _, a := range slices.Clone(l.acceptors) {
 		if at == nil || a.listener == at {
+			if !elsewhere {
+				a.empty()
+			}
 			a.close()
 		}
 	}
@@ -61,9 +64,9 @@ func (l *loop) acceptMore() {
 	}
 }
 
-// close gives the address up, after taking what waits in the kernel's queue: closing would reset these connections, and
+// empty takes what waits in the kernel's queue of an address that is given up: closing would reset these connections, and
 // their clients may have sent requests already. Here maxconn does not count, the queue is bounded.
-func (a *acceptor) close() {
+func (a *acceptor) empty() {
 	for {
 		fd, remote, err := accept(int(a.fd))
 		if err == unix.ECONNABORTED {
@@ -80,6 +83,10 @@ func (a *acceptor) close() {
 			a.loop.wheel.set(&c.timer, a.loop.now+int64(timeout))
 		}
 	}
+}
+
+// close gives the socket up.
+func (a *acceptor) close() {
 	a.loop.acceptors = slices.DeleteFunc(a.loop.acceptors, func(b *acceptor) bool { return a == b })
 	a.loop.wheel.remove(&a.timer)
 	// The close alone would not do it: the engine holds the socket too.

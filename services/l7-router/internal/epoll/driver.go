@@ -93,12 +93,13 @@ func (d *Driver) Listen(at *front.Listener, fds []int) error {
 // Wake has the loops look whether there is room again.
 func (d *Driver) Wake() { d.all((*loop).acceptMore) }
 
-// Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests.
+// Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests. Unless somebody
+// else has the sockets by now, what waits in their queues is taken before.
 // Nobody who sees a connection end may find a loop that still accepts, or that does not say Connection: close; so these
 // are steps that all loops take together.
-func (d *Driver) Retire(ctx context.Context, at *front.Listener) error {
+func (d *Driver) Retire(ctx context.Context, at *front.Listener, elsewhere bool) error {
 	err := d.finish(ctx, func(l *loop) {
-		l.abandon(at)
+		l.abandon(at, elsewhere)
 		l.each(func(c *conn) { c.retiring = c.retiring || at == nil || c.listener == at })
 	})
 	if err != nil {
@@ -109,7 +110,7 @@ func (d *Driver) Retire(ctx context.Context, at *front.Listener) error {
 
 // lost gives up a listener of which one socket has failed by itself.
 func (d *Driver) lost(at *front.Listener, err error) {
-	d.all(func(l *loop) { l.abandon(at) })
+	d.all(func(l *loop) { l.abandon(at, false) })
 	at.Lost(err)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/engine"
 	"github.com/twotier/twotier/services/l7-router/internal/epoll"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/proxy"
 	"github.com/twotier/twotier/services/l7-router/internal/proxytest"
 )
 
@@ -21,7 +22,7 @@ func open(t testing.TB, p *pool.Pool, log *zap.Logger) proxytest.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := engine.New(engine.Config{Pool: p, Cleartext: d, Log: log})
+	e := engine.New(engine.Config{Pool: p, Cleartext: d, Full: proxy.New(log), Log: log})
 	return proxytest.Driver{
 		Engine:  e,
 		Address: func() string { return e.Bound()[0].String() },

@@ -207,9 +207,7 @@ func (l *loop) each(do func(*conn)) {
 
 // end closes everything.
 func (l *loop) end() {
-	for len(l.acceptors) > 0 {
-		l.acceptors[0].close()
-	}
+	l.abandon(nil, true) // whoever waits is cut off, as are those that have been served
 	l.each((*conn).abort)
 	for _, shelf := range l.idle {
 		for len(shelf.idle) > 0 {

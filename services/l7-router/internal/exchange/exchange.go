@@ -41,6 +41,10 @@ type Client struct {
 	Address string
 	// Local is the address that the client has connected to. Example: 10.10.60.22:80
 	Local string
+	// TLS: the connection is a TLS connection.
+	TLS bool
+	// Subject of the client's verified certificate, in visible ASCII; empty: it has none, or it is not to be told.
+	Subject string
 }
 
 // Request is one request on its way. It is reused: Begin sets everything.
@@ -76,6 +80,8 @@ type Request struct {
 	scratch  []byte    // an edited target, or the address of a redirect
 	paths    [2][]byte // an edited path while it is edited
 	safe     bool      // GET or HEAD: caches may store the response
+	// subjectHeader is spec.TLS.SubjectHeader.
+	subjectHeader string
 }
 
 // Begin decides about a request whose head is complete.
@@ -104,6 +110,7 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 		}
 	}
 	r.begun(f)
+	r.subjectHeader = f.Spec.TLS.SubjectHeader
 	if r.Answer == nil {
 		r.appendHead(h, c)
 	}
@@ -173,9 +180,13 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 				}
 			}
 		}
+		if r.vouched(h.Name(i), c) {
+			continue
+		}
 		out = http1.AppendField(out, h.Name(i), h.Value(i))
 	}
 	out = appendEdits(out, edits, false)
+	out = r.appendVouched(out, c)
 	out = append(out, "X-Forwarded-For: "...)
 	if forwarded {
 		for i := range h.Fields() {

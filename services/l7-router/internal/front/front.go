@@ -6,12 +6,14 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/twotier/twotier/services/l7-router/internal/certificate"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 )
 
 // Frontend is one frontend with what changes under it. All methods may be called from any goroutine.
 type Frontend struct {
 	current atomic.Pointer[exchange.Frontend]
+	certs   atomic.Pointer[certificate.Set]
 	conns   atomic.Int64
 	crowded atomic.Bool // somebody was turned away at maxconn
 	room    func()
@@ -29,6 +31,12 @@ func (f *Frontend) Current() *exchange.Frontend { return f.current.Load() }
 
 // Set changes it for the requests that begin from now on. Its maxconn may have grown: the caller has everyone look again.
 func (f *Frontend) Set(now *exchange.Frontend) { f.current.Store(now) }
+
+// Certificates returns those that its TLS listeners show, nil: it has no such listeners.
+func (f *Frontend) Certificates() *certificate.Set { return f.certs.Load() }
+
+// SetCertificates changes them for the connections that come from now on.
+func (f *Frontend) SetCertificates(s *certificate.Set) { f.certs.Store(s) }
 
 func (f *Frontend) full() bool { return f.conns.Load() >= int64(f.Current().Spec.MaxConn) }
 
@@ -71,13 +79,15 @@ type Listener struct {
 	Address netip.AddrPort
 	// Bound is the same with the port that the kernel has chosen where any would do.
 	Bound netip.AddrPort
+	// TLS is spoken on it.
+	TLS   bool
 	front atomic.Pointer[Frontend]
 	lost  func(error)
 }
 
 // NewListener makes a listener. lost is called when it fails by itself; it must not wait.
-func NewListener(address, bound netip.AddrPort, f *Frontend, lost func(error)) *Listener {
-	l := &Listener{Address: address, Bound: bound, lost: lost}
+func NewListener(address, bound netip.AddrPort, tls bool, f *Frontend, lost func(error)) *Listener {
+	l := &Listener{Address: address, Bound: bound, TLS: tls, lost: lost}
 	l.front.Store(f)
 	return l
 }

@@ -121,15 +121,33 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	return l.report(violations, result)
 }
 
-// apply makes the changes in order and stops at the first that cannot be made.
+// apply makes the changes in order. One that cannot be made, such as an address that is taken or a certificate that is
+// broken, does not keep the others back, but for those that build on it: no address is bound or given up for a frontend
+// that could not be changed, and nothing is removed.
 func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string, err error) {
+	failed := map[string]bool{} // frontends
 	for _, change := range changes {
-		if err := l.cfg.Plane.Do(ctx, change); err != nil {
-			return done, err
+		switch change.Action {
+		case plan.Close, plan.Listen:
+			if failed[change.Name] {
+				continue
+			}
+		case plan.RemoveFrontend, plan.RemoveBackend:
+			if err != nil {
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return done, errors.Join(err, ctx.Err())
+		}
+		if failure := l.cfg.Plane.Do(ctx, change); failure != nil {
+			failed[change.Name] = failed[change.Name] || change.Action == plan.SetFrontend
+			err = errors.Join(err, failure)
+			continue
 		}
 		done = append(done, change.String())
 	}
-	return done, nil
+	return done, err
 }
 
 // report tells the status and the health how the pass has ended.
@@ -154,8 +172,8 @@ func (l *Loop) report(violations []*commonv1.Violation, result reconcile.Result)
 func (l *Loop) bound() bool {
 	have := l.cfg.Plane.Observe().Listeners
 	for _, f := range l.want.Frontends {
-		for _, address := range f.Bind {
-			if !slices.Contains(have, plan.Listener{Address: address, Frontend: f.Name}) {
+		for i, address := range f.Addresses() {
+			if !slices.Contains(have, plan.Listener{Address: address, Frontend: f.Name, TLS: i >= len(f.Bind)}) {
 				return false
 			}
 		}

@@ -16,6 +16,8 @@ import (
 type Listener struct {
 	Address  netip.AddrPort
 	Frontend string
+	// TLS is spoken on it.
+	TLS bool
 }
 
 // Have is what is in force.
@@ -23,6 +25,8 @@ type Have struct {
 	Frontends []spec.Frontend
 	Backends  []spec.Backend
 	Listeners []Listener
+	// Renewed are the names of the frontends whose certificate files have changed since they were read.
+	Renewed []string
 }
 
 // Action is what a change does.
@@ -33,6 +37,7 @@ type Action uint8
 const (
 	SetBackend Action = iota
 	SetFrontend
+	ReadCertificates
 	Close
 	Listen
 	RemoveFrontend
@@ -50,6 +55,8 @@ type Change struct {
 	Frontend spec.Frontend
 	// Address is set for Close and Listen. Listen on an address that another frontend has moves it, with its socket.
 	Address netip.AddrPort
+	// TLS, for Listen: whether TLS is spoken there from now on.
+	TLS bool
 
 	text string
 }
@@ -79,7 +86,7 @@ func Diff(want spec.State, have Have) []Change {
 	frontends := index(have.Frontends, func(f spec.Frontend) string { return f.Name })
 	listen := map[netip.AddrPort]string{}
 	for _, f := range want.Frontends {
-		for _, address := range f.Bind {
+		for _, address := range f.Addresses() {
 			listen[address] = f.Name
 		}
 		old, known := frontends[f.Name]
@@ -89,24 +96,34 @@ func Diff(want spec.State, have Have) []Change {
 			add(Change{Action: SetFrontend, Name: f.Name, Frontend: f}, "add frontend %s", f.Name)
 		case !reflect.DeepEqual(old, f):
 			add(Change{Action: SetFrontend, Name: f.Name, Frontend: f}, "change frontend %s: %s", f.Name, strings.Join(differences(old, f), ", "))
+		case slices.Contains(have.Renewed, f.Name):
+			add(Change{Action: ReadCertificates, Name: f.Name}, "read the certificates of frontend %s again", f.Name)
 		}
 	}
 
-	bound := map[netip.AddrPort]string{}
+	bound := map[netip.AddrPort]Listener{}
 	for _, l := range have.Listeners {
-		bound[l.Address] = l.Frontend
+		bound[l.Address] = l
 		if listen[l.Address] == "" {
 			add(Change{Action: Close, Name: l.Frontend, Address: l.Address}, "stop listening on %s for %s", spec.BindString(l.Address), l.Frontend)
 		}
 	}
 	for _, f := range want.Frontends {
-		for _, address := range f.Bind {
-			switch bound[address] {
-			case f.Name:
-			case "":
-				add(Change{Action: Listen, Name: f.Name, Address: address}, "listen on %s for %s", spec.BindString(address), f.Name)
-			default:
-				add(Change{Action: Listen, Name: f.Name, Address: address}, "move %s from %s to %s", spec.BindString(address), bound[address], f.Name)
+		for i, address := range f.Addresses() {
+			c := Change{Action: Listen, Name: f.Name, Address: address, TLS: i >= len(f.Bind)}
+			with := ""
+			if c.TLS {
+				with = " with TLS"
+			}
+			switch l, known := bound[address]; {
+			case !known:
+				add(c, "listen on %s for %s%s", spec.BindString(address), f.Name, with)
+			case l.Frontend != f.Name:
+				add(c, "move %s from %s to %s%s", spec.BindString(address), l.Frontend, f.Name, with)
+			case !l.TLS && c.TLS:
+				add(c, "begin TLS on %s for %s", spec.BindString(address), f.Name)
+			case l.TLS && !c.TLS:
+				add(c, "end TLS on %s for %s", spec.BindString(address), f.Name)
 			}
 		}
 	}

@@ -29,7 +29,7 @@ func TestDiff(t *testing.T) {
 	have := Have{
 		Frontends: []spec.Frontend{front("main", "web", every)},
 		Backends:  []spec.Backend{web(s1, s2)},
-		Listeners: []Listener{{every, "main"}},
+		Listeners: []Listener{{Address: every, Frontend: "main"}},
 	}
 	state := func(backends []spec.Backend, frontends ...spec.Frontend) spec.State {
 		return spec.State{Frontends: frontends, Backends: backends}

@@ -94,13 +94,16 @@ func (a *acceptor) wait() bool {
 	return false
 }
 
-// shut ends run, after taking what waits in the kernel's queue: closing would reset these connections, and their clients
-// may have sent requests already. Here maxconn does not count, the queue is bounded. The caller holds Driver.mu.
-func (a *acceptor) shut() {
+// shut ends run. Unless somebody else has the socket too it takes what waits in the kernel's queue before: closing would
+// reset these connections, and their clients may have sent requests already. Here maxconn does not count, the queue is
+// bounded. The caller holds Driver.mu.
+func (a *acceptor) shut(elsewhere bool) {
 	a.closed.Store(true)
 	delete(a.driver.acceptors, a)
-	for _, c := range queued(a.TCPListener) {
-		a.driver.admit(a, c)
+	if !elsewhere {
+		for _, c := range queued(a.TCPListener) {
+			a.driver.admit(a, c)
+		}
 	}
 	_ = a.Close() // it takes no more either way
 	a.wake()

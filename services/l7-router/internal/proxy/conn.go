@@ -66,6 +66,9 @@ func (c *conn) serve() {
 		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
+	if c.listener.TLS && !c.handshake() {
+		return
+	}
 	for first := true; ; first = false {
 		f := c.listener.Frontend().Current()
 		timeout := f.Spec.TimeoutKeepAlive
@@ -123,7 +126,7 @@ func (c *conn) closing() bool { return c.retiring.Load() }
 func (c *conn) retire() {
 	c.retiring.Store(true)
 	if c.state.CompareAndSwap(idle, closed) {
-		_ = c.Close() // nothing is under way on it
+		c.hangUp()
 	}
 }
 
@@ -141,6 +144,9 @@ func (c *conn) await(timeout time.Duration, first bool) bool {
 		}
 	}
 	_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
+	if c.state.Load() == closed {
+		return false // and retire may have come before the deadline
+	}
 	b, err := c.readFirst()
 	c.in = b
 	c.state.CompareAndSwap(idle, busy)
@@ -188,6 +194,7 @@ func (c *conn) fail(status int, keep bool) bool { return c.respond(exchange.Refu
 func (c *conn) respond(a *exchange.Answer, keep bool) bool {
 	c.request.Refused(a.Status)
 	c.out = a.Append(c.out[:0], c.request.ToHead, keep)
+	c.writing = nil
 	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
 	n, err := c.Write(c.out)
 	c.request.Record.BytesOut += uint64(n)

@@ -155,6 +155,7 @@ func (d *direction) writeAll(p []byte) error {
 }
 
 func (d *direction) beforeWrite() {
+	d.to.writing = d
 	_ = d.to.SetWriteDeadline(time.Now().Add(d.toTimeout)) // the write says why it cannot be
 }
 
@@ -269,7 +270,11 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 		if err := d.beforeRead(); err != nil {
 			return moved, err
 		}
-		p, err := d.from.fill(n - moved)
+		var p *pipe
+		err := errNoSplice // through TLS there is none
+		if d.from.secure == nil && d.to.secure == nil {
+			p, err = d.from.fill(n - moved)
+		}
 		var step int64
 		switch {
 		case errors.Is(err, errNoSplice):
@@ -311,18 +316,30 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 	return moved, nil
 }
 
-// copy moves at most n bytes through a buffer, for want of a pipe.
+// copy moves at most n bytes through a buffer, for want of a pipe. Where it can it borrows that when something has come.
 func (d *direction) copy(n int64) (moved int64, err error) {
-	b := borrow()
-	defer giveBack(b)
-	took, err := d.readInto(b.b[:min(n, BufferSize)])
-	if err != nil {
-		return 0, cut(err)
+	var b *buffer
+	defer func() { giveBack(b) }()
+	if n < BufferSize {
+		b = borrow()
+		if b.w, err = d.readInto(b.b[:n]); err != nil {
+			return 0, cut(err)
+		}
 	}
-	if err := d.writeAll(b.b[:took]); err != nil {
+	for b == nil {
+		if err := d.beforeRead(); err != nil {
+			return 0, err
+		}
+		if b, err = d.from.readFirst(); err == nil {
+			d.active.touch()
+		} else if err = d.afterWait(err, d.fromTimeout); err != nil {
+			return 0, cut(&failed{reading: true, err: err})
+		}
+	}
+	if err := d.writeAll(b.bytes()); err != nil {
 		return 0, err
 	}
-	return int64(took), nil
+	return int64(len(b.bytes())), nil
 }
 
 // cut says of the end of a stream that it came in the middle of a body.
@@ -341,7 +358,7 @@ func reading(err error) bool {
 
 // expire ends the waits of a socket at once.
 func expire(s *sock) {
-	_ = s.SetDeadline(time.Unix(1, 0)) // a closed socket has no waits
+	_ = s.SetDeadline(past) // a closed socket has no waits
 }
 
 var _ net.Conn = (*sock)(nil)

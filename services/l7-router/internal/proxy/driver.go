@@ -75,12 +75,20 @@ func (d *Driver) Wake() {
 	}
 }
 
-// Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests.
-func (d *Driver) Retire(_ context.Context, at *front.Listener) error {
+// Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests. Unless somebody
+// else has the sockets by now, what waits in their queues is taken before.
+func (d *Driver) Retire(_ context.Context, at *front.Listener, elsewhere bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopping = d.stopping || at == nil
-	d.abandon(at)
+	// Nobody who finds the address closed may get an answer that does not say Connection: close, and nobody who sees a
+	// connection end may find the address open.
+	for c := range d.conns {
+		if at == nil || c.listener == at {
+			c.retiring.Store(true)
+		}
+	}
+	d.abandon(at, elsewhere)
 	for c := range d.conns {
 		if at == nil || c.listener == at {
 			c.retire()
@@ -89,11 +97,11 @@ func (d *Driver) Retire(_ context.Context, at *front.Listener) error {
 	return nil
 }
 
-// abandon gives up the sockets of an address, nil: all. The caller holds d.mu.
-func (d *Driver) abandon(at *front.Listener) {
+// abandon gives up the sockets of an address, nil: all. elsewhere: somebody else has them too. The caller holds d.mu.
+func (d *Driver) abandon(at *front.Listener, elsewhere bool) {
 	for a := range d.acceptors {
 		if at == nil || a.at == at {
-			a.shut()
+			a.shut(elsewhere)
 		}
 	}
 }
@@ -101,7 +109,7 @@ func (d *Driver) abandon(at *front.Listener) {
 // lost gives up a listener of which one socket has failed by itself.
 func (d *Driver) lost(at *front.Listener, err error) {
 	d.mu.Lock()
-	d.abandon(at)
+	d.abandon(at, false)
 	d.mu.Unlock()
 	at.Lost(err)
 }
@@ -172,7 +180,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	<-ctx.Done()
 	d.mu.Lock()
 	d.stopping = true
-	d.abandon(nil)
+	d.abandon(nil, true)
 	if len(d.conns) > 0 {
 		d.log.Debug("connections are cut off", logging.Count(len(d.conns)))
 	}

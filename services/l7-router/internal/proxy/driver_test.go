@@ -18,7 +18,7 @@ func BenchmarkSmallRequests(b *testing.B) { proxytest.SmallRequests(b, open) }
 
 func open(t testing.TB, p *pool.Pool, log *zap.Logger) proxytest.Driver {
 	d := proxy.New(log)
-	e := engine.New(engine.Config{Pool: p, Cleartext: d, Log: log})
+	e := engine.New(engine.Config{Pool: p, Cleartext: d, Full: d, Log: log})
 	return proxytest.Driver{
 		Engine:  e,
 		Address: func() string { return e.Bound()[0].String() },

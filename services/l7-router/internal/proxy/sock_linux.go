@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"net"
 	"os"
 	"syscall"
@@ -12,7 +13,11 @@ import (
 // the struct, so that none allocates; each may be used by one goroutine at a time.
 type sock struct {
 	*net.TCPConn
-	raw syscall.RawConn
+	raw    syscall.RawConn
+	secure *tls.Conn // what is spoken over it; nil: cleartext
+	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
+	writing *direction
+	oneB    [1]byte
 
 	read    *buffer
 	readN   int
@@ -44,6 +49,9 @@ func newSock(c *net.TCPConn) (*sock, error) {
 
 // readFirst waits until something has come and only then borrows a buffer for it, so that an idle connection holds none.
 func (s *sock) readFirst() (*buffer, error) {
+	if s.secure != nil {
+		return s.firstSecure()
+	}
 	s.read, s.readN, s.readErr = nil, 0, nil
 	err := s.raw.Read(s.readNow)
 	b := s.read
@@ -115,13 +123,16 @@ func (s *sock) Alive() bool {
 // ended reports whether the other side has closed or reset the connection and nothing is left to read.
 func (s *sock) ended() bool {
 	n, err := s.peek()
+	if s.secure != nil && err == nil && n > 0 {
+		return s.hasEnded()
+	}
 	return err == nil && n == 0 || err != nil && err != syscall.EAGAIN
 }
 
 // abort closes with a reset, for streams whose end would otherwise look like a good one.
 func (s *sock) abort() {
-	_ = s.SetLinger(0) // without it the close is an ordinary one
-	_ = s.Close()      // nothing to be saved
+	_ = s.SetLinger(0)    // without it the close is an ordinary one
+	_ = s.TCPConn.Close() // nothing to be saved
 }
 
 // queued takes the connections that wait to be accepted, without waiting for more.

@@ -98,16 +98,18 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 		TimeoutKeepAlive: p.duration(path+".timeout_http_keep_alive", m.GetTimeoutHttpKeepAlive(), DefaultTimeoutKeepAlive, time.Millisecond, MaxTimeout),
 		MaxConn:          p.number(path+".maxconn", m.GetMaxconn(), DefaultMaxConn, MaxConn),
 	}
-	if len(m.GetBind()) == 0 || len(m.GetBind()) > MaxBinds {
-		p.refuse(path+".bind", "want 1 to %d addresses, got %d", MaxBinds, len(m.GetBind()))
+	if n := len(m.GetBind()) + len(m.GetBindTls()); n == 0 || n > MaxBinds {
+		p.refuse(path+".bind", "want 1 to %d addresses together with bind_tls, got %d", MaxBinds, n)
 	}
-	for i, text := range m.GetBind() {
-		address, err := parseBind(text)
-		if err != nil {
-			p.refuse(fmt.Sprintf("%s.bind[%d]", path, i), "want HOST:PORT with an IP address or * as host and a port of 1 to 65535, got %q", text)
-			continue
-		}
-		f.Bind = append(f.Bind, address)
+	f.Bind = p.addresses(path+".bind", m.GetBind())
+	f.BindTLS = p.addresses(path+".bind_tls", m.GetBindTls())
+	switch {
+	case m.GetTls() != nil && len(m.GetBindTls()) > 0:
+		f.TLS = p.tls(path+".tls", m.GetTls())
+	case m.GetTls() != nil:
+		p.refuse(path+".tls", "without bind_tls it has no use")
+	case len(m.GetBindTls()) > 0:
+		p.refuse(path+".tls", "bind_tls needs it: at least one certificate")
 	}
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
 	if name := m.GetDefaultBackend(); name != "" && !backends[name] {
@@ -262,6 +264,18 @@ func parseBind(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(address.Addr().Unmap(), address.Port()), nil
 }
 
+func (p *parser) addresses(path string, texts []string) (all []netip.AddrPort) {
+	for i, text := range texts {
+		address, err := parseBind(text)
+		if err != nil {
+			p.refuse(fmt.Sprintf("%s[%d]", path, i), "want HOST:PORT with an IP address or * as host and a port of 1 to 65535, got %q", text)
+			continue
+		}
+		all = append(all, address)
+	}
+	return all
+}
+
 // binds refuses addresses that could not be bound beside each other.
 func (p *parser) binds(frontends []Frontend) {
 	type owner struct {
@@ -270,8 +284,11 @@ func (p *parser) binds(frontends []Frontend) {
 	}
 	var taken []owner
 	for _, f := range frontends {
-		for i, address := range f.Bind {
+		for i, address := range f.Addresses() {
 			field := fmt.Sprintf("frontend/%s.bind[%d]", f.Name, i)
+			if i >= len(f.Bind) {
+				field = fmt.Sprintf("frontend/%s.bind_tls[%d]", f.Name, i-len(f.Bind))
+			}
 			for _, other := range taken {
 				if overlap(address, other.address) {
 					p.refuse(field, "%s overlaps %s of %s", BindString(address), BindString(other.address), other.field)

@@ -17,6 +17,9 @@ type Frontend struct {
 	Name string
 	// Bind holds the addresses to listen on. The zero Addr stands for every address, IPv4 and IPv6.
 	Bind []netip.AddrPort
+	// BindTLS holds those on which TLS is spoken, as TLS says.
+	BindTLS []netip.AddrPort
+	TLS     TLS
 	// Rules are asked in order; edits add up, and the first other one that holds decides.
 	Rules []Rule
 	// DefaultBackend takes what no rule claims; empty: such a request gets 503.

@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/l7-router/internal/certificate"
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+)
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// link is what TLS has for a connection. A write that is late is not over (RFC 8446 has no way to send half a record
+// again), so whether it may go on is asked here, below TLS: see sock.mayWait.
+type link struct{ *sock }
+
+func (l link) Read(p []byte) (int, error) { return l.TCPConn.Read(p) }
+
+func (l link) Write(p []byte) (n int, err error) {
+	for {
+		m, err := l.TCPConn.Write(p[n:])
+		if n += m; err == nil {
+			return n, nil
+		}
+		if l.writing == nil {
+			return n, err
+		}
+		if m > 0 {
+			l.writing.active.touch()
+		}
+		if err = l.writing.afterWait(err, l.writing.toTimeout); err != nil {
+			return n, err
+		}
+		l.writing.beforeWrite()
+	}
+}
+
+func (l link) Close() error { return l.TCPConn.Close() }
+
+var _ net.Conn = link{}
+
+// handshake makes a client's connection a TLS connection. It reports whether that has come off; the connection is closed
+// by the caller either way.
+func (c *conn) handshake() bool {
+	f := c.listener.Frontend()
+	certs := f.Certificates()
+	if certs == nil {
+		return false // the address is being given up
+	}
+	timeout := f.Current().Spec.TLS.HandshakeTimeout
+	_ = c.SetDeadline(time.Now().Add(timeout)) // the handshake says why it cannot be
+	s := tls.Server(link{c.sock}, certs.Config())
+	if err := s.Handshake(); err != nil {
+		c.notTLS(err)
+		c.log.Debug("no TLS handshake", zap.String("client", c.client.Address), zap.Error(err))
+		return false
+	}
+	c.secure = s
+	_ = c.SetDeadline(time.Time{}) // every later wait sets its own
+	c.client.TLS = true
+	state := s.ConnectionState()
+	if len(state.VerifiedChains) > 0 && f.Current().Spec.TLS.SubjectHeader != "" {
+		c.client.Subject = certificate.Subject(state.PeerCertificates[0].Subject)
+	}
+	return true
+}
+
+// notTLS answers a client that speaks HTTP in cleartext where TLS is wanted, which is a mistake of people rather than of
+// programs.
+func (c *conn) notTLS(err error) {
+	var record tls.RecordHeaderError
+	if !errors.As(err, &record) || record.Conn == nil {
+		return
+	}
+	switch string(record.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		_, _ = c.TCPConn.Write(exchange.Refusal(400).Append(nil, false, false)) // it is closed after
+		_ = c.TCPConn.CloseWrite()
+	}
+}
+
+// Read, Write, CloseWrite and Close are those of TLS where it is spoken.
+
+// Read reads what the other side has sent.
+func (s *sock) Read(p []byte) (int, error) {
+	if s.secure != nil {
+		return s.secure.Read(p)
+	}
+	return s.TCPConn.Read(p)
+}
+
+// Write sends p.
+func (s *sock) Write(p []byte) (int, error) {
+	if s.secure != nil {
+		return s.secure.Write(p)
+	}
+	return s.TCPConn.Write(p)
+}
+
+// CloseWrite ends the sending direction.
+func (s *sock) CloseWrite() error {
+	if s.secure != nil {
+		if err := s.secure.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	return s.TCPConn.CloseWrite()
+}
+
+// Close closes the connection. With TLS it says so to the other side.
+func (s *sock) Close() error {
+	if s.secure != nil {
+		return s.secure.Close()
+	}
+	return s.TCPConn.Close()
+}
+
+// hangUp ends a connection on which nothing is under way, from another goroutine than its own, without waiting.
+func (s *sock) hangUp() {
+	if s.secure != nil {
+		_ = s.SetReadDeadline(past) // its own goroutine says goodbye, which may have to wait
+		return
+	}
+	_ = s.Close() // nothing is under way on it
+}
+
+// firstSecure is readFirst for TLS: whether something has come to it nobody can tell without reading, so it waits for one
+// byte. What came in the same record is taken too: a deadline that is over lets a read do nothing but that.
+func (s *sock) firstSecure() (*buffer, error) {
+	n, err := s.secure.Read(s.oneB[:])
+	if n == 0 {
+		return nil, err
+	}
+	b := borrow()
+	b.b[0] = s.oneB[0]
+	_ = s.SetReadDeadline(past) // whoever reads next sets another
+	n, _ = s.secure.Read(b.b[1:])
+	b.w = 1 + n
+	return b, nil
+}
+
+// closeWait is TCP_CLOSE_WAIT (include/net/tcp_states.h): the other side has closed its direction.
+const closeWait = 8
+
+// hasEnded reports whether the other side has sent its end, whatever stands before it: with TLS a farewell does.
+func (s *sock) hasEnded() (ended bool) {
+	_ = s.raw.Control(func(fd uintptr) { // on a closed socket it has not
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		ended = err == nil && info.State == closeWait
+	})
+	return ended
+}
