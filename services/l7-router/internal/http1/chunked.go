@@ -18,6 +18,7 @@ type ChunkReader struct {
 	state    chunkState
 	left     int64 // bytes of the present chunk that are still to come
 	trailers int
+	trailer  int // where in what Next consumed last the trailer lines begin, and one more; 0: there are none
 }
 
 // Next consumes the start of b: framing, then data up to the end of b or of the chunk. It returns how many bytes it
@@ -25,6 +26,10 @@ type ChunkReader struct {
 // ended; so the caller calls it until n is 0, and then reads more unless Done. A line of framing is consumed whole, so
 // the caller must have room for MaxTrailerBytes.
 func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
+	c.trailer = 0
+	if c.state == chunkTrailer {
+		c.trailer = 1
+	}
 	for {
 		rest := b[n:]
 		switch c.state {
@@ -56,6 +61,7 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 			c.state = chunkData
 			if c.left == 0 {
 				c.state = chunkTrailer
+				c.trailer = n + 1
 			}
 		case chunkTrailer:
 			line, err := cutLine(rest, MaxTrailerBytes-c.trailers, ErrTrailer)
@@ -79,6 +85,15 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 
 // Done reports whether the body has ended, trailers included.
 func (c *ChunkReader) Done() bool { return c.state == chunkDone }
+
+// Trailer returns the trailer lines in what the last call of Next consumed, b[:n]: whole lines, the empty one that ends
+// them too.
+func (c *ChunkReader) Trailer(b []byte, n int) []byte {
+	if c.trailer == 0 || c.trailer > n {
+		return nil
+	}
+	return b[c.trailer-1 : n]
+}
 
 // Left returns how many bytes of the present chunk are still to come; they may be moved without being looked at, and
 // then told to Skip.
