@@ -133,8 +133,9 @@ type VirtualService struct {
 	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
 	// Protocol. Default TCP.
 	Protocol Protocol `protobuf:"varint,4,opt,name=protocol,proto3,enum=twotier.director.v1.Protocol" json:"protocol,omitempty"`
-	// Scheduler by its IPVS name: wlc (weighted least connection) or wrr (weighted round robin). Default wlc. On the
-	// nftables plane both spread new connections by weight in turn; the status says so.
+	// Scheduler by its IPVS name: rr and wrr (turns), lc and wlc (fewest connections), sh (by the client's address), mh (by
+	// its address and port, over a Maglev table); rr and lc know no weights but 0. Default wlc. The nftables plane deals in turn
+	// for lc and wlc too; the status says so. With mh or sh there, another director can take over without losing connections.
 	Scheduler string `protobuf:"bytes,5,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Forwarding method. Default masquerade.
 	Forwarding Forwarding `protobuf:"varint,6,opt,name=forwarding,proto3,enum=twotier.director.v1.Forwarding" json:"forwarding,omitempty"`

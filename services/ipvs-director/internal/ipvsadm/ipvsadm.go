@@ -6,6 +6,7 @@ package ipvsadm
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,7 @@ func Import(rules []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport,
 func Export(services []spec.Service) string {
 	var out strings.Builder
 	for _, s := range services {
-		fmt.Fprintf(&out, "-A -t %s -s %s\n", s.VIP, s.Scheduler)
+		fmt.Fprintf(&out, "-A -t %s -s %s%s\n", s.VIP, s.Scheduler, flags[s.Scheduler])
 		for _, r := range s.Reals {
 			fmt.Fprintf(&out, "-a -t %s -r %s -m -w %d\n", s.VIP, r.Address, r.Weight)
 		}
@@ -45,13 +46,15 @@ func Export(services []spec.Service) string {
 	return out.String()
 }
 
+// flags are what our schedulers are in the words of ipvsadm(8), --sched-flags: a client of a real server with the weight 0
+// goes to another, and mh looks at the port too.
+var flags = map[spec.Scheduler]string{spec.SH: " -b sh-fallback", spec.MH: " -b mh-fallback,mh-port"}
+
 // service is a virtual service while its rules are read.
 type service struct {
 	line    *importing.Line
 	message *directorv1.VirtualService
 	reals   map[netip.AddrPort]int // real server -> number of its line
-	// alike: the scheduler pays no attention to weights, which ours do.
-	alike bool
 	// refused is why the service is not taken; empty: it is.
 	refused string
 	// missed are lines of real servers that are not taken.
@@ -138,7 +141,7 @@ func (r *reader) service(line *importing.Line, words []string) {
 	s.scheduler(o)
 	for _, option := range o {
 		switch option.name {
-		case "-t", "-s":
+		case "-t", "-s", "-b":
 		case "-p":
 			line.Unsupported("-p: the director keeps no client on one real server; behind it the router does, by cookie")
 		case "-M":
@@ -156,18 +159,28 @@ func (s *service) scheduler(o optionList) {
 	case "":
 		s.message.Scheduler = string(spec.WLC)
 		s.line.Assumed("scheduler wlc, the default of ipvsadm")
-	case "wlc", "wrr":
-		s.message.Scheduler = word
-	case "rr":
-		s.alike, s.message.Scheduler = true, string(spec.WRR)
-		s.line.Assumed("rr is wrr with equal weights")
-	case "lc":
-		s.alike, s.message.Scheduler = true, string(spec.WLC)
-		s.line.Assumed("lc is wlc with equal weights")
 	default:
-		s.message.Scheduler = string(spec.WLC)
-		s.line.Unsupported("scheduler %s: wlc is taken; there are wlc and wrr", importing.Quote(word))
+		scheduler := spec.Scheduler(word)
+		if !slices.Contains(spec.Schedulers, scheduler) {
+			s.message.Scheduler = string(spec.WLC)
+			s.line.Unsupported("scheduler %s: wlc is taken; there are %v", importing.Quote(word), spec.Schedulers)
+			return
+		}
+		s.message.Scheduler = word
+		said, _ := o.find("-b")
+		switch ours := strings.TrimPrefix(flags[scheduler], " -b "); {
+		case sameFlags(said, ours):
+		case ours == "":
+			s.line.Unsupported("-b: the scheduler %s is taken without it", word)
+		default:
+			s.line.Assumed("-b %s, which is how %s deals here", ours, word)
+		}
 	}
+}
+
+// sameFlags compares two lists of scheduler flags, whatever their order.
+func sameFlags(a, b string) bool {
+	return slices.Equal(slices.Sorted(strings.SplitSeq(a, ",")), slices.Sorted(strings.SplitSeq(b, ",")))
 }
 
 // real reads the words behind -a.
@@ -207,10 +220,6 @@ func (r *reader) real(line *importing.Line, words []string) {
 	line.Taken("real server %s of virtual-service/%s", address, s.message.GetName())
 	if _, said := o.find("-w"); !said {
 		line.Assumed("weight 1, the default of ipvsadm")
-	}
-	if s.alike && message.GetWeight() > 1 {
-		line.Assumed("weight 1: the scheduler of line %d pays no attention to weights", s.line.Number)
-		message.Weight = proto.Uint32(1)
 	}
 	for _, option := range o {
 		switch option.name {

@@ -43,8 +43,13 @@ func TestImport(t *testing.T) {
 		{"-A -t 10.10.60.22:443 -s wrr", "taken"},
 		{"--add-service --tcp-service=10.10.60.22:443 --scheduler wrr", "taken"},
 		{"-A -t 10.10.60.22:443", "scheduler wlc"},
-		{"-A -t 10.10.60.22:443 -s lc", "equal weights"},
-		{"-A -t 10.10.60.22:443 -s sh", `scheduler "sh"`},
+		{"-A -t 10.10.60.22:443 -s lc", "taken"},
+		{"-A -t 10.10.60.22:443 -s sh", "-b sh-fallback"},
+		{"-A -t 10.10.60.22:443 -s sh -b sh-fallback", "taken"},
+		{"-A -t 10.10.60.22:443 -s mh -b mh-port", "-b mh-fallback,mh-port"},
+		{"-A -t 10.10.60.22:443 -s mh -b mh-port,mh-fallback", "taken"},
+		{"-A -t 10.10.60.22:443 -s wlc -b flag-1", "-b:"},
+		{"-A -t 10.10.60.22:443 -s lblc", `scheduler "lblc"`},
 		{"-A -t 10.10.60.22:443 -s wlc -p 360", "-p:"},
 		{"-A -t 10.10.60.22:443 -s wlc -p -M 255.255.255.0", "-M:"},
 		{"-A -t 10.10.60.22:443 -s wlc -o", `"-o"`},
@@ -60,7 +65,7 @@ func TestImport(t *testing.T) {
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 1", "taken"},
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 0", "taken"},
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 1 -x 0 -y 0", "taken"},
-		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 7", "pays no attention to weights"},
+		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 7", "taken"},
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m", "weight 1, the default"},
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w -1", "weight"},
 		{"-a -t 10.10.60.22:80 -r 192.168.60.55:80 -m -w 65536", "weight"},
@@ -101,6 +106,7 @@ func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	want := parse(t, []*directorv1.VirtualService{
 		{Name: "b", Address: "10.10.60.23", Port: 443, Scheduler: "wrr"},
+		{Name: "c", Address: "10.10.60.24", Port: 443, Scheduler: "sh"}, {Name: "d", Address: "10.10.60.25", Port: 443, Scheduler: "mh"},
 		{Name: "a", Address: "10.10.60.22", Port: 80, RealServers: []*directorv1.RealServer{
 			{Address: "192.168.60.78"}, {Address: "192.168.60.55", Port: 8080, Weight: proto.Uint32(0)}, {Address: "192.168.60.56", Weight: proto.Uint32(65535)},
 		}},

@@ -29,8 +29,8 @@ func notes(wanted string, view View, want spec.Want) (all []string) {
 		add("net.ipv4.ip_forward is 0: this node passes no packets on")
 	}
 	for _, w := range want.Services {
-		if chosen == dataplane.NFTables && w.Scheduler == spec.WLC {
-			add("service %s: the data plane nftables deals connections in weighted turns, whatever the number of open ones (asked for: wlc)", w.VIP)
+		if chosen == dataplane.NFTables && (w.Scheduler == spec.WLC || w.Scheduler == spec.LC) {
+			add("service %s: the data plane nftables deals connections in turns, whatever the number of open ones (asked for: %s)", w.VIP, w.Scheduler)
 		}
 		if !slices.ContainsFunc(w.Reals, func(r spec.Real) bool { return r.Weight > 0 }) {
 			add("service %s: no real server has a weight above 0, new connections are refused", w.VIP)

@@ -41,11 +41,26 @@ type Scheduler string
 
 // The schedulers, by their IPVS names (ipvsadm(8), --scheduler).
 const (
-	// WLC is weighted least connection: the server with the fewest connections for its weight.
-	WLC Scheduler = "wlc"
+	// RR is round robin: turns, the same for all whose weight is not 0.
+	RR Scheduler = "rr"
 	// WRR is weighted round robin: turns in proportion to the weights.
 	WRR Scheduler = "wrr"
+	// LC is least connection: the server with the fewest connections, whatever its weight if that is not 0.
+	LC Scheduler = "lc"
+	// WLC is weighted least connection: the server with the fewest connections for its weight.
+	WLC Scheduler = "wlc"
+	// SH hashes the address of the client: each client stays on one server.
+	SH Scheduler = "sh"
+	// MH hashes address and port of the client over a Maglev table (ipvsadm -s mh -b mh-port): consistent, so that few
+	// connections change their server when one comes or goes, and alike on every director.
+	MH Scheduler = "mh"
 )
+
+// Schedulers are all that can be asked for, in the order in which they are told to people.
+var Schedulers = []Scheduler{RR, WRR, LC, WLC, SH, MH}
+
+// Weighs tells whether the scheduler looks at weights above 0; rr and lc tell 0 from the rest only.
+func (s Scheduler) Weighs() bool { return s != RR && s != LC }
 
 // Want is the whole desired state of one director.
 type Want struct {
@@ -156,8 +171,8 @@ func (p *parser) service(m *directorv1.VirtualService) {
 	service := Service{VIP: vip, Scheduler: WLC}
 	if s := m.GetScheduler(); s != "" {
 		service.Scheduler = Scheduler(s)
-		if service.Scheduler != WLC && service.Scheduler != WRR {
-			p.bad(path+".scheduler", "want wlc or wrr, got %q", s)
+		if !slices.Contains(Schedulers, service.Scheduler) {
+			p.bad(path+".scheduler", "want one of %v, got %q", Schedulers, s)
 		}
 	}
 	if len(m.GetRealServers()) > MaxRealServers {

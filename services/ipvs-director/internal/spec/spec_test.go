@@ -71,7 +71,7 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"port", service(func(s *directorv1.VirtualService) { s.Port = 65536 }), "virtual-service/web.port"},
 		{"protocol", service(func(s *directorv1.VirtualService) { s.Protocol = 9 }), "virtual-service/web.protocol"},
 		{"forwarding", service(func(s *directorv1.VirtualService) { s.Forwarding = 9 }), "virtual-service/web.forwarding"},
-		{"scheduler", service(func(s *directorv1.VirtualService) { s.Scheduler = "rr" }), "virtual-service/web.scheduler"},
+		{"scheduler", service(func(s *directorv1.VirtualService) { s.Scheduler = "lblc" }), "virtual-service/web.scheduler"},
 		{"real address", service(func(s *directorv1.VirtualService) { s.RealServers[1].Address = "s2" }), "virtual-service/web.real_servers[1].address"},
 		{"real port", service(func(s *directorv1.VirtualService) { s.RealServers[1].Port = 70000 }), "virtual-service/web.real_servers[1].port"},
 		{"weight", service(func(s *directorv1.VirtualService) { s.RealServers[0].Weight = proto.Uint32(65536) }), "virtual-service/web.real_servers[0].weight"},

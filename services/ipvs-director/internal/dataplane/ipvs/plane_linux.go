@@ -37,6 +37,11 @@ const (
 	wholeAddress = 0xffffffff
 	// hashed is IP_VS_SVC_F_HASHED, which the kernel sets itself and hands out.
 	hashed = 0x2
+	// fallback is IP_VS_SVC_F_SCHED_SH_FALLBACK and ..._MH_FALLBACK: a client whose real server has the weight 0 gets
+	// another; without it the client is refused.
+	fallback = 0x8
+	// portToo is IP_VS_SVC_F_SCHED_MH_PORT: mh hashes the client's port beside its address.
+	portToo = 0x10
 	// exchangeTimeout bounds one Observe or Apply. The library itself waits without end for a lost reply.
 	exchangeTimeout = 10 * time.Second
 )
@@ -124,7 +129,7 @@ func observe(ctx context.Context, h *ipvs.Handle) (have plan.Have, err error) {
 			continue
 		}
 		s := plan.Service{VIP: vip, Scheduler: spec.Scheduler(l.SchedName), Foreign: l.Timeout != mark}
-		if flags := l.Flags &^ hashed; flags != 0 {
+		if flags := l.Flags &^ hashed; flags != schedulerFlags(s.Scheduler) {
 			s.Drift = fmt.Sprintf("flags 0x%x", flags)
 		} else if l.Netmask != wholeAddress {
 			s.Drift = fmt.Sprintf("netmask 0x%08x", l.Netmask)
@@ -240,8 +245,19 @@ func unless(err error, done ...error) error {
 func service(vip netip.AddrPort, scheduler spec.Scheduler) *ipvs.Service {
 	return &ipvs.Service{
 		Address: vip.Addr().AsSlice(), Port: vip.Port(), Protocol: unix.IPPROTO_TCP, AddressFamily: unix.AF_INET,
-		SchedName: string(scheduler), Netmask: wholeAddress, Timeout: mark,
+		SchedName: string(scheduler), Flags: schedulerFlags(scheduler), Netmask: wholeAddress, Timeout: mark,
 	}
+}
+
+// schedulerFlags are those that a scheduler needs to do what spec says of it.
+func schedulerFlags(s spec.Scheduler) uint32 {
+	switch s {
+	case spec.SH:
+		return fallback
+	case spec.MH:
+		return fallback | portToo
+	}
+	return 0
 }
 
 func destination(r spec.Real) *ipvs.Destination {

@@ -15,29 +15,73 @@ import (
 	"github.com/mdlayher/netlink"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
-// readings is how often a damaged table is read before it is believed: a listing that another transaction interrupts
-// can miss objects.
+// readings is how often the table is read before it is believed although its rules change meanwhile: a listing that
+// another transaction interrupts can miss objects.
 const readings = 3
 
+// sight is what was read last, and of which generation of the rules.
+type sight struct {
+	generation uint32 // 0: nothing has been read
+	have       plan.Have
+}
+
 // Observe reads the table. What it finds is believed only if it is exactly what this plane makes of the services that
-// it describes; otherwise Have.Damage says what is not.
+// it describes; otherwise Have.Damage says what is not. While nobody changes any rules of the namespace it only reads the
+// counters anew: a table can have a million slots, and a pass comes every second.
 func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
-	var have plan.Have
-	for range readings {
+	now, err := generation()
+	if err != nil {
+		return plan.Have{}, err
+	}
+	if p.last.generation == now && p.last.have.Damage == "" {
+		return p.count(p.last.have)
+	}
+	p.last = sight{}
+	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return plan.Have{}, err
 		}
-		again, err := p.read()
+		have, err := p.read()
 		if err != nil {
 			return plan.Have{}, fmt.Errorf("read table ip %s: %w", TableName, err)
 		}
-		believed := again.Damage == "" || again.Damage == have.Damage
-		have = again
-		if believed {
-			break
+		after, err := generation()
+		if err != nil {
+			return plan.Have{}, err
+		}
+		if after == now {
+			p.last = sight{now, have}
+		}
+		if after == now || try == readings && have.Damage == "" {
+			return have, nil
+		}
+		if try == readings {
+			return plan.Have{}, fmt.Errorf("read table ip %s: somebody changes rules all the time", TableName)
+		}
+		now = after
+	}
+}
+
+// count returns have with the counters of now.
+func (p *Plane) count(have plan.Have) (plan.Have, error) {
+	if len(have.Services) == 0 {
+		return have, nil
+	}
+	packets, err := counters()
+	if err != nil {
+		return plan.Have{}, err
+	}
+	have.Services = slices.Clone(have.Services) // what was handed out before stays as it is
+	for i := range have.Services {
+		s := &have.Services[i]
+		s.Reals = slices.Clone(s.Reals)
+		for j := range s.Reals {
+			r := &s.Reals[j]
+			r.Total = packets[realChain(s.VIP, r.Address)]
 		}
 	}
 	return have, nil
@@ -113,13 +157,15 @@ func (p *Plane) read() (plan.Have, error) {
 	if c.table.Flags != 0 {
 		return damage("the table has the flags 0x%x", c.table.Flags) // 0x1 is dormant: no chain is called
 	}
-	if !sameHook(c.chains[hookChain], p.layout.hook()) {
-		return damage("chain %s is not the hook that it was", hookChain)
+	for _, h := range p.layout.hooks() {
+		if !sameHook(c.chains[h.chain.Name], h.chain) {
+			return damage("chain %s is not the hook that it was", h.chain.Name)
+		}
+		if !sameRule(c.rules[h.chain.Name], h.rule) {
+			return damage("the rule of chain %s is not the one that it was", h.chain.Name)
+		}
+		delete(c.chains, h.chain.Name)
 	}
-	if !sameRule(c.rules[hookChain], hookRule()) {
-		return damage("the rule of chain %s is not the one that it was", hookChain)
-	}
-	delete(c.chains, hookChain)
 	if _, ok := c.elements[servicesMap]; !ok {
 		return damage("map %s is gone", servicesMap)
 	}
@@ -135,6 +181,9 @@ func (p *Plane) read() (plan.Have, error) {
 		}
 		have.Services = append(have.Services, service)
 	}
+	if flaw := c.entries(present(have).entries()); flaw != "" {
+		return damage("%s", flaw)
+	}
 	delete(c.elements, servicesMap)
 	slices.SortFunc(have.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
 	if strays := slices.Sorted(maps.Keys(c.chains)); len(strays) > 0 {
@@ -146,6 +195,43 @@ func (p *Plane) read() (plan.Have, error) {
 	return have, nil
 }
 
+// entries compares the sets and the ways back of the whole table with what its services make, and takes them out of c.
+func (c content) entries(want entries) (flaw string) {
+	for name, keys := range map[string][]netip.AddrPort{vipsSet: keysOf(want.vips), realsSet: keysOf(want.reals)} {
+		if !sameElements(c.elements[name], plainElements(keys)) {
+			return fmt.Sprintf("set %s does not hold what the services make", name)
+		}
+		delete(c.elements, name)
+	}
+	if !sameElements(c.elements[reverseMap], backElements(keysOf(want.back), want.back)) {
+		return fmt.Sprintf("map %s does not hold what the services make", reverseMap)
+	}
+	delete(c.elements, reverseMap)
+	return ""
+}
+
+// sameElements tells whether a map or set holds just these elements, in whatever order the kernel lists them.
+func sameElements(have, want []nft.SetElement) bool {
+	line := func(e nft.SetElement) string {
+		if e.VerdictData != nil {
+			return string(e.Key) + e.VerdictData.Chain
+		}
+		chain, _ := gotoChain(e)
+		return string(e.Key) + chain
+	}
+	left := map[string]bool{}
+	for _, e := range want {
+		left[line(e)] = true
+	}
+	for _, e := range have {
+		if !left[line(e)] {
+			return false
+		}
+		delete(left, line(e))
+	}
+	return len(left) == 0
+}
+
 // service reads one service from its weights and compares all its objects with what those weights make. What it has
 // read, it takes out of c.
 func (c content) service(vip netip.AddrPort) (s plan.Service, flaw string) {
@@ -153,6 +239,7 @@ func (c content) service(vip netip.AddrPort) (s plan.Service, flaw string) {
 	chain, slotsName, weightsName := serviceChain(vip), slotsPrefix+suffix(vip), weightsPrefix+suffix(vip)
 	defer func() {
 		delete(c.chains, chain)
+		delete(c.chains, backChain(vip))
 		delete(c.elements, slotsName)
 		delete(c.elements, weightsName)
 	}()
@@ -176,18 +263,24 @@ func (c content) service(vip netip.AddrPort) (s plan.Service, flaw string) {
 		s.Reals = append(s.Reals, plan.Real{Real: r, Total: c.rules[name][0].Exprs[0].(*expr.Counter).Packets})
 	}
 
-	turns := slots(reals)
-	if !sameSlots(vip, c.elements[slotsName], turns) {
-		return s, "its slots are not what its weights make"
-	}
-	if !sameRule(c.rules[chain], serviceRule(vip, len(turns))) {
-		return s, "its rule is not what its slots make"
+	if len(c.rules[chain]) != 1 {
+		return s, "its rule is gone, or is not alone"
 	}
 	scheduler, ok := schedulerOf(c.rules[chain][0].UserData)
 	if !ok {
 		return s, "its rule does not name the scheduler"
 	}
 	s.Scheduler = scheduler
+	table := slots.Of(spec.Service{VIP: vip, Scheduler: scheduler, Reals: reals})
+	if !sameSlots(vip, c.elements[slotsName], table.Slots) {
+		return s, "its slots are not what its weights make"
+	}
+	if !sameRule(c.rules[chain], serviceRule(vip, table)) {
+		return s, "its rule is not what its slots make"
+	}
+	if !sameRule(c.rules[backChain(vip)], backRule(vip)) {
+		return s, "its way back is not the one that it was"
+	}
 	return s, ""
 }
 
@@ -207,14 +300,14 @@ func sameRule(rules []*nft.Rule, want []expr.Any) bool {
 	})
 }
 
-func sameSlots(vip netip.AddrPort, elements []nft.SetElement, turns []netip.AddrPort) bool {
-	if len(elements) != len(turns) {
+func sameSlots(vip netip.AddrPort, elements []nft.SetElement, table []netip.AddrPort) bool {
+	if len(elements) != len(table) {
 		return false
 	}
 	for _, e := range elements {
 		i, isTurn := parseTurn(e.Key)
 		chain, isGoto := gotoChain(e)
-		if !isTurn || !isGoto || i < 0 || i >= len(turns) || chain != realChain(vip, turns[i]) {
+		if !isTurn || !isGoto || i < 0 || i >= len(table) || chain != realChain(vip, table[i]) {
 			return false
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
@@ -31,10 +33,11 @@ const (
 	elementsPerMessage = 200
 )
 
-// Plane is the nftables data plane of the network namespace that its methods are called in.
+// Plane is the nftables data plane of the network namespace that its methods are called in, always the same one.
 type Plane struct {
 	conn   *nft.Conn
 	layout layout
+	last   sight
 }
 
 // Probe tells whether this kernel can do what the plane needs, by making its objects in a transaction of a table of
@@ -99,14 +102,17 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	if err != nil {
 		return nil, err
 	}
+	is := present(have)
 	for _, batch := range perService(changes) {
 		if err := ctx.Err(); err != nil {
 			return done, err
 		}
-		if err := p.transact(have, batch); err != nil {
+		becomes, err := p.transact(is, have.Damage, batch)
+		if err != nil {
 			p.conn = open().conn // the one there may hold a part of the transaction
 			return done, fmt.Errorf("%s: %w", batch[0], err)
 		}
+		is = becomes
 		done = append(done, batch...)
 	}
 	return done, nil
@@ -127,74 +133,101 @@ func perService(changes []plan.Change) (batches [][]plan.Change) {
 	return batches
 }
 
-// transact carries out the changes of one service. have is from before the first batch; no other batch has changed
-// this service.
-func (p *Plane) transact(have plan.Have, batch []plan.Change) (err error) {
+// transact carries out the changes of one service and returns the services that there are then.
+func (p *Plane) transact(is services, damage string, batch []plan.Change) (becomes services, err error) {
 	if batch[0].Kind == plan.Rebuild {
 		return p.rebuild(batch[0].Services)
 	}
-	if have.Damage != "" {
-		return fmt.Errorf("the table was changed by somebody else: %s", have.Damage)
+	if damage != "" {
+		return nil, fmt.Errorf("the table was changed by somebody else: %s", damage)
 	}
-	was, there := find(have, batch[0].VIP)
-	becomes, remains := was, there
+	vip := batch[0].VIP
+	was, there := is[vip]
+	now, remains := was, there
 	for _, c := range batch {
-		if becomes, remains, err = plan.Fold(becomes, remains, c); err != nil {
-			return err
+		if now, remains, err = plan.Fold(now, remains, c); err != nil {
+			return nil, err
 		}
 	}
-	switch {
-	case !there && !remains:
-		return nil
-	case !remains:
-		p.removeService(was)
-	case !there:
+	becomes = maps.Clone(is)
+	delete(becomes, vip)
+	if remains {
+		becomes[vip] = now
+	}
+	if !there && remains {
 		if tableThere, err := p.tableThere(); err != nil {
-			return err
+			return nil, err
 		} else if !tableThere {
 			p.addBase()
 		}
-		err = p.addService(becomes)
+	}
+	if err := p.enter(is, becomes); err != nil {
+		return nil, err
+	}
+	switch {
+	case !there && !remains:
+		return is, nil
+	case !remains:
+		p.removeService(was)
+	case !there:
+		err = p.addService(now)
 	default:
-		err = p.changeService(was, becomes)
+		err = p.changeService(was, now)
+	}
+	if err == nil {
+		err = p.leadBack(is, becomes)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return p.conn.Flush()
+	return becomes, p.conn.Flush()
 }
 
 // rebuild makes the table anew, in one transaction unless that would not fit through the socket: then the services
-// beyond the first rebuildMost follow in transactions of their own.
-func (p *Plane) rebuild(services []spec.Service) error {
+// beyond the first rebuildMost follow in transactions of their own. What guards them all is in the first.
+func (p *Plane) rebuild(list []spec.Service) (services, error) {
 	// Adding a table that is there changes nothing, so that the deletion always finds one.
 	p.conn.AddTable(p.layout.table)
 	p.conn.DelTable(p.layout.table)
 	p.addBase()
+	becomes := services{}
+	for _, s := range list {
+		becomes[s.VIP] = s
+	}
+	if err := p.enter(nil, becomes); err != nil {
+		return nil, err
+	}
 	queued := 0
-	for _, s := range services {
+	for _, s := range list {
 		if queued > 0 && queued+size(s) > rebuildMost {
 			if err := p.conn.Flush(); err != nil {
-				return err
+				return nil, err
 			}
 			queued = 0
 		}
 		if err := p.addService(s); err != nil {
-			return err
+			return nil, err
 		}
 		queued += size(s)
 	}
-	return p.conn.Flush()
+	if err := p.leadBack(nil, becomes); err != nil {
+		return nil, err
+	}
+	return becomes, p.conn.Flush()
 }
 
 // size guesses, on the high side, how many bytes the messages for a new service and the kernel's replies to them take.
-func size(s spec.Service) int { return 8<<10 + 2<<10*len(s.Reals) + 128*len(slots(s.Reals)) }
+func size(s spec.Service) int { return 8<<10 + 2<<10*len(s.Reals) + 128*len(slots.Of(s).Slots) }
 
-// addBase queues the table, its hook and the map of services.
+// addBase queues the table, its hooks, and the maps and sets that they look into.
 func (p *Plane) addBase() {
 	p.conn.AddTable(p.layout.table)
-	_ = p.conn.AddSet(p.layout.services(), nil) // fails for anonymous sets only
-	p.addRule(p.layout.hook(), hookRule(), nil)
+	for _, set := range []*nft.Set{p.layout.services(), p.layout.reverse(), p.layout.vips(), p.layout.reals()} {
+		_ = p.conn.AddSet(set, nil) // fails for anonymous sets only
+	}
+	for _, h := range p.layout.hooks() {
+		p.addRule(h.chain, h.rule, nil)
+	}
 }
 
 // addRule queues a chain and its one rule.
@@ -213,6 +246,7 @@ func (p *Plane) addService(s spec.Service) error {
 	for _, r := range s.Reals {
 		p.addReal(s.VIP, r)
 	}
+	p.addRule(p.layout.chain(backChain(s.VIP)), backRule(s.VIP), nil)
 	if err := p.fillService(s); err != nil {
 		return err
 	}
@@ -232,10 +266,39 @@ func (p *Plane) changeService(was, becomes spec.Service) error {
 	return p.fillService(becomes)
 }
 
+// enter queues what makes the sets of VIPs and real servers, and takes ways back away that no longer hold. It comes before
+// the changes of a service: the chain of a way back can go only when nothing leads there.
+func (p *Plane) enter(is, becomes services) error {
+	was, now := is.entries(), becomes.entries()
+	for _, set := range []struct {
+		set      *nft.Set
+		was, now map[netip.AddrPort]bool
+	}{{p.layout.vips(), was.vips, now.vips}, {p.layout.reals(), was.reals, now.reals}} {
+		if err := p.deleteElements(set.set, plainElements(beyond(set.was, set.now))); err != nil {
+			return err
+		}
+		if err := p.addElements(set.set, plainElements(beyond(set.now, set.was))); err != nil {
+			return err
+		}
+	}
+	return p.deleteElements(p.layout.reverse(), backElements(beyond(was.back, now.back), was.back))
+}
+
+// leadBack queues the ways back that are new; the chains of their services are there.
+func (p *Plane) leadBack(is, becomes services) error {
+	was, now := is.entries(), becomes.entries()
+	return p.addElements(p.layout.reverse(), backElements(beyond(now.back, was.back), now.back))
+}
+
+// removeService queues the removal of a service. Whatever leads back to it goes before it does; see leadBack.
 func (p *Plane) removeService(s spec.Service) {
 	_ = p.conn.SetDeleteElements(p.layout.services(), []nft.SetElement{serviceElement(s.VIP)}) // fails for anonymous sets only
 	p.emptyService(s.VIP)
-	p.conn.DelChain(p.layout.chain(serviceChain(s.VIP)))
+	for _, name := range []string{serviceChain(s.VIP), backChain(s.VIP)} {
+		chain := p.layout.chain(name)
+		p.conn.FlushChain(chain)
+		p.conn.DelChain(chain)
+	}
 	p.conn.DelSet(p.layout.slots(s.VIP))
 	p.conn.DelSet(p.layout.weights(s.VIP))
 	for _, r := range s.Reals {
@@ -252,8 +315,8 @@ func (p *Plane) emptyService(vip netip.AddrPort) {
 
 // fillService queues rule, slots and weights of a service that has none; the chains of its real servers are there.
 func (p *Plane) fillService(s spec.Service) error {
-	turns := slots(s.Reals)
-	if err := p.addElements(p.layout.slots(s.VIP), slotElements(s.VIP, turns)); err != nil {
+	table := slots.Of(s)
+	if err := p.addElements(p.layout.slots(s.VIP), slotElements(s.VIP, table.Slots)); err != nil {
 		return err
 	}
 	var weights []nft.SetElement
@@ -263,7 +326,7 @@ func (p *Plane) fillService(s spec.Service) error {
 	if err := p.addElements(p.layout.weights(s.VIP), weights); err != nil {
 		return err
 	}
-	p.addRule(p.layout.chain(serviceChain(s.VIP)), serviceRule(s.VIP, len(turns)), comment(s.Scheduler))
+	p.addRule(p.layout.chain(serviceChain(s.VIP)), serviceRule(s.VIP, table), comment(s.Scheduler))
 	return nil
 }
 
@@ -293,6 +356,15 @@ func (p *Plane) addElements(set *nft.Set, elements []nft.SetElement) error {
 	return nil
 }
 
+func (p *Plane) deleteElements(set *nft.Set, elements []nft.SetElement) error {
+	for part := range slices.Chunk(elements, elementsPerMessage) {
+		if err := p.conn.SetDeleteElements(set, part); err != nil {
+			return fmt.Errorf("delete from %s: %w", set.Name, err)
+		}
+	}
+	return nil
+}
+
 func (p *Plane) tableThere() (bool, error) {
 	table, err := findTable(p.conn)
 	return table != nil, err
@@ -310,9 +382,23 @@ func findTable(conn *nft.Conn) (*nft.Table, error) {
 	return nil, nil
 }
 
-func slotElements(vip netip.AddrPort, turns []netip.AddrPort) (elements []nft.SetElement) {
-	for i, real := range turns {
+func slotElements(vip netip.AddrPort, table []netip.AddrPort) (elements []nft.SetElement) {
+	for i, real := range table {
 		elements = append(elements, gotoElement(turn(i), realChain(vip, real)))
+	}
+	return elements
+}
+
+func plainElements(keys []netip.AddrPort) (elements []nft.SetElement) {
+	for _, k := range keys {
+		elements = append(elements, nft.SetElement{Key: key(k)})
+	}
+	return elements
+}
+
+func backElements(reals []netip.AddrPort, back map[netip.AddrPort]netip.AddrPort) (elements []nft.SetElement) {
+	for _, real := range reals {
+		elements = append(elements, gotoElement(key(real), backChain(back[real])))
 	}
 	return elements
 }
@@ -323,17 +409,4 @@ func serviceElement(vip netip.AddrPort) nft.SetElement {
 
 func gotoElement(key []byte, chain string) nft.SetElement {
 	return nft.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
-}
-
-func find(have plan.Have, vip netip.AddrPort) (spec.Service, bool) {
-	for _, s := range have.Services {
-		if s.VIP == vip {
-			found := spec.Service{VIP: vip, Scheduler: s.Scheduler}
-			for _, r := range s.Reals {
-				found.Reals = append(found.Reals, r.Real)
-			}
-			return found, true
-		}
-	}
-	return spec.Service{}, false
 }

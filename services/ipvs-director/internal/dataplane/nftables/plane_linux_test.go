@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
@@ -41,9 +43,9 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 	n := network(t)
 	plane := n.Inside(t, Open())
 	want := spec.Want{}
-	for _, port := range []uint16{planetest.VIPPort, planetest.VIP2Port} {
+	for i, port := range []uint16{planetest.VIPPort, planetest.VIP2Port} { // the middle one of three has no way back
 		want.Services = append(want.Services, spec.Service{VIP: addrPort(planetest.VIP, port), Scheduler: spec.WLC, Reals: []spec.Real{
-			{Address: n.Reals[0], Weight: 2}, {Address: n.Reals[1], Weight: 1},
+			{Address: n.Reals[i], Weight: 2}, {Address: n.Reals[i+1], Weight: 1},
 		}})
 	}
 	vip := want.Services[0].VIP
@@ -78,14 +80,19 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		edit func(*nft.Conn)
 	}{
 		{"table deleted", func(c *nft.Conn) { c.DelTable(l.table) }},
-		{"rule of the hook deleted", func(c *nft.Conn) { c.FlushChain(l.hook()) }},
+		{"rule of the hook deleted", func(c *nft.Conn) { c.FlushChain(l.chain(hookChain)) }},
 		{"rule of a service deleted", func(c *nft.Conn) { c.FlushChain(l.chain(serviceChain(vip))) }},
 		{"rule added", func(c *nft.Conn) {
-			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.hook(), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.chain(hookChain), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 		}},
 		{"slot deleted", func(c *nft.Conn) {
-			_ = c.SetDeleteElements(l.slots(vip), slotElements(vip, slots(want.Services[0].Reals))[:1])
+			_ = c.SetDeleteElements(l.slots(vip), slotElements(vip, slots.Of(want.Services[0]).Slots)[:1])
 		}},
+		{"way back deleted", func(c *nft.Conn) { c.FlushChain(l.chain(backChain(vip))) }},
+		{"ways back emptied", func(c *nft.Conn) { c.FlushSet(l.reverse()) }},
+		{"guarded VIPs emptied", func(c *nft.Conn) { c.FlushSet(l.vips()) }},
+		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]netip.AddrPort{vip})) }},
+		{"guard deleted", func(c *nft.Conn) { c.FlushChain(l.chain(guardChain)) }},
 		{"slots emptied", func(c *nft.Conn) { c.FlushSet(l.slots(vip)) }},
 		{"weights emptied", func(c *nft.Conn) { c.FlushSet(l.weights(vip)) }},
 		{"rule of a real server deleted", func(c *nft.Conn) { c.FlushChain(l.chain(realChain(vip, n.Reals[1]))) }},
@@ -104,7 +111,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 			}
 		}},
 		{"rule added that the library cannot read back", func(c *nft.Conn) {
-			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.hook(), Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySRC, Register: reg1, Direction: 1}}})
+			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.chain(hookChain), Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySRC, Register: reg1, Direction: 1}}})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -240,12 +247,19 @@ func TestKernelRebuildOfManyServices(t *testing.T) {
 	converge()
 	n.Director.Do(t, func() {
 		conn := open().conn
-		conn.FlushChain(newLayout().hook())
+		conn.FlushChain(newLayout().chain(hookChain))
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
 	})
 	converge()
+}
+
+func weighted(weights ...int) (reals []spec.Real) {
+	for i, w := range weights {
+		reals = append(reals, spec.Real{Address: addrPort(fmt.Sprintf("192.168.%d.%d", i>>8, i&255), 80), Weight: w})
+	}
+	return reals
 }
 
 func addrPort(address string, port uint16) netip.AddrPort {

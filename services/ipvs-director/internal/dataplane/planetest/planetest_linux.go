@@ -43,6 +43,7 @@ func Run(t *testing.T, world func(t testing.TB) World) {
 		{"a change on a missing service is an error", missingService},
 		{"two services are independent", twoServices},
 		{"state outlives the plane", outlives},
+		{"each scheduler is kept", eachScheduler},
 		{"rebuild makes exactly what it is given", rebuild},
 		{"a cancelled context stops it", cancelled},
 	} {
@@ -53,6 +54,7 @@ func Run(t *testing.T, world func(t testing.TB) World) {
 		run  func(*testing.T, *run)
 	}{
 		{"connections are spread by weight", spread},
+		{"each scheduler deals as it says", dealt},
 		{"a drained real server gets none and keeps what it has", drained},
 		{"a removed real server gets none", removed},
 		{"connections survive changes beside them", survive},
@@ -215,6 +217,16 @@ func rebuild(t *testing.T, r *run) {
 	r.is(want...)
 }
 
+func eachScheduler(_ *testing.T, r *run) {
+	for _, scheduler := range spec.Schedulers {
+		r.become(r.service(80, scheduler, 3, 0, 1))
+	}
+	for _, scheduler := range spec.Schedulers {
+		r.become(r.service(80, scheduler, 1, 2))
+		r.become()
+	}
+}
+
 func cancelled(t *testing.T, r *run) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -282,6 +294,37 @@ func (r *run) counts(port int, taken map[netip.AddrPort]int) {
 			r.t.Errorf("port %d: %s", port, wrong)
 			return
 		}
+	}
+}
+
+// dealt opens connections that stay. A hash deals by chance: of 60 connections 3/4 are 45 give or take 3.4, so bounds of
+// five times that are not left by chance. (The kernel's mh is seeded anew at each start, and so are the client's ports.)
+func dealt(t *testing.T, r *run) {
+	for _, scheduler := range spec.Schedulers {
+		r.become(r.service(VIPPort, scheduler, 3, 1, 0))
+		conns, taken := r.connect(VIPPort, 60)
+		a, b, c := taken[r.reals[0]], taken[r.reals[1]], taken[r.reals[2]]
+		ok := a+b == 60 && c == 0
+		switch scheduler {
+		case spec.RR, spec.LC:
+			ok = ok && a >= 29 && a <= 31
+		case spec.WRR, spec.WLC:
+			ok = ok && a >= 44 && a <= 46
+		case spec.SH:
+			ok = ok && (a == 60 || b == 60) // one client, one server
+		case spec.MH:
+			ok = ok && a >= 28 && b >= 1
+		}
+		if !ok {
+			t.Errorf("%s: with weights 3:1:0 the 60 connections went %d:%d:%d", scheduler, a, b, c)
+		}
+		for _, conn := range conns {
+			conn.Echo(t, "still there")
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		r.become() // so that the next scheduler does not count these
 	}
 }
 

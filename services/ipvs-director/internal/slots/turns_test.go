@@ -1,4 +1,4 @@
-package nftables
+package slots
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ func weighted(weights ...int) (reals []spec.Real) {
 	return reals
 }
 
-func TestSlotsAreMixedByWeight(t *testing.T) {
+func TestTurnsAreMixedByWeight(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		weights []int
@@ -34,7 +34,7 @@ func TestSlotsAreMixedByWeight(t *testing.T) {
 		{[]int{65535, 65535}, "0 1"},
 	} {
 		var got []string
-		for _, s := range slots(weighted(c.weights...)) {
+		for _, s := range turns(weighted(c.weights...)) {
 			got = append(got, fmt.Sprint(s.Addr().As4()[3]))
 		}
 		if strings.Join(got, " ") != c.want {
@@ -43,15 +43,15 @@ func TestSlotsAreMixedByWeight(t *testing.T) {
 	}
 }
 
-func TestSlotsAreBounded(t *testing.T) {
+func TestTurnsAreBounded(t *testing.T) {
 	t.Parallel()
 	many := make([]int, spec.MaxRealServers)
 	for i := range many {
 		many[i] = 1 + i*257%spec.MaxWeight
 	}
 	for _, weights := range [][]int{{65535, 1}, {65535, 65534, 3, 0}, {1023, 2}, many} {
-		dealt := slots(weighted(weights...))
-		if len(dealt) > MaxSlots {
+		dealt := turns(weighted(weights...))
+		if len(dealt) > MaxTurns {
 			t.Errorf("%d weights: %d slots", len(weights), len(dealt))
 		}
 		count := map[netip.AddrPort]int{}
@@ -70,7 +70,7 @@ func TestSlotsAreBounded(t *testing.T) {
 				continue // with hundreds of takers the one that everybody gets weighs more than the rounding
 			}
 			share, want := float64(count[r.Address])/float64(len(dealt)), float64(weights[i])/float64(total)
-			if diff := share - want; diff > 4.0/MaxSlots || diff < -4.0/MaxSlots {
+			if diff := share - want; diff > 4.0/MaxTurns || diff < -4.0/MaxTurns {
 				t.Errorf("weight %d of %v: share %.4f, want %.4f", weights[i], weights, share, want)
 			}
 		}
