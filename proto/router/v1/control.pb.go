@@ -12,6 +12,8 @@ import (
 	v1 "github.com/twotier/twotier/proto/common/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -36,6 +38,8 @@ const (
 	Health_HEALTH_DOWN Health = 2
 	// Not checked; counts as up.
 	Health_HEALTH_NO_CHECK Health = 3
+	// Works, but its check asks for no new clients; those whose cookie names it still reach it (HAProxy: NOLB).
+	Health_HEALTH_STOPPING Health = 4
 )
 
 // Enum value maps for Health.
@@ -45,12 +49,14 @@ var (
 		1: "HEALTH_UP",
 		2: "HEALTH_DOWN",
 		3: "HEALTH_NO_CHECK",
+		4: "HEALTH_STOPPING",
 	}
 	Health_value = map[string]int32{
 		"HEALTH_UNSPECIFIED": 0,
 		"HEALTH_UP":          1,
 		"HEALTH_DOWN":        2,
 		"HEALTH_NO_CHECK":    3,
+		"HEALTH_STOPPING":    4,
 	}
 )
 
@@ -504,6 +510,20 @@ type ServerState struct {
 	TotalRequests uint64 `protobuf:"varint,9,opt,name=total_requests,json=totalRequests,proto3" json:"total_requests,omitempty"`
 	// Connections to it that failed since the start.
 	ConnectErrors uint64 `protobuf:"varint,10,opt,name=connect_errors,json=connectErrors,proto3" json:"connect_errors,omitempty"`
+	// What is wanted of it, by desired state or by SetServer.
+	Admin Admin `protobuf:"varint,11,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
+	// In HAProxy's words. Examples: "UP", "UP 1/3", "DOWN", "DOWN 1/2", "MAINT", "DRAIN", "NOLB", "no check"
+	Status string `protobuf:"bytes,12,opt,name=status,proto3" json:"status,omitempty"`
+	// Its check; not set when it has none.
+	Check *ServerCheck `protobuf:"bytes,13,opt,name=check,proto3" json:"check,omitempty"`
+	// When it last went up, down or into maintenance, or was added.
+	LastChange *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	// How long it has been down or in maintenance, all told.
+	Downtime *durationpb.Duration `protobuf:"bytes,15,opt,name=downtime,proto3" json:"downtime,omitempty"`
+	// How often it went down or into maintenance.
+	TimesDown uint64 `protobuf:"varint,16,opt,name=times_down,json=timesDown,proto3" json:"times_down,omitempty"`
+	// How often anything of its state has changed. A watcher that sees this grow by more than one has missed what was in between.
+	Changes       uint64 `protobuf:"varint,17,opt,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -608,6 +628,431 @@ func (x *ServerState) GetConnectErrors() uint64 {
 	return 0
 }
 
+func (x *ServerState) GetAdmin() Admin {
+	if x != nil {
+		return x.Admin
+	}
+	return Admin_ADMIN_UNSPECIFIED
+}
+
+func (x *ServerState) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ServerState) GetCheck() *ServerCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *ServerState) GetLastChange() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastChange
+	}
+	return nil
+}
+
+func (x *ServerState) GetDowntime() *durationpb.Duration {
+	if x != nil {
+		return x.Downtime
+	}
+	return nil
+}
+
+func (x *ServerState) GetTimesDown() uint64 {
+	if x != nil {
+		return x.TimesDown
+	}
+	return 0
+}
+
+func (x *ServerState) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+// ServerCheck is how a server's checks go.
+type ServerCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether checks are made; they can be switched off by SetServer.
+	Enabled bool `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	// How the last check ended, as HAProxy writes it. Examples: "INI", "L4OK", "L4CON", "L4TOUT", "L7OK", "L7STS", "L7TOUT", "L7RSP"
+	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// The same in HAProxy's words. Example: "Layer7 wrong status"
+	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	// Status of the response to the last check; 0: there was none.
+	HttpStatus uint32 `protobuf:"varint,4,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
+	// How long the last check took.
+	Duration *durationpb.Duration `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Good checks in a row that bring it up.
+	Rise uint32 `protobuf:"varint,6,opt,name=rise,proto3" json:"rise,omitempty"`
+	// Bad checks in a row that take it down.
+	Fall uint32 `protobuf:"varint,7,opt,name=fall,proto3" json:"fall,omitempty"`
+	// Its points: rise + fall - 1 is full health, from rise on it is up.
+	Health uint32 `protobuf:"varint,8,opt,name=health,proto3" json:"health,omitempty"`
+	// Checks that failed while it was up.
+	Failed        uint64 `protobuf:"varint,9,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerCheck) Reset() {
+	*x = ServerCheck{}
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerCheck) ProtoMessage() {}
+
+func (x *ServerCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerCheck.ProtoReflect.Descriptor instead.
+func (*ServerCheck) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ServerCheck) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *ServerCheck) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ServerCheck) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ServerCheck) GetHttpStatus() uint32 {
+	if x != nil {
+		return x.HttpStatus
+	}
+	return 0
+}
+
+func (x *ServerCheck) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *ServerCheck) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *ServerCheck) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+func (x *ServerCheck) GetHealth() uint32 {
+	if x != nil {
+		return x.Health
+	}
+	return 0
+}
+
+func (x *ServerCheck) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+// WatchServersRequest asks for the servers.
+type WatchServersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of this backend. Default: of all.
+	Backend       string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchServersRequest) Reset() {
+	*x = WatchServersRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchServersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchServersRequest) ProtoMessage() {}
+
+func (x *WatchServersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchServersRequest.ProtoReflect.Descriptor instead.
+func (*WatchServersRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchServersRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+// WatchServersResponse holds the servers whose state has changed.
+type WatchServersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of backend and configuration.
+	Servers []*ServerState `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
+	// These are all that there are: what is not among them is gone. True in the first message, and whenever servers were
+	// added, taken away or configured otherwise.
+	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchServersResponse) Reset() {
+	*x = WatchServersResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchServersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchServersResponse) ProtoMessage() {}
+
+func (x *WatchServersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchServersResponse.ProtoReflect.Descriptor instead.
+func (*WatchServersResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WatchServersResponse) GetServers() []*ServerState {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *WatchServersResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+// SetServerRequest asks something of one server.
+type SetServerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Backend it belongs to.
+	Backend string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Its name.
+	Server string `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	// What is wanted of it. Default: as it is.
+	Admin Admin `protobuf:"varint,3,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
+	// Weight, 0 to 256, in place of the desired one. Default: as it is.
+	Weight *uint32 `protobuf:"varint,4,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// The weight is the desired one again.
+	ResetWeight bool `protobuf:"varint,5,opt,name=reset_weight,json=resetWeight,proto3" json:"reset_weight,omitempty"`
+	// Make it HEALTH_UP (full health), HEALTH_DOWN or HEALTH_STOPPING now; its next checks count from there. A server without
+	// checks stays so. Default: as it is.
+	Health Health `protobuf:"varint,6,opt,name=health,proto3,enum=twotier.router.v1.Health" json:"health,omitempty"`
+	// Whether its checks are made. While they are not, it keeps its health. Default: as it is.
+	Checks *bool `protobuf:"varint,7,opt,name=checks,proto3,oneof" json:"checks,omitempty"`
+	// Cut what is under way with it: its clients' requests end as if the server had reset their connections.
+	ShutdownSessions bool `protobuf:"varint,8,opt,name=shutdown_sessions,json=shutdownSessions,proto3" json:"shutdown_sessions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SetServerRequest) Reset() {
+	*x = SetServerRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetServerRequest) ProtoMessage() {}
+
+func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetServerRequest.ProtoReflect.Descriptor instead.
+func (*SetServerRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetServerRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *SetServerRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *SetServerRequest) GetAdmin() Admin {
+	if x != nil {
+		return x.Admin
+	}
+	return Admin_ADMIN_UNSPECIFIED
+}
+
+func (x *SetServerRequest) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *SetServerRequest) GetResetWeight() bool {
+	if x != nil {
+		return x.ResetWeight
+	}
+	return false
+}
+
+func (x *SetServerRequest) GetHealth() Health {
+	if x != nil {
+		return x.Health
+	}
+	return Health_HEALTH_UNSPECIFIED
+}
+
+func (x *SetServerRequest) GetChecks() bool {
+	if x != nil && x.Checks != nil {
+		return *x.Checks
+	}
+	return false
+}
+
+func (x *SetServerRequest) GetShutdownSessions() bool {
+	if x != nil {
+		return x.ShutdownSessions
+	}
+	return false
+}
+
+// SetServerResponse shows what has come of it.
+type SetServerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server as it is now.
+	Server        *ServerState `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetServerResponse) Reset() {
+	*x = SetServerResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetServerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetServerResponse) ProtoMessage() {}
+
+func (x *SetServerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetServerResponse.ProtoReflect.Descriptor instead.
+func (*SetServerResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetServerResponse) GetServer() *ServerState {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
 // ImportRequest sends in HAProxy's configuration.
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -619,7 +1064,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_router_v1_control_proto_msgTypes[8]
+	mi := &file_router_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +1076,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[8]
+	mi := &file_router_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +1089,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ImportRequest) GetConfig() []byte {
@@ -667,7 +1112,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_router_v1_control_proto_msgTypes[9]
+	mi := &file_router_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +1124,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[9]
+	mi := &file_router_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +1137,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -713,7 +1158,7 @@ var File_router_v1_control_proto protoreflect.FileDescriptor
 
 const file_router_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/control.proto\x12\x11twotier.router.v1\x1a\x16common/v1/common.proto\x1a\x17router/v1/desired.proto\"\x83\x01\n" +
+	"\x17router/v1/control.proto\x12\x11twotier.router.v1\x1a\x16common/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17router/v1/desired.proto\"\x83\x01\n" +
 	"\x06Object\x129\n" +
 	"\bfrontend\x18\x01 \x01(\v2\x1b.twotier.router.v1.FrontendH\x00R\bfrontend\x126\n" +
 	"\abackend\x18\x02 \x01(\v2\x1a.twotier.router.v1.BackendH\x00R\abackendB\x06\n" +
@@ -733,7 +1178,7 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x12ListServersRequest\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\"O\n" +
 	"\x13ListServersResponse\x128\n" +
-	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\xce\x02\n" +
+	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\xf9\x04\n" +
 	"\vServerState\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -746,28 +1191,69 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x0factive_requests\x18\b \x01(\x04R\x0eactiveRequests\x12%\n" +
 	"\x0etotal_requests\x18\t \x01(\x04R\rtotalRequests\x12%\n" +
 	"\x0econnect_errors\x18\n" +
-	" \x01(\x04R\rconnectErrors\"'\n" +
+	" \x01(\x04R\rconnectErrors\x12.\n" +
+	"\x05admin\x18\v \x01(\x0e2\x18.twotier.router.v1.AdminR\x05admin\x12\x16\n" +
+	"\x06status\x18\f \x01(\tR\x06status\x124\n" +
+	"\x05check\x18\r \x01(\v2\x1e.twotier.router.v1.ServerCheckR\x05check\x12;\n" +
+	"\vlast_change\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastChange\x125\n" +
+	"\bdowntime\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bdowntime\x12\x1d\n" +
+	"\n" +
+	"times_down\x18\x10 \x01(\x04R\ttimesDown\x12\x18\n" +
+	"\achanges\x18\x11 \x01(\x04R\achanges\"\x8d\x02\n" +
+	"\vServerCheck\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12\x1f\n" +
+	"\vhttp_status\x18\x04 \x01(\rR\n" +
+	"httpStatus\x125\n" +
+	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x12\n" +
+	"\x04rise\x18\x06 \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\a \x01(\rR\x04fall\x12\x16\n" +
+	"\x06health\x18\b \x01(\rR\x06health\x12\x16\n" +
+	"\x06failed\x18\t \x01(\x04R\x06failed\"/\n" +
+	"\x13WatchServersRequest\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\"l\n" +
+	"\x14WatchServersResponse\x128\n" +
+	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\xc7\x02\n" +
+	"\x10SetServerRequest\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\x12\x16\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12.\n" +
+	"\x05admin\x18\x03 \x01(\x0e2\x18.twotier.router.v1.AdminR\x05admin\x12\x1b\n" +
+	"\x06weight\x18\x04 \x01(\rH\x00R\x06weight\x88\x01\x01\x12!\n" +
+	"\freset_weight\x18\x05 \x01(\bR\vresetWeight\x121\n" +
+	"\x06health\x18\x06 \x01(\x0e2\x19.twotier.router.v1.HealthR\x06health\x12\x1b\n" +
+	"\x06checks\x18\a \x01(\bH\x01R\x06checks\x88\x01\x01\x12+\n" +
+	"\x11shutdown_sessions\x18\b \x01(\bR\x10shutdownSessionsB\t\n" +
+	"\a_weightB\t\n" +
+	"\a_checks\"K\n" +
+	"\x11SetServerResponse\x126\n" +
+	"\x06server\x18\x01 \x01(\v2\x1e.twotier.router.v1.ServerStateR\x06server\"'\n" +
 	"\rImportRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\fR\x06config\"~\n" +
 	"\x0eImportResponse\x123\n" +
 	"\aobjects\x18\x01 \x03(\v2\x19.twotier.router.v1.ObjectR\aobjects\x127\n" +
-	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report*U\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report*j\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
 	"\vHEALTH_DOWN\x10\x02\x12\x13\n" +
-	"\x0fHEALTH_NO_CHECK\x10\x032\xbb\x03\n" +
+	"\x0fHEALTH_NO_CHECK\x10\x03\x12\x13\n" +
+	"\x0fHEALTH_STOPPING\x10\x042\x9e\x04\n" +
 	"\x06Router\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12U\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a&.twotier.router.v1.ListDesiredResponse\x12\\\n" +
 	"\vPreviewPlan\x12%.twotier.router.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12\\\n" +
-	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse2\xcf\x02\n" +
+	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse\x12a\n" +
+	"\fWatchServers\x12&.twotier.router.v1.WatchServersRequest\x1a'.twotier.router.v1.WatchServersResponse0\x012\xa7\x03\n" +
 	"\vRouterAdmin\x12J\n" +
 	"\x05Apply\x12\x1f.twotier.router.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
 	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12M\n" +
-	"\x06Import\x12 .twotier.router.v1.ImportRequest\x1a!.twotier.router.v1.ImportResponseB5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
+	"\x06Import\x12 .twotier.router.v1.ImportRequest\x1a!.twotier.router.v1.ImportResponse\x12V\n" +
+	"\tSetServer\x12#.twotier.router.v1.SetServerRequest\x1a$.twotier.router.v1.SetServerResponseB5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
 
 var (
 	file_router_v1_control_proto_rawDescOnce sync.Once
@@ -782,7 +1268,7 @@ func file_router_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_router_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.router.v1.Health
 	(*Object)(nil),                 // 1: twotier.router.v1.Object
@@ -793,56 +1279,77 @@ var file_router_v1_control_proto_goTypes = []any{
 	(*ListServersRequest)(nil),     // 6: twotier.router.v1.ListServersRequest
 	(*ListServersResponse)(nil),    // 7: twotier.router.v1.ListServersResponse
 	(*ServerState)(nil),            // 8: twotier.router.v1.ServerState
-	(*ImportRequest)(nil),          // 9: twotier.router.v1.ImportRequest
-	(*ImportResponse)(nil),         // 10: twotier.router.v1.ImportResponse
-	(*Frontend)(nil),               // 11: twotier.router.v1.Frontend
-	(*Backend)(nil),                // 12: twotier.router.v1.Backend
-	(*v1.ImportReport)(nil),        // 13: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 14: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 15: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 16: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 17: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 18: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 19: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 20: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 21: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 22: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 23: twotier.common.v1.ReconcileResponse
+	(*ServerCheck)(nil),            // 9: twotier.router.v1.ServerCheck
+	(*WatchServersRequest)(nil),    // 10: twotier.router.v1.WatchServersRequest
+	(*WatchServersResponse)(nil),   // 11: twotier.router.v1.WatchServersResponse
+	(*SetServerRequest)(nil),       // 12: twotier.router.v1.SetServerRequest
+	(*SetServerResponse)(nil),      // 13: twotier.router.v1.SetServerResponse
+	(*ImportRequest)(nil),          // 14: twotier.router.v1.ImportRequest
+	(*ImportResponse)(nil),         // 15: twotier.router.v1.ImportResponse
+	(*Frontend)(nil),               // 16: twotier.router.v1.Frontend
+	(*Backend)(nil),                // 17: twotier.router.v1.Backend
+	(Admin)(0),                     // 18: twotier.router.v1.Admin
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
+	(*v1.ImportReport)(nil),        // 21: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 22: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 23: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 24: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 25: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 26: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 27: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 28: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 29: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 30: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 31: twotier.common.v1.ReconcileResponse
 }
 var file_router_v1_control_proto_depIdxs = []int32{
-	11, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
-	12, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
+	16, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
+	17, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
 	1,  // 2: twotier.router.v1.StoredObject.object:type_name -> twotier.router.v1.Object
 	2,  // 3: twotier.router.v1.ListDesiredResponse.objects:type_name -> twotier.router.v1.StoredObject
 	1,  // 4: twotier.router.v1.PreviewPlanRequest.object:type_name -> twotier.router.v1.Object
 	1,  // 5: twotier.router.v1.ApplyRequest.object:type_name -> twotier.router.v1.Object
 	8,  // 6: twotier.router.v1.ListServersResponse.servers:type_name -> twotier.router.v1.ServerState
 	0,  // 7: twotier.router.v1.ServerState.health:type_name -> twotier.router.v1.Health
-	1,  // 8: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
-	13, // 9: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	14, // 10: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	15, // 11: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	16, // 12: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 13: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
-	6,  // 14: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
-	5,  // 15: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
-	17, // 16: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	18, // 17: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	9,  // 18: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
-	19, // 19: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
-	19, // 20: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 21: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
-	20, // 22: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 23: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
-	21, // 24: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	22, // 25: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	23, // 26: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	10, // 27: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
-	19, // [19:28] is the sub-list for method output_type
-	10, // [10:19] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	18, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
+	9,  // 9: twotier.router.v1.ServerState.check:type_name -> twotier.router.v1.ServerCheck
+	19, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
+	20, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
+	20, // 12: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
+	8,  // 13: twotier.router.v1.WatchServersResponse.servers:type_name -> twotier.router.v1.ServerState
+	18, // 14: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
+	0,  // 15: twotier.router.v1.SetServerRequest.health:type_name -> twotier.router.v1.Health
+	8,  // 16: twotier.router.v1.SetServerResponse.server:type_name -> twotier.router.v1.ServerState
+	1,  // 17: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
+	21, // 18: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	22, // 19: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	23, // 20: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	24, // 21: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 22: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
+	6,  // 23: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
+	10, // 24: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
+	5,  // 25: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
+	25, // 26: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	26, // 27: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	14, // 28: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
+	12, // 29: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
+	27, // 30: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
+	27, // 31: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 32: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
+	28, // 33: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 34: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
+	11, // 35: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
+	29, // 36: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	30, // 37: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	31, // 38: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	15, // 39: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
+	13, // 40: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
+	30, // [30:41] is the sub-list for method output_type
+	19, // [19:30] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_control_proto_init() }
@@ -855,13 +1362,14 @@ func file_router_v1_control_proto_init() {
 		(*Object_Frontend)(nil),
 		(*Object_Backend)(nil),
 	}
+	file_router_v1_control_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_control_proto_rawDesc), len(file_router_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -22,11 +22,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Router_GetStatus_FullMethodName   = "/twotier.router.v1.Router/GetStatus"
-	Router_WatchStatus_FullMethodName = "/twotier.router.v1.Router/WatchStatus"
-	Router_ListDesired_FullMethodName = "/twotier.router.v1.Router/ListDesired"
-	Router_PreviewPlan_FullMethodName = "/twotier.router.v1.Router/PreviewPlan"
-	Router_ListServers_FullMethodName = "/twotier.router.v1.Router/ListServers"
+	Router_GetStatus_FullMethodName    = "/twotier.router.v1.Router/GetStatus"
+	Router_WatchStatus_FullMethodName  = "/twotier.router.v1.Router/WatchStatus"
+	Router_ListDesired_FullMethodName  = "/twotier.router.v1.Router/ListDesired"
+	Router_PreviewPlan_FullMethodName  = "/twotier.router.v1.Router/PreviewPlan"
+	Router_ListServers_FullMethodName  = "/twotier.router.v1.Router/ListServers"
+	Router_WatchServers_FullMethodName = "/twotier.router.v1.Router/WatchServers"
 )
 
 // RouterClient is the client API for Router service.
@@ -45,6 +46,9 @@ type RouterClient interface {
 	PreviewPlan(ctx context.Context, in *PreviewPlanRequest, opts ...grpc.CallOption) (*v1.PreviewPlanResponse, error)
 	// ListServers shows every server of every backend with its health, live.
 	ListServers(ctx context.Context, in *ListServersRequest, opts ...grpc.CallOption) (*ListServersResponse, error)
+	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
+	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
+	WatchServers(ctx context.Context, in *WatchServersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServersResponse], error)
 }
 
 type routerClient struct {
@@ -114,6 +118,25 @@ func (c *routerClient) ListServers(ctx context.Context, in *ListServersRequest, 
 	return out, nil
 }
 
+func (c *routerClient) WatchServers(ctx context.Context, in *WatchServersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Router_ServiceDesc.Streams[1], Router_WatchServers_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchServersRequest, WatchServersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Router_WatchServersClient = grpc.ServerStreamingClient[WatchServersResponse]
+
 // RouterServer is the server API for Router service.
 // All implementations must embed UnimplementedRouterServer
 // for forward compatibility.
@@ -130,6 +153,9 @@ type RouterServer interface {
 	PreviewPlan(context.Context, *PreviewPlanRequest) (*v1.PreviewPlanResponse, error)
 	// ListServers shows every server of every backend with its health, live.
 	ListServers(context.Context, *ListServersRequest) (*ListServersResponse, error)
+	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
+	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
+	WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error
 	mustEmbedUnimplementedRouterServer()
 }
 
@@ -154,6 +180,9 @@ func (UnimplementedRouterServer) PreviewPlan(context.Context, *PreviewPlanReques
 }
 func (UnimplementedRouterServer) ListServers(context.Context, *ListServersRequest) (*ListServersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServers not implemented")
+}
+func (UnimplementedRouterServer) WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchServers not implemented")
 }
 func (UnimplementedRouterServer) mustEmbedUnimplementedRouterServer() {}
 func (UnimplementedRouterServer) testEmbeddedByValue()                {}
@@ -259,6 +288,17 @@ func _Router_ListServers_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Router_WatchServers_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchServersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RouterServer).WatchServers(m, &grpc.GenericServerStream[WatchServersRequest, WatchServersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Router_WatchServersServer = grpc.ServerStreamingServer[WatchServersResponse]
+
 // Router_ServiceDesc is the grpc.ServiceDesc for Router service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -289,6 +329,11 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Router_WatchStatus_Handler,
 			ServerStreams: true,
 		},
+		{
+			StreamName:    "WatchServers",
+			Handler:       _Router_WatchServers_Handler,
+			ServerStreams: true,
+		},
 	},
 	Metadata: "router/v1/control.proto",
 }
@@ -298,6 +343,7 @@ const (
 	RouterAdmin_Delete_FullMethodName    = "/twotier.router.v1.RouterAdmin/Delete"
 	RouterAdmin_Reconcile_FullMethodName = "/twotier.router.v1.RouterAdmin/Reconcile"
 	RouterAdmin_Import_FullMethodName    = "/twotier.router.v1.RouterAdmin/Import"
+	RouterAdmin_SetServer_FullMethodName = "/twotier.router.v1.RouterAdmin/SetServer"
 )
 
 // RouterAdminClient is the client API for RouterAdmin service.
@@ -320,6 +366,11 @@ type RouterAdminClient interface {
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.
 	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
+	// SetServer asks something of one server of this router, at once: everything that is set in the request, or nothing. It
+	// outlasts new desired states and a restart (in --state-dir), until it is set back or desired state changes the same
+	// field of that server. NOT_FOUND: no such server is in force. INVALID_ARGUMENT: names the bad field.
+	// FAILED_PRECONDITION: the server has no check to switch on or off.
+	SetServer(ctx context.Context, in *SetServerRequest, opts ...grpc.CallOption) (*SetServerResponse, error)
 }
 
 type routerAdminClient struct {
@@ -370,6 +421,16 @@ func (c *routerAdminClient) Import(ctx context.Context, in *ImportRequest, opts 
 	return out, nil
 }
 
+func (c *routerAdminClient) SetServer(ctx context.Context, in *SetServerRequest, opts ...grpc.CallOption) (*SetServerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetServerResponse)
+	err := c.cc.Invoke(ctx, RouterAdmin_SetServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterAdminServer is the server API for RouterAdmin service.
 // All implementations must embed UnimplementedRouterAdminServer
 // for forward compatibility.
@@ -390,6 +451,11 @@ type RouterAdminServer interface {
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.
 	Import(context.Context, *ImportRequest) (*ImportResponse, error)
+	// SetServer asks something of one server of this router, at once: everything that is set in the request, or nothing. It
+	// outlasts new desired states and a restart (in --state-dir), until it is set back or desired state changes the same
+	// field of that server. NOT_FOUND: no such server is in force. INVALID_ARGUMENT: names the bad field.
+	// FAILED_PRECONDITION: the server has no check to switch on or off.
+	SetServer(context.Context, *SetServerRequest) (*SetServerResponse, error)
 	mustEmbedUnimplementedRouterAdminServer()
 }
 
@@ -411,6 +477,9 @@ func (UnimplementedRouterAdminServer) Reconcile(context.Context, *v1.ReconcileRe
 }
 func (UnimplementedRouterAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedRouterAdminServer) SetServer(context.Context, *SetServerRequest) (*SetServerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetServer not implemented")
 }
 func (UnimplementedRouterAdminServer) mustEmbedUnimplementedRouterAdminServer() {}
 func (UnimplementedRouterAdminServer) testEmbeddedByValue()                     {}
@@ -505,6 +574,24 @@ func _RouterAdmin_Import_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterAdmin_SetServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterAdminServer).SetServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouterAdmin_SetServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterAdminServer).SetServer(ctx, req.(*SetServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouterAdmin_ServiceDesc is the grpc.ServiceDesc for RouterAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -527,6 +614,10 @@ var RouterAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Import",
 			Handler:    _RouterAdmin_Import_Handler,
+		},
+		{
+			MethodName: "SetServer",
+			Handler:    _RouterAdmin_SetServer_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

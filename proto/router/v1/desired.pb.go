@@ -189,6 +189,63 @@ func (Balance) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
+// Admin is what an operator wants of a server.
+type Admin int32
+
+const (
+	// In desired state the same as ADMIN_READY; in a request: as it is.
+	Admin_ADMIN_UNSPECIFIED Admin = 0
+	// It takes requests.
+	Admin_ADMIN_READY Admin = 1
+	// It takes only requests whose cookie names it, so that it empties.
+	Admin_ADMIN_DRAIN Admin = 2
+	// It takes no requests, whatever its health, and is not checked. Requests under way end.
+	Admin_ADMIN_MAINT Admin = 3
+)
+
+// Enum value maps for Admin.
+var (
+	Admin_name = map[int32]string{
+		0: "ADMIN_UNSPECIFIED",
+		1: "ADMIN_READY",
+		2: "ADMIN_DRAIN",
+		3: "ADMIN_MAINT",
+	}
+	Admin_value = map[string]int32{
+		"ADMIN_UNSPECIFIED": 0,
+		"ADMIN_READY":       1,
+		"ADMIN_DRAIN":       2,
+		"ADMIN_MAINT":       3,
+	}
+)
+
+func (x Admin) Enum() *Admin {
+	p := new(Admin)
+	*p = x
+	return p
+}
+
+func (x Admin) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Admin) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[3].Descriptor()
+}
+
+func (Admin) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[3]
+}
+
+func (x Admin) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Admin.Descriptor instead.
+func (Admin) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
 // Kind in the key space: frontend
 type Frontend struct {
@@ -1349,7 +1406,10 @@ type Server struct {
 	Backup bool `protobuf:"varint,4,opt,name=backup,proto3" json:"backup,omitempty"`
 	// Value of the persistence cookie. Under one cookie name, one address has one value in every backend. Default: the
 	// server gets no cookie of its own.
-	Cookie        string `protobuf:"bytes,5,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	Cookie string `protobuf:"bytes,5,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	// What is wanted of it (HAProxy: disabled is ADMIN_MAINT). Default ADMIN_READY. RouterAdmin.SetServer asks for something
+	// else on one router, until this field changes.
+	Admin         Admin `protobuf:"varint,9,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1417,6 +1477,13 @@ func (x *Server) GetCookie() string {
 		return x.Cookie
 	}
 	return ""
+}
+
+func (x *Server) GetAdmin() Admin {
+	if x != nil {
+		return x.Admin
+	}
+	return Admin_ADMIN_UNSPECIFIED
 }
 
 // Cookie is persistence by a cookie that the router inserts (HAProxy: cookie NAME insert).
@@ -1747,13 +1814,14 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x06cookie\x18\x04 \x01(\v2\x19.twotier.router.v1.CookieR\x06cookie\x12.\n" +
 	"\x05check\x18\x05 \x01(\v2\x18.twotier.router.v1.CheckR\x05check\x12B\n" +
 	"\x0ftimeout_connect\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0etimeoutConnect\x12@\n" +
-	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\"\x8e\x01\n" +
+	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\"\xbe\x01\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
 	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x16\n" +
 	"\x06backup\x18\x04 \x01(\bR\x06backup\x12\x16\n" +
-	"\x06cookie\x18\x05 \x01(\tR\x06cookieB\t\n" +
+	"\x06cookie\x18\x05 \x01(\tR\x06cookie\x12.\n" +
+	"\x05admin\x18\t \x01(\x0e2\x18.twotier.router.v1.AdminR\x05adminB\t\n" +
 	"\a_weight\"\x86\x01\n" +
 	"\x06Cookie\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1784,7 +1852,12 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x11PATH_FORM_DECODED\x10\x03*:\n" +
 	"\aBalance\x12\x17\n" +
 	"\x13BALANCE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12BALANCE_ROUNDROBIN\x10\x01B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
+	"\x12BALANCE_ROUNDROBIN\x10\x01*Q\n" +
+	"\x05Admin\x12\x15\n" +
+	"\x11ADMIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vADMIN_READY\x10\x01\x12\x0f\n" +
+	"\vADMIN_DRAIN\x10\x02\x12\x0f\n" +
+	"\vADMIN_MAINT\x10\x03B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
 
 var (
 	file_router_v1_desired_proto_rawDescOnce sync.Once
@@ -1798,70 +1871,72 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(PathForm)(0),               // 1: twotier.router.v1.PathForm
 	(Balance)(0),                // 2: twotier.router.v1.Balance
-	(*Frontend)(nil),            // 3: twotier.router.v1.Frontend
-	(*Tls)(nil),                 // 4: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 5: twotier.router.v1.Certificate
-	(*Rule)(nil),                // 6: twotier.router.v1.Rule
-	(*Condition)(nil),           // 7: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 8: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 9: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 10: twotier.router.v1.Redirect
-	(*Header)(nil),              // 11: twotier.router.v1.Header
-	(*Edit)(nil),                // 12: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 13: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 14: twotier.router.v1.Backend
-	(*Server)(nil),              // 15: twotier.router.v1.Server
-	(*Cookie)(nil),              // 16: twotier.router.v1.Cookie
-	(*Check)(nil),               // 17: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 18: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
+	(Admin)(0),                  // 3: twotier.router.v1.Admin
+	(*Frontend)(nil),            // 4: twotier.router.v1.Frontend
+	(*Tls)(nil),                 // 5: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 6: twotier.router.v1.Certificate
+	(*Rule)(nil),                // 7: twotier.router.v1.Rule
+	(*Condition)(nil),           // 8: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 9: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 10: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 11: twotier.router.v1.Redirect
+	(*Header)(nil),              // 12: twotier.router.v1.Header
+	(*Edit)(nil),                // 13: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 14: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 15: twotier.router.v1.Backend
+	(*Server)(nil),              // 16: twotier.router.v1.Server
+	(*Cookie)(nil),              // 17: twotier.router.v1.Cookie
+	(*Check)(nil),               // 18: twotier.router.v1.Check
+	(*HttpCheck)(nil),           // 19: twotier.router.v1.HttpCheck
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	6,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	19, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	19, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	19, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	4,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	5,  // 5: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	7,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	20, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	20, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	20, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	5,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	6,  // 5: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 6: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	19, // 7: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	7,  // 8: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	9,  // 9: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	10, // 10: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	12, // 11: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	20, // 7: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	8,  // 8: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	10, // 9: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	11, // 10: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	13, // 11: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	1,  // 12: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	8,  // 13: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	8,  // 14: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	8,  // 15: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	7,  // 16: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	7,  // 17: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	7,  // 18: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	19, // 19: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	11, // 20: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	11, // 21: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	11, // 22: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	11, // 23: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	13, // 24: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	9,  // 13: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	9,  // 14: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	9,  // 15: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	8,  // 16: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	8,  // 17: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	8,  // 18: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	20, // 19: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	12, // 20: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	12, // 21: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	12, // 22: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	12, // 23: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	14, // 24: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
 	2,  // 25: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	15, // 26: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	16, // 27: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	17, // 28: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	19, // 29: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	19, // 30: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	18, // 31: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	19, // 32: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	19, // 33: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	16, // 26: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	17, // 27: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	18, // 28: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	20, // 29: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	20, // 30: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	3,  // 31: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	19, // 32: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	20, // 33: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	20, // 34: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -1875,7 +1950,7 @@ func file_router_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"go.uber.org/zap"
@@ -48,7 +49,8 @@ func openDrivers(name string, log *zap.Logger) (cleartext, full engine.Driver, e
 }
 
 func run(ctx context.Context, p *daemon.Process, driver string) error {
-	store, err := desired.Open(p.DesiredConfig(loop.Kinds(), p.Log))
+	wanted := p.DesiredConfig(loop.Kinds(), p.Log)
+	store, err := desired.Open(wanted)
 	if err != nil {
 		return err
 	}
@@ -70,6 +72,9 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	}
 
 	servers := pool.New(p.Log)
+	if wanted.StateDir != "" {
+		servers = pool.Open(p.Log, filepath.Join(wanted.StateDir, p.Service+"-servers.json"))
+	}
 	cleartext, full, err := openDrivers(driver, p.Log)
 	if err != nil {
 		return err

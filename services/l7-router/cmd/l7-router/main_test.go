@@ -14,8 +14,10 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	rpc "google.golang.org/grpc/status"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
@@ -106,6 +108,36 @@ func testService(t *testing.T, driver string) {
 	if _, err := router.ListServers(ask, &routerv1.ListServersRequest{Backend: "nobody"}); err == nil {
 		t.Error("servers of an unknown backend: no error")
 	}
+	admin := routerv1.NewRouterAdminClient(conn)
+	watching, enough := context.WithCancel(ask)
+	defer enough()
+	watch, err := router.WatchServers(watching, &routerv1.WatchServersRequest{Backend: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first, err := watch.Recv(); err != nil || !first.GetComplete() || len(first.GetServers()) != 1 {
+		t.Fatalf("watch: %v %v", first, err)
+	}
+	set, err := admin.SetServer(ask, &routerv1.SetServerRequest{Backend: "web", Server: "s1", Admin: routerv1.Admin_ADMIN_DRAIN, Weight: new(uint32(7))})
+	if err != nil || set.GetServer().GetStatus() != "DRAIN" || set.GetServer().GetWeight() != 7 || set.GetServer().GetAdmin() != routerv1.Admin_ADMIN_DRAIN {
+		t.Errorf("set: %v %v", set, err)
+	}
+	if next, err := watch.Recv(); err != nil || next.GetComplete() || len(next.GetServers()) != 1 || next.GetServers()[0].GetStatus() != "DRAIN" {
+		t.Errorf("watch: %v %v", next, err)
+	}
+	for _, refused := range []struct {
+		request *routerv1.SetServerRequest
+		want    codes.Code
+	}{
+		{&routerv1.SetServerRequest{Backend: "web", Server: "s1"}, codes.InvalidArgument},
+		{&routerv1.SetServerRequest{Backend: "web", Server: "s1", Weight: new(uint32(257))}, codes.InvalidArgument},
+		{&routerv1.SetServerRequest{Backend: "web", Server: "s1", Checks: new(false)}, codes.FailedPrecondition},
+		{&routerv1.SetServerRequest{Backend: "web", Server: "s2", Checks: new(false)}, codes.NotFound},
+	} {
+		if _, err := admin.SetServer(ask, refused.request); rpc.Code(err) != refused.want {
+			t.Errorf("%v: %v, want %v", refused.request, err, refused.want)
+		}
+	}
 	status, err := router.GetStatus(ask, &commonv1.GetStatusRequest{})
 	if err != nil || status.GetOutcome() != commonv1.Outcome_OUTCOME_DONE || status.GetNode() != "here" {
 		t.Errorf("status: %v %v", status, err)
@@ -114,7 +146,7 @@ func testService(t *testing.T, driver string) {
 	if err != nil || len(list.GetObjects()) != 2 || list.GetObjects()[0].GetObject().GetBackend().GetName() != "web" {
 		t.Errorf("desired: %v %v", list, err)
 	}
-	if _, err := routerv1.NewRouterAdminClient(conn).Apply(ask, &routerv1.ApplyRequest{Object: list.GetObjects()[0].GetObject()}); err == nil {
+	if _, err := admin.Apply(ask, &routerv1.ApplyRequest{Object: list.GetObjects()[0].GetObject()}); err == nil {
 		t.Error("apply to a file: no error")
 	}
 

@@ -20,9 +20,11 @@ import (
 // Service is the name under which the router's health is told.
 const Service = "twotier.router.v1.Router"
 
-// Servers tells the servers, live.
+// Servers tells the servers, live, and changes what is wanted of them.
 type Servers interface {
 	Servers() []pool.State
+	Changes(after uint64) (pool.Changes, <-chan struct{})
+	SetServer(backend, server string, c pool.Change, by string) (pool.State, error)
 }
 
 // server answers both services.
@@ -89,25 +91,7 @@ func (s *server) ListServers(_ context.Context, request *routerv1.ListServersReq
 		if wanted != "" && state.Backend != wanted {
 			continue
 		}
-		health := routerv1.Health_HEALTH_UP
-		switch {
-		case !state.Checked:
-			health = routerv1.Health_HEALTH_NO_CHECK
-		case state.Down:
-			health = routerv1.Health_HEALTH_DOWN
-		}
-		answer.Servers = append(answer.Servers, &routerv1.ServerState{
-			Backend:        state.Backend,
-			Name:           state.Server.Name,
-			Address:        state.Server.Address.String(),
-			Weight:         uint32(state.Server.Weight),
-			Backup:         state.Server.Backup,
-			Health:         health,
-			LastCheck:      state.LastCheck,
-			ActiveRequests: uint64(max(state.Active, 0)),
-			TotalRequests:  state.Total,
-			ConnectErrors:  state.ConnectErrors,
-		})
+		answer.Servers = append(answer.Servers, serverState(&state))
 	}
 	if wanted != "" && len(answer.GetServers()) == 0 {
 		return nil, status.Errorf(codes.NotFound, "no server of a backend %q is in force", wanted)

@@ -40,6 +40,9 @@ type Driver interface {
 	Retire(ctx context.Context, l *front.Listener, elsewhere bool) error
 	// Wake has it look again whether there is room in the frontends. It does not wait, and any goroutine may call it.
 	Wake()
+	// Cut ends what is under way with one server, by its ID, as a reset from it would. It does not wait, and any goroutine
+	// may call it.
+	Cut(server uint64)
 	// Drain waits until the last connection has ended, or ctx has. It returns how many are left.
 	Drain(ctx context.Context) int
 	// Run serves until ctx ends; then it gives up all sockets and cuts off what is left.
@@ -81,10 +84,16 @@ type listener struct {
 
 // New makes an engine that listens nowhere.
 func New(c Config) *Engine {
-	return &Engine{
+	e := &Engine{
 		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), config: c,
 		backends: map[string]*pool.Backend{}, frontends: map[string]*front.Frontend{}, listeners: map[netip.AddrPort]*listener{},
 	}
+	c.Pool.OnShutdown(func(server uint64) {
+		for _, d := range e.drivers() {
+			d.Cut(server)
+		}
+	})
+	return e
 }
 
 // Changed gets a value when a listener was lost, so that the loop looks again.

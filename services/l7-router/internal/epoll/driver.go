@@ -108,6 +108,9 @@ func (d *Driver) Retire(ctx context.Context, at *front.Listener, elsewhere bool)
 	return d.finish(ctx, func(l *loop) { l.each((*conn).leave) })
 }
 
+// Cut ends what is under way with a server.
+func (d *Driver) Cut(server uint64) { d.all(func(l *loop) { l.cut(server) }) }
+
 // lost gives up a listener of which one socket has failed by itself.
 func (d *Driver) lost(at *front.Listener, err error) {
 	d.all(func(l *loop) { l.abandon(at, false) })

@@ -130,6 +130,12 @@ func (s *sock) gone() bool {
 	return err == 0 && n == 0 || err != 0 && err != unix.EAGAIN
 }
 
+// disconnect resets the connection, and has both sides see it: connect(2) with AF_UNSPEC.
+func (s *sock) disconnect() {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none)) // one that has ended has no need of it
+}
+
 // acked returns how many bytes the other side has acknowledged (tcpi_bytes_acked, RFC 4898 tcpEStatsAppHCThruOctetsAcked),
 // negative when that cannot be known.
 func (s *sock) acked() int64 {

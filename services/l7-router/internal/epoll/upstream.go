@@ -120,6 +120,18 @@ func (u *upstream) close() {
 	u.conn = nil
 }
 
+// cut ends what is under way with a server as a reset from it would.
+func (l *loop) cut(server uint64) {
+	for _, s := range l.socks {
+		if s == nil {
+			continue
+		}
+		if u, ok := s.handler.(*upstream); ok && u.conn != nil && u.conn.flight != nil && u.conn.flight.server != nil && u.conn.flight.server.ID() == server {
+			u.disconnect() // the kernel tells of the end, and that is handled like any other
+		}
+	}
+}
+
 // tidy forgets the shelves that have been empty for a while.
 func (l *loop) tidy() {
 	for id, shelf := range l.idle {

@@ -1,27 +1,30 @@
-// Package pool keeps the servers of every backend and what is known of them: their health, their counters and the idle
-// connections to them.
+// Package pool keeps the servers of every backend and what is known of them: their health, what the operator wants of
+// them, their counters and the idle connections to them.
 package pool
 
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/twotier/twotier/services/internal/logging"
-	"github.com/twotier/twotier/services/internal/probe"
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
-	"go.uber.org/zap"
 )
 
 // Pool holds the backends. All methods may be called from any goroutine.
 type Pool struct {
-	log *zap.Logger
+	log   *zap.Logger
+	path  string        // of the file in which states outlast the process; empty: they do not
+	dirty chan struct{} // has a value when the file is older than the states
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	backends map[string]*Backend
@@ -30,11 +33,20 @@ type Pool struct {
 	lastID    uint64 // of a server
 	stopped   bool
 	checks    sync.WaitGroup
+	end       func(id uint64)
+	// remembered are the servers of an earlier process that have not been wanted again yet.
+	remembered []record
+	version    uint64        // grows with each change of a server's state
+	structure  uint64        // the version at which servers were added, taken away or configured otherwise
+	changed    chan struct{} // closed at the next change
 }
 
-// New makes an empty pool.
+// New makes an empty pool that remembers nothing of an earlier process.
 func New(log *zap.Logger) *Pool {
-	return &Pool{log: log.Named("pool"), backends: map[string]*Backend{}, frontends: map[string]*stats.Set{}}
+	return &Pool{
+		log: log.Named("pool"), dirty: make(chan struct{}, 1),
+		backends: map[string]*Backend{}, frontends: map[string]*stats.Set{}, changed: make(chan struct{}), end: func(uint64) {},
+	}
 }
 
 // Backend is one backend as it was last set. Requests under way keep the one that they started with.
@@ -56,15 +68,18 @@ type Server struct {
 	*live
 }
 
-// live is what outlasts a new desired state, as long as address and check stay the same.
+// live is what outlasts a new desired state, as long as the address stays the same.
 type live struct {
 	id      uint64
-	address string
-	check   spec.Check
-	cancel  context.CancelFunc // ends the check; nil when there is none
-	down    atomic.Bool
-	retired atomic.Bool // it is wanted no more
-	last    atomic.Pointer[string]
+	address netip.AddrPort
+	text    string        // the address
+	kick    chan struct{} // gets a value when the check is to look again at once
+
+	// What requests look at; published by Pool.update.
+	retired  atomic.Bool // it is wanted no more
+	balanced atomic.Bool // it takes requests that name no server
+	named    atomic.Bool // it takes requests that name it
+	weight   atomic.Int64
 
 	// Seen is what is counted of it.
 	Seen *stats.Set
@@ -75,130 +90,229 @@ type live struct {
 
 	idle idleConns
 
-	// The backend that it serves now; guarded by Pool.mu.
-	backend *Backend
+	// Guarded by Pool.mu:
+	backend *Backend // that it serves now
+	server  *Server  // that it is there
+	check   spec.Check
+	cancel  context.CancelFunc // ends the check; nil when there is none
+	vitals  vitals
+	fresh   bool // its first state has not been published
+	override
+	last       check.Result
+	lastChange time.Time
+	downtime   time.Duration // before lastChange
+	failed     uint64
+	timesDown  uint64
+	changes    uint64
+	version    uint64 // of the last change
 }
 
-// Set makes a backend, or replaces it. A server whose address and check are unchanged keeps its health, its counters
-// and its idle connections, whatever its name is now; a new one starts as up, and its first check decides.
+// Set makes a backend, or replaces it. A server whose address is unchanged keeps its health, what was asked of it at run
+// time, its counters and its idle connections, whatever its name, its weight and its check are now; a new one starts as
+// up, and its first check decides.
 func (p *Pool) Set(want spec.Backend) *Backend {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	b := &Backend{Spec: want}
 	var left []*live
-	old := p.backends[want.Name]
-	if old == nil {
+	if old := p.backends[want.Name]; old == nil {
 		b.Seen = stats.NewSet()
 	} else {
 		b.Seen = old.Seen
 		for _, s := range old.servers {
 			left = append(left, s.live)
 		}
-	}
-	for _, s := range want.Servers {
-		address := s.Address.String()
-		at := slices.IndexFunc(left, func(l *live) bool { return l.address == address && l.check == want.Check })
-		var l *live
-		if at >= 0 {
-			l = left[at]
-			left = slices.Delete(left, at, at+1)
-		} else {
-			p.lastID++
-			l = &live{id: p.lastID, address: address, check: want.Check, Seen: stats.NewSet()}
-			p.start(l, want.Name, s.Name)
-		}
-		l.backend = b
-		b.servers = append(b.servers, &Server{Spec: s, live: l})
-	}
-	if old != nil {
 		old.mu.Lock()
 		b.turns = old.turns.Clone()
 		old.mu.Unlock()
 	}
+	var events []event
+	for i, l := range match(want.Servers, left) {
+		s := &Server{Spec: want.Servers[i], live: l}
+		b.servers = append(b.servers, s)
+		var before record
+		if l == nil {
+			s.live, before = p.newLive(b, s, left)
+		} else {
+			left = slices.DeleteFunc(left, func(other *live) bool { return other == l })
+		}
+		s.backend, s.server = b, s
+		events = append(events, p.update(s.live, "desired state", func() {
+			s.override.under(&s.Spec)
+			s.vitals.admin = s.override.adminOf(&s.Spec)
+			if s.check != want.Check {
+				s.stopCheck()
+				s.check = want.Check
+				s.vitals.use(&s.check)
+			}
+			if before.Down && s.vitals.checked {
+				s.vitals.points = s.vitals.rise - 1 // one good check brings it back
+			}
+		}))
+		p.startCheck(s.live)
+	}
 	b.refresh()
 	p.backends[want.Name] = b
 	p.retire(left)
+	p.restructured()
+	p.mu.Unlock()
+	p.tell(events)
+	shut(left)
 	return b
+}
+
+// match finds for each server the live one that it goes on as: of the same address and name, else of the same address.
+func match(servers []spec.Server, left []*live) []*live {
+	matched := make([]*live, len(servers))
+	taken := map[*live]bool{}
+	for _, sameName := range []bool{true, false} {
+		for i, s := range servers {
+			for _, l := range left {
+				if matched[i] == nil && !taken[l] && l.address == s.Address && (!sameName || l.server.Spec.Name == s.Name) {
+					matched[i], taken[l] = l, true
+				}
+			}
+		}
+	}
+	return matched
+}
+
+// newLive makes a server that was not there. What was asked of the one that had its name, at another address or in an
+// earlier process, goes on. The caller holds p.mu.
+func (p *Pool) newLive(b *Backend, s *Server, left []*live) (*live, record) {
+	p.lastID++
+	now := time.Now()
+	l := &live{id: p.lastID, address: s.Spec.Address, text: s.Spec.Address.String(), lastChange: now, kick: make(chan struct{}, 1),
+		vitals: unchecked, fresh: true, Seen: stats.NewSet()}
+	for _, before := range left {
+		if before.server.Spec.Name == s.Spec.Name {
+			l.override, l.vitals.checksOff = before.override, before.vitals.checksOff
+			return l, record{}
+		}
+	}
+	r := p.recall(b.Spec.Name, &s.Spec)
+	l.override, l.vitals.checksOff = r.override(), r.ChecksOff
+	return l, r
 }
 
 // Remove forgets a backend. Requests under way on it end by themselves.
 func (p *Pool) Remove(name string) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	b := p.backends[name]
-	if b == nil {
-		return
+	var gone []*live
+	if b := p.backends[name]; b != nil {
+		delete(p.backends, name)
+		for _, s := range b.servers {
+			gone = append(gone, s.live)
+		}
+		p.retire(gone)
+		p.restructured()
 	}
-	delete(p.backends, name)
-	for _, s := range b.servers {
-		p.retire([]*live{s.live})
-	}
+	p.mu.Unlock()
+	shut(gone)
 }
 
-// retire ends the checks of servers that are wanted no more. The caller holds p.mu.
+// retire ends the checks of servers that are wanted no more; shut must follow. The caller holds p.mu.
 func (p *Pool) retire(gone []*live) {
 	for _, l := range gone {
 		l.backend = nil
 		l.retired.Store(true)
-		if l.cancel != nil {
-			l.cancel()
-		}
+		l.stopCheck()
+	}
+}
+
+// shut closes the idle connections to servers that are wanted no more.
+func shut(gone []*live) {
+	for _, l := range gone {
 		l.idle.shut()
 	}
 }
 
-// start begins the checks of a server; Run waits for them. The caller holds p.mu.
-func (p *Pool) start(l *live, backend, server string) {
-	if p.stopped || l.check.Kind == spec.CheckNone {
-		return
-	}
-	var prober probe.Prober = probe.TCP{Address: l.address}
-	what := "connect"
-	if l.check.Kind == spec.CheckHTTP {
-		prober = probe.HTTP{Address: l.address, Method: l.check.Method, Path: l.check.Path, Host: l.check.Host}
-		what = l.check.Method + " " + l.check.Path
-	}
-	// Ended by retire or by Run, not by a caller's context: the checks outlive the pass that started them.
-	ctx, cancel := context.WithCancel(context.Background())
-	l.cancel = cancel
-	cfg := probe.Config{
-		Interval: l.check.Interval, Timeout: l.check.Timeout, Rise: l.check.Rise, Fall: l.check.Fall,
-		Up: true, FirstDecides: true,
-	}
-	log := p.log.With(logging.Backend(backend), logging.Server(server), logging.Address(l.address))
-	p.checks.Go(func() {
-		err := probe.Run(ctx, cfg, prober, func(r probe.Result) { p.observe(l, what, r, log) })
-		if err != nil && ctx.Err() == nil {
-			log.Error("check ended", zap.Error(err))
-		}
-	})
+// restructured says that servers were added, taken away or configured otherwise. The caller holds p.mu.
+func (p *Pool) restructured() {
+	p.structure = p.next()
+	p.save()
 }
 
-// observe takes the result of one check.
-func (p *Pool) observe(l *live, what string, r probe.Result, log *zap.Logger) {
-	text := fmt.Sprintf("%s: good in %v", what, r.Duration.Round(10*time.Microsecond))
-	if r.Err != nil {
-		text = fmt.Sprintf("%s: %v after %v", what, r.Err, r.Duration.Round(10*time.Microsecond))
+// next begins a new version. The caller holds p.mu.
+func (p *Pool) next() uint64 {
+	p.version++
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return p.version
+}
+
+// event is a change of a server's state that is still to be told, outside the lock.
+type event struct {
+	live            *live // nil: nothing has changed
+	backend, server string
+	old, now        string
+	reason          string
+	fell            bool
+}
+
+// update makes a change to what decides about a server, and publishes what follows from it. Who holds the event tells it
+// when p.mu is free. The caller holds p.mu, and calls refresh of the server's backend when several are changed.
+func (p *Pool) update(l *live, reason string, change func()) event {
+	e := event{old: l.vitals.status(), reason: reason}
+	served, weight, balanced, named := l.vitals.serves(), l.weight.Load(), l.balanced.Load(), l.named.Load()
+	change()
+	l.balanced.Store(l.vitals.balanced())
+	l.named.Store(l.vitals.named())
+	l.weight.Store(int64(l.override.weightOf(&l.server.Spec)))
+	if l.fresh {
+		l.fresh = false
+		return event{}
 	}
-	l.last.Store(&text)
-	if l.down.Swap(!r.Up) == !r.Up {
-		return
+	e.now = l.vitals.status()
+	if now := l.vitals.serves(); now != served {
+		moment := time.Now()
+		if served == Down {
+			l.downtime += moment.Sub(l.lastChange)
+		}
+		if now == Down {
+			l.timesDown++
+			e.fell = true
+		}
+		l.lastChange = moment
 	}
-	if r.Up {
-		log.Info("server changed", logging.Old("down"), logging.To("up"), logging.Reason(text))
-	} else {
-		log.Warn("server changed", logging.Old("up"), logging.To("down"), logging.Reason(text))
-		l.idle.clear()
+	turned := l.balanced.Load() != balanced || l.named.Load() != named || l.weight.Load() != weight
+	if e.old == e.now && !turned {
+		return event{}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if l.backend != nil {
+	l.changes++
+	l.version = p.next()
+	p.save()
+	if turned {
 		l.backend.refresh()
 	}
+	e.live, e.backend, e.server = l, l.backend.Spec.Name, l.server.Spec.Name
+	return e
 }
 
-// Run closes connections that have been idle for too long and takes the rates, until ctx ends; then it ends all checks and idle connections.
+// tell logs what has changed, once, and lets go of what is of no use any more. The caller does not hold p.mu.
+func (p *Pool) tell(events []event) {
+	for _, e := range events {
+		if e.live == nil {
+			continue
+		}
+		if e.fell {
+			e.live.idle.clear()
+		}
+		if e.old == e.now {
+			continue // its weight
+		}
+		level := zap.InfoLevel
+		if e.fell {
+			level = zap.WarnLevel
+		}
+		p.log.Log(level, "server changed", logging.Backend(e.backend), logging.Server(e.server), logging.Address(e.live.Address()),
+			logging.Old(e.old), logging.To(e.now), logging.Reason(e.reason))
+	}
+}
+
+// Run closes connections that have been idle for too long, takes the rates and writes down what outlasts the process,
+// until ctx ends; then it ends all checks and idle connections.
 func (p *Pool) Run(ctx context.Context) error {
+	p.checks.Go(func() { p.saving(ctx) })
 	ticker := time.NewTicker(rateInterval)
 	defer ticker.Stop()
 	for {
@@ -212,12 +326,15 @@ func (p *Pool) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			p.mu.Lock()
 			p.stopped = true
-			for _, b := range p.backends {
-				for _, s := range b.servers {
-					p.retire([]*live{s.live})
-				}
+			p.mu.Unlock()
+			all := p.lives()
+			p.mu.Lock()
+			for _, l := range all {
+				l.stopCheck()
+				l.retired.Store(true)
 			}
 			p.mu.Unlock()
+			shut(all)
 			p.checks.Wait()
 			return nil
 		}
@@ -253,9 +370,8 @@ func (b *Backend) refresh() {
 	servers := make([]balance.Server, len(b.servers))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// Read under the lock: two checks that report at once must not overwrite each other's news with older.
 	for i, s := range b.servers {
-		servers[i] = balance.Server{Weight: s.Spec.Weight, Backup: s.Spec.Backup, Usable: !s.down.Load()}
+		servers[i] = balance.Server{Weight: int(s.weight.Load()), Backup: s.Spec.Backup, Usable: s.balanced.Load()}
 	}
 	b.turns.Set(servers)
 }
@@ -267,13 +383,13 @@ func (b *Backend) Next(tried []int) int {
 	return b.turns.Next(tried)
 }
 
-// ByCookie returns the first usable server with this cookie value, or balance.None.
+// ByCookie returns the first usable server with this cookie value, or balance.None. One that drains is usable for it.
 func (b *Backend) ByCookie(value []byte) int {
 	if len(value) == 0 {
 		return balance.None
 	}
 	for i, s := range b.servers {
-		if s.Spec.Cookie == string(value) && !s.down.Load() {
+		if s.Spec.Cookie == string(value) && s.named.Load() {
 			return i
 		}
 	}

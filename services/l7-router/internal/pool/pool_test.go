@@ -138,15 +138,15 @@ func TestHealthSurvives(t *testing.T) {
 	}
 	changed.Check = spec.Check{}
 	p.Set(changed)
-	if s := p.Servers()[1]; s.Down || s.Checked || s.Total != 0 {
-		t.Errorf("another check: %+v, want a server that starts anew", s)
-	}
-	if first.Keeps() {
-		t.Error("idle connections to a server that is wanted no more are kept")
+	if s := p.Servers()[1]; s.Down || s.Checked || s.Total != 1 || s.Status != "no check" {
+		t.Errorf("no check any more: %+v, want it up, with its counters", s)
 	}
 	p.Remove("web")
 	if left := p.Servers(); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+	if first.Keeps() {
+		t.Error("idle connections to a server that is wanted no more are kept")
 	}
 }
 

@@ -1,11 +1,12 @@
 package pool
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
@@ -38,7 +39,7 @@ type idleConns struct {
 }
 
 // Address is where the server is.
-func (l *live) Address() string { return l.address }
+func (l *live) Address() string { return l.text }
 
 // ID tells servers apart, also those that have the same address in different backends; it stays as long as the health
 // and the counters do.
@@ -46,7 +47,7 @@ func (l *live) ID() uint64 { return l.id }
 
 // Keeps reports whether idle connections may be kept and used: the server is wanted and not down. It is for drivers that
 // keep them themselves.
-func (l *live) Keeps() bool { return !l.retired.Load() && !l.down.Load() }
+func (l *live) Keeps() bool { return !l.retired.Load() && l.named.Load() }
 
 // Idle hands out an idle connection that is still alive, nil when there is none.
 func (l *live) Idle() Conn {
@@ -71,7 +72,7 @@ func (l *live) Idle() Conn {
 // Keep takes a connection for the next request, or closes it when there are enough.
 func (l *live) Keep(c Conn) {
 	l.idle.mu.Lock()
-	keep := !l.idle.closed && len(l.idle.conns) < MaxIdle && !l.down.Load()
+	keep := !l.idle.closed && len(l.idle.conns) < MaxIdle && l.named.Load()
 	if keep {
 		l.idle.conns = append(l.idle.conns, idleConn{c, time.Now()})
 	}
@@ -130,10 +131,27 @@ func (i *idleConns) shut() {
 type State struct {
 	Backend string
 	Server  spec.Server
-	// Checked says whether it is checked at all; Down, that its checks fail.
-	Checked, Down bool
-	// LastCheck is the result of the last check, for a person.
-	LastCheck     string
+	// Admin and Weight are those in force; Server has the desired ones.
+	Admin  spec.Admin
+	Weight int
+	// Health is how it feels; Down also in maintenance.
+	Health Health
+	// Checked says whether it has a check, ChecksOn whether that is made; Down, that it takes no requests.
+	Checked, ChecksOn, Down bool
+	// Status is HAProxy's word for all that. Examples: UP, UP 1/3, DOWN, DOWN 1/2, MAINT, DRAIN, NOLB, no check
+	Status string
+	// Check is how the last check ended, and LastCheck the same for a person.
+	Check     check.Result
+	LastCheck string
+	// Rise and Fall are the counts of checks that decide; Points, of rise+fall-1, is where they stand.
+	Rise, Fall, Points int
+	// FailedChecks are those that failed while it was up. TimesDown is how often it went down or into maintenance,
+	// LastChange when it last did or came back, or was added, and Downtime how long it was so, up to now.
+	FailedChecks, TimesDown uint64
+	LastChange              time.Time
+	Downtime                time.Duration
+	// Changes counts the changes of its state.
+	Changes       uint64
 	Active        int64
 	Total         uint64
 	ConnectErrors uint64
@@ -143,24 +161,58 @@ type State struct {
 func (p *Pool) Servers() []State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var names []string
-	for name := range p.backends {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, cmp.Compare)
+	return p.states(0)
+}
+
+// states returns the servers that have changed after a version. The caller holds p.mu.
+func (p *Pool) states(after uint64) []State {
 	var states []State
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(p.backends)) {
 		for _, s := range p.backends[name].servers {
-			state := State{
-				Backend: name, Server: s.Spec,
-				Checked: s.check.Kind != spec.CheckNone, Down: s.down.Load(),
-				Active: s.active.Load(), Total: s.total.Load(), ConnectErrors: s.connectErrors.Load(),
+			if after == 0 || s.version > after {
+				states = append(states, s.state())
 			}
-			if last := s.last.Load(); last != nil {
-				state.LastCheck = *last
-			}
-			states = append(states, state)
 		}
 	}
 	return states
+}
+
+// state is how a server stands. The caller holds Pool.mu.
+func (l *live) state() State {
+	v := &l.vitals
+	s := State{
+		Backend: l.backend.Spec.Name, Server: l.server.Spec,
+		Admin: v.admin, Weight: int(l.weight.Load()), Health: v.serves(),
+		Checked: v.checked, ChecksOn: v.checked && !v.checksOff, Down: v.serves() == Down, Status: v.status(),
+		Check: l.last, LastCheck: checkText(&l.check, l.last),
+		Rise: v.rise, Fall: v.fall, Points: v.points,
+		FailedChecks: l.failed, TimesDown: l.timesDown, LastChange: l.lastChange, Downtime: l.downtime, Changes: l.changes,
+		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(),
+	}
+	if s.Down {
+		s.Downtime += time.Since(l.lastChange)
+	}
+	return s
+}
+
+// Changes are the servers whose state has changed.
+type Changes struct {
+	Servers []State
+	// Complete: these are all; others are gone.
+	Complete bool
+	// Version is to be handed back for the next changes.
+	Version uint64
+}
+
+// Changes tells what has changed after a version, 0: everything, and gives a channel that is closed at the next change.
+// Whoever asks late gets the newest state of each server, and not what it was in between: State.Changes tells.
+func (p *Pool) Changes(after uint64) (Changes, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := Changes{Version: p.version, Complete: after == 0 || p.structure > after}
+	if c.Complete {
+		after = 0
+	}
+	c.Servers = p.states(after)
+	return c, p.changed
 }

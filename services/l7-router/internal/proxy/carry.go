@@ -84,6 +84,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 		_ = dialed.Close() // it cannot be used
 		return false, err
 	}
+	srv.server = server.ID()
 	return c.through(f, server, srv, false, keep)
 }
 
@@ -116,6 +117,8 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	x := &c.request
 	r := &c.relay
 	r.srv, r.sending, r.heard = srv, nil, false
+	c.serving.Store(srv)
+	defer c.serving.Store(nil)
 	r.active.touch()
 	x.Connected(r.active.last.Load(), reused)
 	defer func() {

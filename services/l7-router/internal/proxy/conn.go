@@ -50,6 +50,7 @@ type conn struct {
 
 	state    atomic.Int32
 	retiring atomic.Bool
+	serving  atomic.Pointer[sock] // the connection to a server that a request is under way on
 }
 
 func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger) *conn {

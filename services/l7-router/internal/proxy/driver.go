@@ -97,6 +97,21 @@ func (d *Driver) Retire(_ context.Context, at *front.Listener, elsewhere bool) e
 	return nil
 }
 
+// Cut ends what is under way with a server as a reset from it would.
+func (d *Driver) Cut(server uint64) {
+	d.mu.Lock()
+	var cut []*sock
+	for c := range d.conns {
+		if s := c.serving.Load(); s != nil && s.server == server {
+			cut = append(cut, s)
+		}
+	}
+	d.mu.Unlock()
+	for _, s := range cut {
+		s.disconnect()
+	}
+}
+
 // abandon gives up the sockets of an address, nil: all. elsewhere: somebody else has them too. The caller holds d.mu.
 func (d *Driver) abandon(at *front.Listener, elsewhere bool) {
 	for a := range d.acceptors {

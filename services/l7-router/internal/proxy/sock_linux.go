@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,7 @@ type sock struct {
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
 	oneB    [1]byte
+	server  uint64 // the ID of the server that it leads to; 0: to a client
 
 	read    *buffer
 	readN   int
@@ -163,4 +165,12 @@ func queued(l *net.TCPListener) (all []*net.TCPConn) {
 		}
 	}
 	return all
+}
+
+// disconnect resets the connection, and has both sides see it: connect(2) with AF_UNSPEC. Any goroutine may call it.
+func (s *sock) disconnect() {
+	_ = s.raw.Control(func(fd uintptr) { // a closed one has ended already
+		none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+		_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none)) // so has one that cannot be
+	})
 }

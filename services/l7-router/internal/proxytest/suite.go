@@ -54,6 +54,8 @@ func Run(t *testing.T, open Open) {
 		{"EarlyRefusal", testEarlyRefusal},
 		{"OddRequests", testOddRequests},
 		{"OddResponses", testOddResponses},
+		{"AdminStates", testAdminStates},
+		{"ShutdownSessions", testShutdownSessions},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}

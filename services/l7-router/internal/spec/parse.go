@@ -169,6 +169,15 @@ func (p *parser) server(path string, m *routerv1.Server) Server {
 	if !visible(s.Cookie) || strings.ContainsAny(s.Cookie, "\",;\\|") || len(s.Cookie) > MaxName {
 		p.refuse(path+".cookie", "want at most %d visible characters without \" , ; \\ |, got %q", MaxName, s.Cookie)
 	}
+	switch m.GetAdmin() {
+	case routerv1.Admin_ADMIN_UNSPECIFIED, routerv1.Admin_ADMIN_READY:
+	case routerv1.Admin_ADMIN_DRAIN:
+		s.Admin = AdminDrain
+	case routerv1.Admin_ADMIN_MAINT:
+		s.Admin = AdminMaint
+	default:
+		p.refuse(path+".admin", "want ready, drain or maint, got %v", m.GetAdmin())
+	}
 	return s
 }
 

@@ -58,7 +58,22 @@ type Server struct {
 	Backup bool
 	// Cookie is the value that names this server; empty: none.
 	Cookie string
+	// Admin is what the operator wants of it, as long as nothing else is asked for at run time.
+	Admin Admin
 }
+
+// Admin is what the operator wants of a server.
+type Admin uint8
+
+// The wishes.
+const (
+	AdminReady Admin = iota // it takes requests
+	AdminDrain              // only those whose cookie names it
+	AdminMaint              // none, and it is not checked
+)
+
+// String is the word in which it is asked for.
+func (a Admin) String() string { return [...]string{"ready", "drain", "maint"}[a] }
 
 // Cookie is persistence by an inserted cookie.
 type Cookie struct {

@@ -1,0 +1,163 @@
+// Package check asks a server once whether it works, and says how it answered in HAProxy's words.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+)
+
+// Code is how a check ended, as in HAProxy's column check_status (management.txt 9.1).
+type Code string
+
+// The codes. Those of layer 6 and of external programs do not occur.
+const (
+	None            Code = ""        // there is no check
+	Initializing    Code = "INI"     // there has been no result yet
+	SocketError     Code = "SOCKERR" // the fault is on this side: no descriptors, no route
+	Layer4OK        Code = "L4OK"
+	Layer4Timeout   Code = "L4TOUT"
+	Layer4Refused   Code = "L4CON"
+	Layer7OK        Code = "L7OK"
+	Layer7Condition Code = "L7OKC" // 404 under disable-on-404: it works, and wants no new clients
+	Layer7Timeout   Code = "L7TOUT"
+	Layer7Response  Code = "L7RSP" // what came is no HTTP response
+	Layer7Status    Code = "L7STS" // it is one, but not the expected one
+)
+
+var descriptions = map[Code]string{
+	Initializing: "Initializing", SocketError: "Socket error",
+	Layer4OK: "Layer4 check passed", Layer4Timeout: "Layer4 timeout", Layer4Refused: "Layer4 connection problem",
+	Layer7OK: "Layer7 check passed", Layer7Condition: "Layer7 check conditionally passed", Layer7Timeout: "Layer7 timeout",
+	Layer7Response: "Layer7 invalid response", Layer7Status: "Layer7 wrong status",
+}
+
+// Good reports whether the server works.
+func (c Code) Good() bool { return c == Layer4OK || c == Layer7OK || c == Layer7Condition }
+
+// Description is what HAProxy writes in its column check_desc.
+func (c Code) Description() string { return descriptions[c] }
+
+// Result is how one check ended.
+type Result struct {
+	Code Code
+	// Status of the response; 0 when there was none.
+	Status int
+	// Reason says it for a person. Example: status 500 Internal Server Error
+	Reason string
+	// Duration is how long it took.
+	Duration time.Duration
+}
+
+// maxInterim is the most interim responses (1xx) before a final one.
+const maxInterim = 32
+
+// Do checks the server at an address once, over a connection of its own, because a dead listener can hide behind a
+// connection that is kept. It ends at c.Timeout at the latest, or when ctx does. A panic is a bad result.
+func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) (r Result) {
+	begin := time.Now()
+	defer func() {
+		if cause := recover(); cause != nil {
+			r = Result{Code: SocketError, Reason: fmt.Sprintf("the check panicked: %v\n%s", cause, debug.Stack())}
+		}
+		r.Duration = time.Since(begin)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	dialed, err := new(net.Dialer).DialContext(ctx, "tcp", address.String())
+	if err != nil {
+		return failed(err, Layer4Timeout, Layer4Refused)
+	}
+	conn := dialed.(*net.TCPConn)
+	defer conn.Close()
+	if c.Kind == spec.CheckTCP {
+		_ = conn.SetLinger(0) // it is closed by a reset, which leaves nothing behind on either side; HAProxy does so too
+		return Result{Code: Layer4OK, Reason: "connected"}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a closed one waits for nothing
+	defer stop()
+	return ask(conn, address, c)
+}
+
+// failed tells a timeout from a fault on this side and from everything else.
+func failed(err error, timeout, other Code) Result {
+	code := other
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return Result{Code: timeout, Reason: "no answer in time"}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.ENOBUFS):
+		code = SocketError
+	}
+	return Result{Code: code, Reason: err.Error()}
+}
+
+// ask sends the request of an HTTP check and judges the response.
+func ask(conn net.Conn, address netip.AddrPort, c *spec.Check) Result {
+	if _, err := conn.Write(request(address, c)); err != nil {
+		return failed(err, Layer7Timeout, Layer7Response)
+	}
+	var head http1.Head
+	buffer := make([]byte, 0, 4<<10)
+	for interim := 0; ; {
+		head.Reset(http1.Response)
+		rest, err := readHead(conn, &head, buffer)
+		if err != nil {
+			return failed(err, Layer7Timeout, Layer7Response)
+		}
+		if head.Status() >= 200 {
+			break
+		}
+		if interim++; interim > maxInterim {
+			return Result{Code: Layer7Response, Reason: "too many interim responses"}
+		}
+		buffer = append(buffer[:0], rest...)
+	}
+	r := Result{Code: Layer7OK, Status: head.Status(), Reason: fmt.Sprintf("status %d %s", head.Status(), head.Reason())}
+	if head.Status() > 399 {
+		r.Code = Layer7Status
+	}
+	return r
+}
+
+// readHead reads up to the end of a head, of which the start may be in buffer. It returns what came behind the head.
+func readHead(conn net.Conn, head *http1.Head, buffer []byte) (rest []byte, err error) {
+	for {
+		complete, err := head.Parse(buffer)
+		if err != nil {
+			return nil, err
+		}
+		if complete {
+			return buffer[head.Len():], nil
+		}
+		if len(buffer) == cap(buffer) {
+			buffer = append(make([]byte, 0, 2*cap(buffer)), buffer...)
+		}
+		n, err := conn.Read(buffer[len(buffer):cap(buffer)])
+		if err != nil {
+			return nil, err
+		}
+		buffer = buffer[:len(buffer)+n]
+	}
+}
+
+// request makes the request of an HTTP check.
+func request(address netip.AddrPort, c *spec.Check) []byte {
+	host := c.Host
+	if host == "" {
+		host = address.String()
+	}
+	out := http1.AppendRequestLine(nil, []byte(c.Method), nil, []byte(c.Path))
+	out = http1.AppendField(out, "Host", host)
+	out = http1.AppendField(out, "User-Agent", "twotier-probe")
+	out = http1.AppendField(out, "Connection", "close")
+	return http1.AppendEnd(out)
+}
