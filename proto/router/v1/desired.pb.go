@@ -81,6 +81,116 @@ func (ClientAuth) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{0}
 }
 
+// ForwardedFor is what becomes of X-Forwarded-For.
+type ForwardedFor int32
+
+const (
+	// The same as FORWARDED_FOR_APPEND.
+	ForwardedFor_FORWARDED_FOR_UNSPECIFIED ForwardedFor = 0
+	// The address of the sender of the connection, behind what a trusted hop has sent.
+	ForwardedFor_FORWARDED_FOR_APPEND ForwardedFor = 1
+	// The address of the client alone.
+	ForwardedFor_FORWARDED_FOR_REPLACE ForwardedFor = 2
+	// None of the router's own; a trusted hop's goes on.
+	ForwardedFor_FORWARDED_FOR_OFF ForwardedFor = 3
+)
+
+// Enum value maps for ForwardedFor.
+var (
+	ForwardedFor_name = map[int32]string{
+		0: "FORWARDED_FOR_UNSPECIFIED",
+		1: "FORWARDED_FOR_APPEND",
+		2: "FORWARDED_FOR_REPLACE",
+		3: "FORWARDED_FOR_OFF",
+	}
+	ForwardedFor_value = map[string]int32{
+		"FORWARDED_FOR_UNSPECIFIED": 0,
+		"FORWARDED_FOR_APPEND":      1,
+		"FORWARDED_FOR_REPLACE":     2,
+		"FORWARDED_FOR_OFF":         3,
+	}
+)
+
+func (x ForwardedFor) Enum() *ForwardedFor {
+	p := new(ForwardedFor)
+	*p = x
+	return p
+}
+
+func (x ForwardedFor) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ForwardedFor) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[1].Descriptor()
+}
+
+func (ForwardedFor) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[1]
+}
+
+func (x ForwardedFor) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ForwardedFor.Descriptor instead.
+func (ForwardedFor) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+// ClientFrom is a field that tells the client.
+type ClientFrom int32
+
+const (
+	// The same as CLIENT_FROM_X_FORWARDED_FOR.
+	ClientFrom_CLIENT_FROM_UNSPECIFIED ClientFrom = 0
+	// X-Forwarded-For.
+	ClientFrom_CLIENT_FROM_X_FORWARDED_FOR ClientFrom = 1
+	// Forwarded, the parameter "for" (RFC 7239 section 5.2).
+	ClientFrom_CLIENT_FROM_FORWARDED ClientFrom = 2
+)
+
+// Enum value maps for ClientFrom.
+var (
+	ClientFrom_name = map[int32]string{
+		0: "CLIENT_FROM_UNSPECIFIED",
+		1: "CLIENT_FROM_X_FORWARDED_FOR",
+		2: "CLIENT_FROM_FORWARDED",
+	}
+	ClientFrom_value = map[string]int32{
+		"CLIENT_FROM_UNSPECIFIED":     0,
+		"CLIENT_FROM_X_FORWARDED_FOR": 1,
+		"CLIENT_FROM_FORWARDED":       2,
+	}
+)
+
+func (x ClientFrom) Enum() *ClientFrom {
+	p := new(ClientFrom)
+	*p = x
+	return p
+}
+
+func (x ClientFrom) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientFrom) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[2].Descriptor()
+}
+
+func (ClientFrom) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[2]
+}
+
+func (x ClientFrom) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientFrom.Descriptor instead.
+func (ClientFrom) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
 // PathForm is how a path and a query are read before they are compared.
 type PathForm int32
 
@@ -124,11 +234,11 @@ func (x PathForm) String() string {
 }
 
 func (PathForm) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[1].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[3].Descriptor()
 }
 
 func (PathForm) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[1]
+	return &file_router_v1_desired_proto_enumTypes[3]
 }
 
 func (x PathForm) Number() protoreflect.EnumNumber {
@@ -137,7 +247,7 @@ func (x PathForm) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PathForm.Descriptor instead.
 func (PathForm) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 // Balance is how a backend chooses among its usable servers.
@@ -173,11 +283,11 @@ func (x Balance) String() string {
 }
 
 func (Balance) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[2].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[4].Descriptor()
 }
 
 func (Balance) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[2]
+	return &file_router_v1_desired_proto_enumTypes[4]
 }
 
 func (x Balance) Number() protoreflect.EnumNumber {
@@ -186,7 +296,7 @@ func (x Balance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 // Admin is what an operator wants of a server.
@@ -230,11 +340,11 @@ func (x Admin) String() string {
 }
 
 func (Admin) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[3].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[5].Descriptor()
 }
 
 func (Admin) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[3]
+	return &file_router_v1_desired_proto_enumTypes[5]
 }
 
 func (x Admin) Number() protoreflect.EnumNumber {
@@ -243,7 +353,7 @@ func (x Admin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Admin.Descriptor instead.
 func (Admin) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -270,7 +380,10 @@ type Frontend struct {
 	// Addresses to listen on with TLS, as in bind (HAProxy: bind ... ssl); they need tls. Example: "*:443"
 	BindTls []string `protobuf:"bytes,9,rep,name=bind_tls,json=bindTls,proto3" json:"bind_tls,omitempty"`
 	// How bind_tls speaks TLS.
-	Tls           *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
+	Tls *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
+	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
+	// sender of the connection; what that sent itself is dropped.
+	Forwarded     *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -371,6 +484,13 @@ func (x *Frontend) GetBindTls() []string {
 func (x *Frontend) GetTls() *Tls {
 	if x != nil {
 		return x.Tls
+	}
+	return nil
+}
+
+func (x *Frontend) GetForwarded() *Forwarded {
+	if x != nil {
+		return x.Forwarded
 	}
 	return nil
 }
@@ -543,6 +663,111 @@ func (x *Certificate) GetKeyFile() string {
 	return ""
 }
 
+// Forwarded is about the fields that tell whom a request came from. Of X-Forwarded-For, Forwarded, X-Forwarded-Proto,
+// X-Forwarded-Host and X-Forwarded-Port only those of a trusted hop go on: from anyone else they may be forged.
+type Forwarded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// X-Forwarded-For (HAProxy: option forwardfor). Default append.
+	XForwardedFor ForwardedFor `protobuf:"varint,1,opt,name=x_forwarded_for,json=xForwardedFor,proto3,enum=twotier.router.v1.ForwardedFor" json:"x_forwarded_for,omitempty"`
+	// Send X-Forwarded-Proto, http or https, unless a trusted hop has.
+	XForwardedProto bool `protobuf:"varint,2,opt,name=x_forwarded_proto,json=xForwardedProto,proto3" json:"x_forwarded_proto,omitempty"`
+	// Send X-Forwarded-Host, the Host of the request, unless a trusted hop has.
+	XForwardedHost bool `protobuf:"varint,3,opt,name=x_forwarded_host,json=xForwardedHost,proto3" json:"x_forwarded_host,omitempty"`
+	// Send X-Forwarded-Port, the port that the client called, unless a trusted hop has.
+	XForwardedPort bool `protobuf:"varint,4,opt,name=x_forwarded_port,json=xForwardedPort,proto3" json:"x_forwarded_port,omitempty"`
+	// Send Forwarded (RFC 7239) with for, host and proto, behind what a trusted hop has sent.
+	Forwarded bool `protobuf:"varint,5,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// The hops in front of this router, whose word is taken: networks or addresses, at most 64. The client, for conditions
+	// over sources, balance by source and the log, is the right-most address that is in none of them, reading
+	// from the sender of the connection back through the list of client_from; a name that is no address ends the search at the hop that has told it.
+	// Example: 10.0.0.0/8
+	Trusted []string `protobuf:"bytes,6,rep,name=trusted,proto3" json:"trusted,omitempty"`
+	// The field in which the trusted hops tell the client. The other one is dropped even from them, for they may have passed
+	// it on from the client unread.
+	ClientFrom    ClientFrom `protobuf:"varint,7,opt,name=client_from,json=clientFrom,proto3,enum=twotier.router.v1.ClientFrom" json:"client_from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forwarded) Reset() {
+	*x = Forwarded{}
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forwarded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forwarded) ProtoMessage() {}
+
+func (x *Forwarded) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
+func (*Forwarded) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Forwarded) GetXForwardedFor() ForwardedFor {
+	if x != nil {
+		return x.XForwardedFor
+	}
+	return ForwardedFor_FORWARDED_FOR_UNSPECIFIED
+}
+
+func (x *Forwarded) GetXForwardedProto() bool {
+	if x != nil {
+		return x.XForwardedProto
+	}
+	return false
+}
+
+func (x *Forwarded) GetXForwardedHost() bool {
+	if x != nil {
+		return x.XForwardedHost
+	}
+	return false
+}
+
+func (x *Forwarded) GetXForwardedPort() bool {
+	if x != nil {
+		return x.XForwardedPort
+	}
+	return false
+}
+
+func (x *Forwarded) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
+}
+
+func (x *Forwarded) GetTrusted() []string {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
+func (x *Forwarded) GetClientFrom() ClientFrom {
+	if x != nil {
+		return x.ClientFrom
+	}
+	return ClientFrom_CLIENT_FROM_UNSPECIFIED
+}
+
 // Rule says what becomes of the requests that fit its condition. Exactly one of backend, deny, redirect and edit is set.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -563,7 +788,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +800,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +813,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Rule) GetCondition() *Condition {
@@ -674,7 +899,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +911,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +924,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Condition) GetMethods() []string {
@@ -825,7 +1050,7 @@ type TextMatch struct {
 
 func (x *TextMatch) Reset() {
 	*x = TextMatch{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1062,7 @@ func (x *TextMatch) String() string {
 func (*TextMatch) ProtoMessage() {}
 
 func (x *TextMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1075,7 @@ func (x *TextMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
 func (*TextMatch) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TextMatch) GetName() string {
@@ -924,7 +1149,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1161,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1174,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Deny) GetStatus() uint32 {
@@ -986,7 +1211,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1223,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1236,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Redirect) GetLocation() string {
@@ -1064,7 +1289,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1301,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1314,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Header) GetName() string {
@@ -1132,7 +1357,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1369,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1382,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Edit) GetRemoveRequestHeaders() []string {
@@ -1235,7 +1460,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1472,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1485,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PathEdit) GetSet() string {
@@ -1315,7 +1540,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1552,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1565,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Backend) GetName() string {
@@ -1416,7 +1641,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1653,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1666,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Server) GetName() string {
@@ -1505,7 +1730,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1742,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1755,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Cookie) GetName() string {
@@ -1588,7 +1813,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1825,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1838,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -1666,7 +1891,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1903,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1916,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -1719,7 +1944,7 @@ var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x03\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\x86\x04\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -1731,7 +1956,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\amaxconn\x18\b \x01(\rR\amaxconn\x12\x19\n" +
 	"\bbind_tls\x18\t \x03(\tR\abindTls\x12(\n" +
 	"\x03tls\x18\n" +
-	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\"\x8a\x03\n" +
+	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12:\n" +
+	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\"\x8a\x03\n" +
 	"\x03Tls\x12B\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x1e.twotier.router.v1.CertificateR\fcertificates\x12\x1d\n" +
 	"\n" +
@@ -1747,7 +1973,16 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"no_tickets\x18\b \x01(\bR\tnoTickets\"E\n" +
 	"\vCertificate\x12\x1b\n" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
-	"\bkey_file\x18\x02 \x01(\tR\akeyFile\"\xef\x01\n" +
+	"\bkey_file\x18\x02 \x01(\tR\akeyFile\"\xcc\x02\n" +
+	"\tForwarded\x12G\n" +
+	"\x0fx_forwarded_for\x18\x01 \x01(\x0e2\x1f.twotier.router.v1.ForwardedForR\rxForwardedFor\x12*\n" +
+	"\x11x_forwarded_proto\x18\x02 \x01(\bR\x0fxForwardedProto\x12(\n" +
+	"\x10x_forwarded_host\x18\x03 \x01(\bR\x0exForwardedHost\x12(\n" +
+	"\x10x_forwarded_port\x18\x04 \x01(\bR\x0exForwardedPort\x12\x1c\n" +
+	"\tforwarded\x18\x05 \x01(\bR\tforwarded\x12\x18\n" +
+	"\atrusted\x18\x06 \x03(\tR\atrusted\x12>\n" +
+	"\vclient_from\x18\a \x01(\x0e2\x1d.twotier.router.v1.ClientFromR\n" +
+	"clientFrom\"\xef\x01\n" +
 	"\x04Rule\x12:\n" +
 	"\tcondition\x18\x01 \x01(\v2\x1c.twotier.router.v1.ConditionR\tcondition\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12+\n" +
@@ -1844,7 +2079,17 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CLIENT_AUTH_NONE\x10\x01\x12\x18\n" +
 	"\x14CLIENT_AUTH_OPTIONAL\x10\x02\x12\x18\n" +
-	"\x14CLIENT_AUTH_REQUIRED\x10\x03*j\n" +
+	"\x14CLIENT_AUTH_REQUIRED\x10\x03*y\n" +
+	"\fForwardedFor\x12\x1d\n" +
+	"\x19FORWARDED_FOR_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14FORWARDED_FOR_APPEND\x10\x01\x12\x19\n" +
+	"\x15FORWARDED_FOR_REPLACE\x10\x02\x12\x15\n" +
+	"\x11FORWARDED_FOR_OFF\x10\x03*e\n" +
+	"\n" +
+	"ClientFrom\x12\x1b\n" +
+	"\x17CLIENT_FROM_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bCLIENT_FROM_X_FORWARDED_FOR\x10\x01\x12\x19\n" +
+	"\x15CLIENT_FROM_FORWARDED\x10\x02*j\n" +
 	"\bPathForm\x12\x19\n" +
 	"\x15PATH_FORM_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePATH_FORM_SENT\x10\x01\x12\x18\n" +
@@ -1871,72 +2116,78 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
-	(PathForm)(0),               // 1: twotier.router.v1.PathForm
-	(Balance)(0),                // 2: twotier.router.v1.Balance
-	(Admin)(0),                  // 3: twotier.router.v1.Admin
-	(*Frontend)(nil),            // 4: twotier.router.v1.Frontend
-	(*Tls)(nil),                 // 5: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 6: twotier.router.v1.Certificate
-	(*Rule)(nil),                // 7: twotier.router.v1.Rule
-	(*Condition)(nil),           // 8: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 9: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 10: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 11: twotier.router.v1.Redirect
-	(*Header)(nil),              // 12: twotier.router.v1.Header
-	(*Edit)(nil),                // 13: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 14: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 15: twotier.router.v1.Backend
-	(*Server)(nil),              // 16: twotier.router.v1.Server
-	(*Cookie)(nil),              // 17: twotier.router.v1.Cookie
-	(*Check)(nil),               // 18: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 19: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
+	(ClientFrom)(0),             // 2: twotier.router.v1.ClientFrom
+	(PathForm)(0),               // 3: twotier.router.v1.PathForm
+	(Balance)(0),                // 4: twotier.router.v1.Balance
+	(Admin)(0),                  // 5: twotier.router.v1.Admin
+	(*Frontend)(nil),            // 6: twotier.router.v1.Frontend
+	(*Tls)(nil),                 // 7: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 8: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 9: twotier.router.v1.Forwarded
+	(*Rule)(nil),                // 10: twotier.router.v1.Rule
+	(*Condition)(nil),           // 11: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 12: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 13: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 14: twotier.router.v1.Redirect
+	(*Header)(nil),              // 15: twotier.router.v1.Header
+	(*Edit)(nil),                // 16: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 17: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 18: twotier.router.v1.Backend
+	(*Server)(nil),              // 19: twotier.router.v1.Server
+	(*Cookie)(nil),              // 20: twotier.router.v1.Cookie
+	(*Check)(nil),               // 21: twotier.router.v1.Check
+	(*HttpCheck)(nil),           // 22: twotier.router.v1.HttpCheck
+	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	7,  // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	20, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	20, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	20, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	5,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	6,  // 5: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 6: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	20, // 7: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	8,  // 8: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	10, // 9: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	11, // 10: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	13, // 11: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	1,  // 12: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	9,  // 13: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	9,  // 14: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	9,  // 15: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	8,  // 16: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	8,  // 17: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	8,  // 18: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	20, // 19: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	12, // 20: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	12, // 21: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	12, // 22: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	12, // 23: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	14, // 24: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	2,  // 25: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	16, // 26: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	17, // 27: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	18, // 28: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	20, // 29: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	20, // 30: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	3,  // 31: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	19, // 32: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	20, // 33: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	20, // 34: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	10, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	23, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	23, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	23, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	7,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	9,  // 5: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	8,  // 6: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 7: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	23, // 8: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	1,  // 9: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 10: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	11, // 11: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	13, // 12: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	14, // 13: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	16, // 14: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 15: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	12, // 16: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	12, // 17: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	12, // 18: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	11, // 19: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	11, // 20: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	11, // 21: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	23, // 22: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	15, // 23: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	15, // 24: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	15, // 25: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	15, // 26: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	17, // 27: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	4,  // 28: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	19, // 29: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	20, // 30: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	21, // 31: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	23, // 32: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	23, // 33: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	5,  // 34: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	22, // 35: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	23, // 36: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	23, // 37: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -1944,14 +2195,14 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[12].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   16,
+			NumEnums:      6,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -39,7 +39,7 @@ type carriage struct {
 func (c *conn) begin() bool {
 	f := c.flight
 	f.front = c.listener.Frontend().Current()
-	client := exchange.Client{Address: c.address}
+	client := exchange.Client{Address: c.address, Port: c.listener.Bound.Port()}
 	if !f.head.HasHost() {
 		client.Local = tcp.LocalAddress(int(c.fd)).String() // rarely of use, so it is not asked for each connection
 	}

@@ -41,6 +41,8 @@ type Client struct {
 	Address string
 	// Local is the address that the client has connected to. Example: 10.10.60.22:80
 	Local string
+	// Port is the port that the client has connected to; 0: not known.
+	Port uint16
 	// TLS: the connection is a TLS connection.
 	TLS bool
 	// Subject of the client's verified certificate, in visible ASCII; empty: it has none, or it is not to be told.
@@ -87,7 +89,7 @@ type Request struct {
 // Begin decides about a request whose head is complete.
 func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	method := h.Method()
-	r.asked.Reset(h, c.Address)
+	r.asked.Reset(h, c.Address, &f.Spec.Forwarded)
 	r.decision.Decide(&f.Spec, &r.asked, nil)
 	r.Body = h.RequestBody()
 	r.Repeatable = idempotent(method)
@@ -112,7 +114,7 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.begun(f)
 	r.subjectHeader = f.Spec.TLS.SubjectHeader
 	if r.Answer == nil {
-		r.appendHead(h, c)
+		r.appendHead(&f.Spec.Forwarded, h, c)
 	}
 }
 
@@ -138,7 +140,7 @@ func (r *Request) Next() *pool.Server {
 }
 
 // appendHead makes the head for the server: the client's, without what was for this hop only.
-func (r *Request) appendHead(h *http1.Head, c *Client) {
+func (r *Request) appendHead(f *spec.Forwarded, h *http1.Head, c *Client) {
 	cookie := &r.Backend.Spec.Cookie
 	edits := r.decision.Edits
 	out := http1.AppendRequestLine(r.Head, h.Method(), r.path(h, edits), h.Query())
@@ -152,9 +154,8 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 			out = http1.AppendField(out, "Host", c.Local)
 		}
 	}
-	forwarded := false
 	for i := range h.Fields() {
-		if h.HopByHop(i) {
+		if h.HopByHop(i) || tellsOfClient(h.Known(i)) {
 			continue
 		}
 		if len(edits) > 0 && (h.Known(i) == http1.Host && newHost(edits) != "" || replaced(edits, false, h.Name(i))) {
@@ -164,9 +165,6 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 			continue
 		}
 		switch h.Known(i) {
-		case http1.XForwardedFor:
-			forwarded = true
-			continue
 		case http1.Expect:
 			if r.minor == 0 || r.Body.Framing == http1.NoBody {
 				continue // RFC 9110 10.1.1: to be ignored; without a body there is nothing to wait for
@@ -180,24 +178,14 @@ func (r *Request) appendHead(h *http1.Head, c *Client) {
 				}
 			}
 		}
-		if r.vouched(h.Name(i), c) {
+		if r.vouched(h.Name(i)) {
 			continue
 		}
 		out = http1.AppendField(out, h.Name(i), h.Value(i))
 	}
 	out = appendEdits(out, edits, false)
 	out = r.appendVouched(out, c)
-	out = append(out, "X-Forwarded-For: "...)
-	if forwarded {
-		for i := range h.Fields() {
-			if h.Known(i) == http1.XForwardedFor && !h.HopByHop(i) && len(h.Value(i)) > 0 {
-				out = append(out, h.Value(i)...)
-				out = append(out, ", "...)
-			}
-		}
-	}
-	out = append(out, c.Address...)
-	out = append(out, "\r\n"...)
+	out = r.appendForwarded(out, f, h, c)
 	if r.Body.Framing == http1.Chunked {
 		out = http1.AppendField(out, "Transfer-Encoding", "chunked")
 	}

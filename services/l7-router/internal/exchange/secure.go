@@ -2,20 +2,14 @@ package exchange
 
 import "github.com/twotier/twotier/services/l7-router/internal/http1"
 
-// forwardedProto tells the servers that the client speaks TLS.
-const forwardedProto = "X-Forwarded-Proto"
-
 // vouched reports whether a field of the request is one that only the router may set: the subject of the client's
-// certificate wherever the frontend tells it, and over TLS the scheme.
-func (r *Request) vouched(name []byte, c *Client) bool {
-	return r.subjectHeader != "" && sameHeader(name, r.subjectHeader) || c.TLS && sameHeader(name, forwardedProto)
+// certificate, wherever the frontend tells it.
+func (r *Request) vouched(name []byte) bool {
+	return r.subjectHeader != "" && sameHeader(name, r.subjectHeader)
 }
 
-// appendVouched appends these fields.
+// appendVouched appends it.
 func (r *Request) appendVouched(dst []byte, c *Client) []byte {
-	if c.TLS && !replaced(r.decision.Edits, false, []byte(forwardedProto)) {
-		dst = http1.AppendField(dst, forwardedProto, "https")
-	}
 	if r.subjectHeader != "" && c.Subject != "" {
 		dst = http1.AppendField(dst, r.subjectHeader, c.Subject)
 	}

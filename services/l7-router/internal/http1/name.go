@@ -26,6 +26,10 @@ const (
 	TransferEncoding
 	Upgrade
 	XForwardedFor
+	Forwarded
+	XForwardedHost
+	XForwardedPort
+	XForwardedProto
 )
 
 // nameOf finds the Name of a field. The length picks the candidates, so that most fields cost one comparison or none.
@@ -57,6 +61,8 @@ func nameOf(b []byte) Name {
 			return is("upgrade", Upgrade)
 		}
 		return is("expires", Expires)
+	case 9:
+		return is("forwarded", Forwarded)
 	case 10:
 		switch lower(b[0]) {
 		case 'c':
@@ -78,8 +84,17 @@ func nameOf(b []byte) Name {
 	case 15:
 		return is("x-forwarded-for", XForwardedFor)
 	case 16:
-		return is("proxy-connection", ProxyConnection)
+		if lower(b[0]) == 'p' {
+			return is("proxy-connection", ProxyConnection)
+		}
+		if n := is("x-forwarded-host", XForwardedHost); n != Other {
+			return n
+		}
+		return is("x-forwarded-port", XForwardedPort)
 	case 17:
+		if lower(b[0]) == 'x' {
+			return is("x-forwarded-proto", XForwardedProto)
+		}
 		return is("transfer-encoding", TransferEncoding)
 	}
 	return Other

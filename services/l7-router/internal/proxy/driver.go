@@ -142,6 +142,7 @@ func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
 	c := newConn(s, a.at, exchange.Client{
 		Address: remote.AddrPort().Addr().Unmap().WithZone("").String(),
 		Local:   accepted.LocalAddr().String(),
+		Port:    a.at.Bound.Port(),
 	}, d.log)
 	d.admitted++
 	c.shard, c.accepted = d.admitted, now()

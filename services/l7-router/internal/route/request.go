@@ -17,19 +17,23 @@ type Request struct {
 	head *http1.Head
 	peer string // address of the sender of the connection
 
-	client      netip.Addr
-	clientKnown bool
-	missing     string // the last condition that did not hold
+	hops *spec.Forwarded
+
+	looked         bool // what follows is known
+	trusted        bool
+	sender, client netip.Addr
+	missing        string // the last condition that did not hold
 
 	// What has been made of path and texts, for as long as the request is asked about.
 	normalised, decoded, text []byte
 	known                     [spec.PathDecoded + 1]bool
 }
 
-// Reset makes r ready for a request whose head is complete, from the address of a peer without port.
-func (r *Request) Reset(head *http1.Head, peer string) {
-	r.head, r.peer = head, peer
-	r.client, r.clientKnown, r.missing = netip.Addr{}, false, ""
+// Reset makes r ready for a request whose head is complete, from the address of a peer without port. hops says whose word
+// is taken for who the client is.
+func (r *Request) Reset(head *http1.Head, peer string, hops *spec.Forwarded) {
+	r.head, r.peer, r.hops = head, peer, hops
+	r.looked, r.trusted, r.sender, r.client, r.missing = false, false, netip.Addr{}, netip.Addr{}, ""
 	r.normalised, r.decoded, r.text = scratch(r.normalised), scratch(r.decoded), scratch(r.text)
 	r.known = [len(r.known)]bool{}
 }
@@ -47,16 +51,6 @@ func (r *Request) Host() []byte {
 		return host
 	}
 	return r.head.Host()
-}
-
-// Client is the address of the client; the zero Addr when it is not known.
-func (r *Request) Client() netip.Addr {
-	if !r.clientKnown {
-		r.clientKnown = true
-		r.client, _ = netip.ParseAddr(r.peer) // what is not an address is in no network
-		r.client = r.client.Unmap().WithZone("")
-	}
-	return r.client
 }
 
 // plain reports whether all forms of path and query are the same.
@@ -108,7 +102,7 @@ func (r *Request) condition(c *spec.Condition, given spec.PathForm) bool {
 	if len(c.Hosts) > 0 && !r.host(c.Hosts) {
 		return r.lacks("hosts")
 	}
-	if len(c.Sources) > 0 && !r.source(c.Sources) {
+	if len(c.Sources) > 0 && !within(c.Sources, r.Client()) {
 		return r.lacks("sources")
 	}
 	for i := range c.Headers {
@@ -176,16 +170,6 @@ func hostName(host []byte) []byte {
 		host = host[:colon]
 	}
 	return bytes.TrimSuffix(host, []byte("."))
-}
-
-func (r *Request) source(networks []netip.Prefix) bool {
-	client := r.Client()
-	for _, network := range networks {
-		if network.Contains(client) {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *Request) header(m *spec.TextMatch) bool {

@@ -23,7 +23,7 @@ func ask(t testing.TB, lines string) *Request {
 		t.Fatalf("%q: %t %v", lines, complete, err)
 	}
 	r := &Request{}
-	r.Reset(h, peer)
+	r.Reset(h, peer, &spec.Forwarded{})
 	return r
 }
 
@@ -233,7 +233,7 @@ func TestAllocatesNothing(t *testing.T) {
 		f, r := everything(), ask(t, head)
 		var d Decision
 		if n := testing.AllocsPerRun(100, func() {
-			r.Reset(r.head, peer)
+			r.Reset(r.head, peer, &f.Forwarded)
 			d.Decide(f, r, nil)
 		}); n != 0 || d.Backend != "inside" || len(d.Edits) != 1 {
 			t.Errorf("%.30q: %v allocations, want none; %+v", head, n, d)
@@ -255,7 +255,7 @@ func BenchmarkDecide(b *testing.B) {
 			var d Decision
 			b.ReportAllocs()
 			for b.Loop() {
-				r.Reset(r.head, peer)
+				r.Reset(r.head, peer, &c.f.Forwarded)
 				d.Decide(c.f, r, nil)
 			}
 		})
@@ -277,10 +277,10 @@ func FuzzDecide(f *testing.F) {
 		frontend.Rules[0].Condition = spec.Condition{PathPrefixes: []string{prefix}}
 		var r Request
 		var denies, plain Decision
-		r.Reset(h, peer)
+		r.Reset(h, peer, &spec.Forwarded{})
 		denies.Decide(frontend, &r, nil)
 		frontend.Rules[0].Deny, frontend.Rules[0].Backend = nil, "first"
-		r.Reset(h, "no address")
+		r.Reset(h, "no address", &frontend.Forwarded)
 		plain.Decide(frontend, &r, nil)
 		if plain.Rule == 0 && denies.Rule != 0 {
 			t.Errorf("%q: holds, but does not deny", head)

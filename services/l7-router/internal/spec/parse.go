@@ -112,6 +112,8 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 		p.refuse(path+".tls", "bind_tls needs it: at least one certificate")
 	}
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
+	f.Forwarded = p.forwarded(path+".forwarded", m.GetForwarded())
+	p.ownFields(path, &f)
 	if name := m.GetDefaultBackend(); name != "" && !backends[name] {
 		p.refuse(path+".default_backend", "there is no backend %q", name)
 	}

@@ -46,7 +46,7 @@ func (p *parser) rules(path string, messages []*routerv1.Rule, backends map[stri
 	}
 	var used budget
 	for i, m := range messages {
-		rules = append(rules, p.rule(fmt.Sprintf("%s[%d]", path, i), m, backends, &used))
+		rules = append(rules, p.rule(indexed(path, i), m, backends, &used))
 	}
 	if used.parts > MaxParts {
 		p.refuse(path, "want at most %d conditions and values to compare with, got %d", MaxParts, used.parts)
@@ -145,7 +145,7 @@ func (p *parser) texts(path string, values []string, used *budget, want string, 
 	p.many(path, len(values), used)
 	for i, value := range values {
 		if len(value) > MaxText || !ok(value) {
-			p.refuse(fmt.Sprintf("%s[%d]", path, i), "want %s, got %q", want, short(value))
+			p.refuse(indexed(path, i), "want %s, got %q", want, short(value))
 		}
 	}
 	return slices.Clone(values)
@@ -162,7 +162,7 @@ func (p *parser) many(path string, n int, used *budget) {
 func (p *parser) regexes(path string, values []string, used *budget) (all []Regex) {
 	p.many(path, len(values), used)
 	for i, value := range values {
-		if re, ok := p.regex(fmt.Sprintf("%s[%d]", path, i), value, used); ok {
+		if re, ok := p.regex(indexed(path, i), value, used); ok {
 			all = append(all, re)
 		}
 	}
@@ -211,7 +211,7 @@ func (p *parser) form(path string, form routerv1.PathForm) PathForm {
 func (p *parser) matches(path string, messages []*routerv1.TextMatch, used *budget, name func(string) bool) (all []TextMatch) {
 	p.many(path, len(messages), used)
 	for i, m := range messages {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := indexed(path, i)
 		if !name(m.GetName()) || len(m.GetName()) > MaxText {
 			p.refuse(at+".name", "want a name, got %q", short(m.GetName()))
 		}
@@ -251,7 +251,7 @@ func (p *parser) networks(path string, values []string, used *budget) (all []net
 			}
 		}
 		if err != nil || network.Addr().Is4In6() || network != network.Masked() {
-			p.refuse(fmt.Sprintf("%s[%d]", path, i), "want a network such as 10.0.0.0/8, with zeros behind its prefix, or an address, got %q", short(value))
+			p.refuse(indexed(path, i), "want a network such as 10.0.0.0/8, with zeros behind its prefix, or an address, got %q", short(value))
 			continue
 		}
 		all = append(all, network)
@@ -348,7 +348,7 @@ func (p *parser) removed(path string, names []string) []string {
 		p.refuse(path, "want at most %d, got %d", MaxEdits, len(names))
 	}
 	for i, name := range names {
-		p.editable(fmt.Sprintf("%s[%d]", path, i), name)
+		p.editable(indexed(path, i), name)
 	}
 	return slices.Clone(names)
 }
@@ -358,7 +358,7 @@ func (p *parser) headers(path string, messages []*routerv1.Header) (all []Header
 		p.refuse(path, "want at most %d, got %d", MaxEdits, len(messages))
 	}
 	for i, m := range messages {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := indexed(path, i)
 		p.editable(at+".name", m.GetName())
 		value := m.GetValue()
 		if len(value) > MaxText || !visible(strings.ReplaceAll(value, " ", "")) || strings.TrimSpace(value) != value {
@@ -510,6 +510,9 @@ func lowered(values []string) []string {
 	}
 	return values
 }
+
+// indexed is the path of an element.
+func indexed(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
 
 // short cuts a value that may be very long.
 func short(s string) string { return s[:min(len(s), 100)] }

@@ -3,6 +3,7 @@ package spec
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -92,6 +93,18 @@ type Header struct{ Name, Value string }
 type Fields struct {
 	Remove   []string
 	Set, Add []Header
+}
+
+// names are the names of all that f touches, in lower case.
+func (f *Fields) names() []string {
+	all := slices.Clone(f.Remove)
+	for _, h := range f.Set {
+		all = append(all, h.Name)
+	}
+	for _, h := range f.Add {
+		all = append(all, h.Name)
+	}
+	return lowered(all)
 }
 
 // Edit changes a request and its response.

@@ -155,3 +155,43 @@ func TestRulesTogether(t *testing.T) {
 		t.Errorf("got %v", violations)
 	}
 }
+
+func TestForwarded(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		text  string
+		want  Forwarded
+		field string
+	}{
+		{`{}`, Forwarded{}, ""},
+		{`{"xForwardedFor": "FORWARDED_FOR_REPLACE", "xForwardedProto": true, "forwarded": true, "trusted": ["10.0.0.0/8", "::1"], "clientFrom": "CLIENT_FROM_FORWARDED"}`, Forwarded{
+			For: ForwardedReplace, Proto: true, Standard: true, From: FromForwarded,
+			Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		}, ""},
+		{`{"xForwardedFor": 9}`, Forwarded{}, ".forwarded.x_forwarded_for"},
+		{`{"clientFrom": 9}`, Forwarded{}, ".forwarded.client_from"},
+		{`{"clientFrom": "CLIENT_FROM_FORWARDED"}`, Forwarded{}, ".forwarded.client_from"},
+		{`{"trusted": ["10.0.0.1/8"]}`, Forwarded{}, ".forwarded.trusted[0]"},
+		{`{"trusted": [` + strings.TrimSuffix(strings.Repeat(`"::1",`, MaxTrusted+1), ",") + `]}`, Forwarded{}, ".forwarded.trusted"},
+		{`{"xForwardedHost": true}`, Forwarded{Host: true}, ".rules[0].edit"},
+	}
+	for _, test := range tests {
+		frontends, backends := good()
+		frontends[0].Forwarded = &routerv1.Forwarded{}
+		if err := protojson.Unmarshal([]byte(test.text), frontends[0].Forwarded); err != nil {
+			t.Fatal(err)
+		}
+		if test.field == ".rules[0].edit" {
+			frontends[0].Rules = []*routerv1.Rule{{Edit: &routerv1.Edit{AddRequestHeaders: []*routerv1.Header{{Name: "X-FORWARDED-host", Value: "x"}}}}}
+		}
+		state, violations := Parse(frontends, backends)
+		switch {
+		case test.field != "":
+			if len(violations) != 1 || violations[0].GetField() != "frontend/main"+test.field {
+				t.Errorf("%s: got %v, want one at %s", test.text, violations, test.field)
+			}
+		case len(violations) > 0 || !reflect.DeepEqual(state.Frontends[0].Forwarded, test.want):
+			t.Errorf("%s: got %+v %v", test.text, state, violations)
+		}
+	}
+}

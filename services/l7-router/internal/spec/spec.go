@@ -22,6 +22,8 @@ type Frontend struct {
 	TLS     TLS
 	// Rules are asked in order; edits add up, and the first other one that holds decides.
 	Rules []Rule
+	// Forwarded is what servers are told of the client.
+	Forwarded Forwarded
 	// DefaultBackend takes what no rule claims; empty: such a request gets 503.
 	DefaultBackend string
 	// TimeoutClient is how long a client may stay silent while a message is under way.
