@@ -12,6 +12,7 @@ import (
 	v1 "github.com/twotier/twotier/proto/common/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -85,6 +86,209 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{0}
 }
 
+// HandoverRequest asks to move an instance.
+type HandoverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the instance. Example: VI_1
+	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The member that shall hold the addresses. Default: the one with the highest priority that answers.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// If no agent is there to take over, resign (priority 0), as other VRRP routers understand it: there is a gap of their
+	// skew.
+	Resign        bool `protobuf:"varint,3,opt,name=resign,proto3" json:"resign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandoverRequest) Reset() {
+	*x = HandoverRequest{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandoverRequest) ProtoMessage() {}
+
+func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
+func (*HandoverRequest) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *HandoverRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *HandoverRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *HandoverRequest) GetResign() bool {
+	if x != nil {
+		return x.Resign
+	}
+	return false
+}
+
+// HandoverResponse tells where the addresses are.
+type HandoverResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The member that has taken over. Empty: this node has resigned, and whoever is there takes over.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandoverResponse) Reset() {
+	*x = HandoverResponse{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandoverResponse) ProtoMessage() {}
+
+func (x *HandoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandoverResponse.ProtoReflect.Descriptor instead.
+func (*HandoverResponse) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HandoverResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// DrainRequest begins or ends the draining of a node.
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// End it.
+	End           bool `protobuf:"varint,1,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DrainRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
+// DrainResponse tells what became of the instances.
+type DrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One line for each instance that could not be handed over, and why; its addresses are still here.
+	Kept          []string `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DrainResponse) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
 // Object is one desired object of any kind.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -100,7 +304,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[0]
+	mi := &file_vrrp_v1_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -112,7 +316,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[0]
+	mi := &file_vrrp_v1_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -125,7 +329,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{0}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Object) GetKind() isObject_Kind {
@@ -168,7 +372,7 @@ type StoredObject struct {
 
 func (x *StoredObject) Reset() {
 	*x = StoredObject{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[1]
+	mi := &file_vrrp_v1_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -180,7 +384,7 @@ func (x *StoredObject) String() string {
 func (*StoredObject) ProtoMessage() {}
 
 func (x *StoredObject) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[1]
+	mi := &file_vrrp_v1_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -193,7 +397,7 @@ func (x *StoredObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredObject.ProtoReflect.Descriptor instead.
 func (*StoredObject) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{1}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StoredObject) GetObject() *Object {
@@ -223,7 +427,7 @@ type ListDesiredResponse struct {
 
 func (x *ListDesiredResponse) Reset() {
 	*x = ListDesiredResponse{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[2]
+	mi := &file_vrrp_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +439,7 @@ func (x *ListDesiredResponse) String() string {
 func (*ListDesiredResponse) ProtoMessage() {}
 
 func (x *ListDesiredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[2]
+	mi := &file_vrrp_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +452,7 @@ func (x *ListDesiredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDesiredResponse.ProtoReflect.Descriptor instead.
 func (*ListDesiredResponse) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{2}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListDesiredResponse) GetObjects() []*StoredObject {
@@ -276,7 +480,7 @@ type PreviewPlanRequest struct {
 
 func (x *PreviewPlanRequest) Reset() {
 	*x = PreviewPlanRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[3]
+	mi := &file_vrrp_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +492,7 @@ func (x *PreviewPlanRequest) String() string {
 func (*PreviewPlanRequest) ProtoMessage() {}
 
 func (x *PreviewPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[3]
+	mi := &file_vrrp_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +505,7 @@ func (x *PreviewPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewPlanRequest.ProtoReflect.Descriptor instead.
 func (*PreviewPlanRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{3}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PreviewPlanRequest) GetObject() *Object {
@@ -327,7 +531,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[4]
+	mi := &file_vrrp_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +543,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[4]
+	mi := &file_vrrp_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +556,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{4}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplyRequest) GetObject() *Object {
@@ -385,7 +589,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[5]
+	mi := &file_vrrp_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +601,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[5]
+	mi := &file_vrrp_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +614,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 // ListInstancesResponse holds the instances.
@@ -424,7 +628,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[6]
+	mi := &file_vrrp_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +640,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[6]
+	mi := &file_vrrp_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +653,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*InstanceState {
@@ -491,13 +695,24 @@ type InstanceState struct {
 	Checksum ChecksumForm `protobuf:"varint,13,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
 	// What the checksums of the peers cover that have been heard, by their addresses. Empty with version 2.
 	PeerChecksums map[string]ChecksumForm `protobuf:"bytes,14,rep,name=peer_checksums,json=peerChecksums,proto3" json:"peer_checksums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=twotier.vrrp.v1.ChecksumForm"`
+	// The agents among the peers, in the order of their names.
+	Agents []*PeerAgent `protobuf:"bytes,15,rep,name=agents,proto3" json:"agents,omitempty"`
+	// How often this node did not take over because the master, which it did not hear, answered that it holds the
+	// addresses.
+	TakeoversPrevented uint64 `protobuf:"varint,16,opt,name=takeovers_prevented,json=takeoversPrevented,proto3" json:"takeovers_prevented,omitempty"`
+	// It is so at present: look for what keeps the adverts from this node.
+	MasterUnheard bool `protobuf:"varint,17,opt,name=master_unheard,json=masterUnheard,proto3" json:"master_unheard,omitempty"`
+	// This node has handed over, and does not take the addresses back while another one holds them.
+	StoodBack bool `protobuf:"varint,18,opt,name=stood_back,json=stoodBack,proto3" json:"stood_back,omitempty"`
+	// This node is drained.
+	Drained       bool `protobuf:"varint,19,opt,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceState) Reset() {
 	*x = InstanceState{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[7]
+	mi := &file_vrrp_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +724,7 @@ func (x *InstanceState) String() string {
 func (*InstanceState) ProtoMessage() {}
 
 func (x *InstanceState) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[7]
+	mi := &file_vrrp_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +737,7 @@ func (x *InstanceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceState.ProtoReflect.Descriptor instead.
 func (*InstanceState) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InstanceState) GetName() string {
@@ -623,6 +838,132 @@ func (x *InstanceState) GetPeerChecksums() map[string]ChecksumForm {
 	return nil
 }
 
+func (x *InstanceState) GetAgents() []*PeerAgent {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *InstanceState) GetTakeoversPrevented() uint64 {
+	if x != nil {
+		return x.TakeoversPrevented
+	}
+	return 0
+}
+
+func (x *InstanceState) GetMasterUnheard() bool {
+	if x != nil {
+		return x.MasterUnheard
+	}
+	return false
+}
+
+func (x *InstanceState) GetStoodBack() bool {
+	if x != nil {
+		return x.StoodBack
+	}
+	return false
+}
+
+func (x *InstanceState) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+// PeerAgent is another agent of the instance.
+type PeerAgent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Addresses of its network cards.
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Its priority at present.
+	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	// It is master.
+	Owner bool `protobuf:"varint,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	// It would take over if asked.
+	Ready bool `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	// When it was heard of last.
+	Seen          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerAgent) Reset() {
+	*x = PeerAgent{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerAgent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerAgent) ProtoMessage() {}
+
+func (x *PeerAgent) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerAgent.ProtoReflect.Descriptor instead.
+func (*PeerAgent) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PeerAgent) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PeerAgent) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *PeerAgent) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *PeerAgent) GetOwner() bool {
+	if x != nil {
+		return x.Owner
+	}
+	return false
+}
+
+func (x *PeerAgent) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *PeerAgent) GetSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
 // ImportFile is the configuration of one node.
 type ImportFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -640,7 +981,7 @@ type ImportFile struct {
 
 func (x *ImportFile) Reset() {
 	*x = ImportFile{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[8]
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +993,7 @@ func (x *ImportFile) String() string {
 func (*ImportFile) ProtoMessage() {}
 
 func (x *ImportFile) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[8]
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +1006,7 @@ func (x *ImportFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportFile.ProtoReflect.Descriptor instead.
 func (*ImportFile) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ImportFile) GetNode() string {
@@ -700,7 +1041,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[9]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +1053,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[9]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +1066,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportRequest) GetFiles() []*ImportFile {
@@ -748,7 +1089,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[10]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1101,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[10]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1114,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -794,7 +1135,17 @@ var File_vrrp_v1_control_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/control.proto\x12\x0ftwotier.vrrp.v1\x1a\x16common/v1/common.proto\x1a\x15vrrp/v1/desired.proto\"I\n" +
+	"\x15vrrp/v1/control.proto\x12\x0ftwotier.vrrp.v1\x1a\x16common/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15vrrp/v1/desired.proto\"Y\n" +
+	"\x0fHandoverRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06resign\x18\x03 \x01(\bR\x06resign\"&\n" +
+	"\x10HandoverResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\" \n" +
+	"\fDrainRequest\x12\x10\n" +
+	"\x03end\x18\x01 \x01(\bR\x03end\"#\n" +
+	"\rDrainResponse\x12\x12\n" +
+	"\x04kept\x18\x01 \x03(\tR\x04kept\"I\n" +
 	"\x06Object\x127\n" +
 	"\binstance\x18\x01 \x01(\v2\x19.twotier.vrrp.v1.InstanceH\x00R\binstanceB\x06\n" +
 	"\x04kind\"S\n" +
@@ -812,7 +1163,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\x89\x06\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xce\a\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -828,13 +1179,26 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x14addresses_mismatched\x18\v \x01(\x04R\x13addressesMismatched\x12\x18\n" +
 	"\aversion\x18\f \x01(\rR\aversion\x129\n" +
 	"\bchecksum\x18\r \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\x12X\n" +
-	"\x0epeer_checksums\x18\x0e \x03(\v21.twotier.vrrp.v1.InstanceState.PeerChecksumsEntryR\rpeerChecksums\x1a:\n" +
+	"\x0epeer_checksums\x18\x0e \x03(\v21.twotier.vrrp.v1.InstanceState.PeerChecksumsEntryR\rpeerChecksums\x122\n" +
+	"\x06agents\x18\x0f \x03(\v2\x1a.twotier.vrrp.v1.PeerAgentR\x06agents\x12/\n" +
+	"\x13takeovers_prevented\x18\x10 \x01(\x04R\x12takeoversPrevented\x12%\n" +
+	"\x0emaster_unheard\x18\x11 \x01(\bR\rmasterUnheard\x12\x1d\n" +
+	"\n" +
+	"stood_back\x18\x12 \x01(\bR\tstoodBack\x12\x18\n" +
+	"\adrained\x18\x13 \x01(\bR\adrained\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a_\n" +
 	"\x12PeerChecksumsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"]\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"\xb5\x01\n" +
+	"\tPeerAgent\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\bR\x05owner\x12\x14\n" +
+	"\x05ready\x18\x05 \x01(\bR\x05ready\x12.\n" +
+	"\x04seen\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"]\n" +
 	"\n" +
 	"ImportFile\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
@@ -856,13 +1220,15 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12S\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a$.twotier.vrrp.v1.ListDesiredResponse\x12Z\n" +
 	"\vPreviewPlan\x12#.twotier.vrrp.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12^\n" +
-	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse2\xc8\x02\n" +
+	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse2\xe1\x03\n" +
 	"\n" +
 	"AgentAdmin\x12H\n" +
 	"\x05Apply\x12\x1d.twotier.vrrp.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
 	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12I\n" +
-	"\x06Import\x12\x1e.twotier.vrrp.v1.ImportRequest\x1a\x1f.twotier.vrrp.v1.ImportResponseB1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
+	"\x06Import\x12\x1e.twotier.vrrp.v1.ImportRequest\x1a\x1f.twotier.vrrp.v1.ImportResponse\x12O\n" +
+	"\bHandover\x12 .twotier.vrrp.v1.HandoverRequest\x1a!.twotier.vrrp.v1.HandoverResponse\x12F\n" +
+	"\x05Drain\x12\x1d.twotier.vrrp.v1.DrainRequest\x1a\x1e.twotier.vrrp.v1.DrainResponseB1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
 
 var (
 	file_vrrp_v1_control_proto_rawDescOnce sync.Once
@@ -877,74 +1243,86 @@ func file_vrrp_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_vrrp_v1_control_proto_goTypes = []any{
 	(State)(0),                     // 0: twotier.vrrp.v1.State
-	(*Object)(nil),                 // 1: twotier.vrrp.v1.Object
-	(*StoredObject)(nil),           // 2: twotier.vrrp.v1.StoredObject
-	(*ListDesiredResponse)(nil),    // 3: twotier.vrrp.v1.ListDesiredResponse
-	(*PreviewPlanRequest)(nil),     // 4: twotier.vrrp.v1.PreviewPlanRequest
-	(*ApplyRequest)(nil),           // 5: twotier.vrrp.v1.ApplyRequest
-	(*ListInstancesRequest)(nil),   // 6: twotier.vrrp.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),  // 7: twotier.vrrp.v1.ListInstancesResponse
-	(*InstanceState)(nil),          // 8: twotier.vrrp.v1.InstanceState
-	(*ImportFile)(nil),             // 9: twotier.vrrp.v1.ImportFile
-	(*ImportRequest)(nil),          // 10: twotier.vrrp.v1.ImportRequest
-	(*ImportResponse)(nil),         // 11: twotier.vrrp.v1.ImportResponse
-	nil,                            // 12: twotier.vrrp.v1.InstanceState.DroppedEntry
-	nil,                            // 13: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	(*Instance)(nil),               // 14: twotier.vrrp.v1.Instance
-	(ChecksumForm)(0),              // 15: twotier.vrrp.v1.ChecksumForm
-	(*v1.ImportReport)(nil),        // 16: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 17: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 18: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 19: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 20: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 21: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 22: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 23: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 24: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 25: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 26: twotier.common.v1.ReconcileResponse
+	(*HandoverRequest)(nil),        // 1: twotier.vrrp.v1.HandoverRequest
+	(*HandoverResponse)(nil),       // 2: twotier.vrrp.v1.HandoverResponse
+	(*DrainRequest)(nil),           // 3: twotier.vrrp.v1.DrainRequest
+	(*DrainResponse)(nil),          // 4: twotier.vrrp.v1.DrainResponse
+	(*Object)(nil),                 // 5: twotier.vrrp.v1.Object
+	(*StoredObject)(nil),           // 6: twotier.vrrp.v1.StoredObject
+	(*ListDesiredResponse)(nil),    // 7: twotier.vrrp.v1.ListDesiredResponse
+	(*PreviewPlanRequest)(nil),     // 8: twotier.vrrp.v1.PreviewPlanRequest
+	(*ApplyRequest)(nil),           // 9: twotier.vrrp.v1.ApplyRequest
+	(*ListInstancesRequest)(nil),   // 10: twotier.vrrp.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),  // 11: twotier.vrrp.v1.ListInstancesResponse
+	(*InstanceState)(nil),          // 12: twotier.vrrp.v1.InstanceState
+	(*PeerAgent)(nil),              // 13: twotier.vrrp.v1.PeerAgent
+	(*ImportFile)(nil),             // 14: twotier.vrrp.v1.ImportFile
+	(*ImportRequest)(nil),          // 15: twotier.vrrp.v1.ImportRequest
+	(*ImportResponse)(nil),         // 16: twotier.vrrp.v1.ImportResponse
+	nil,                            // 17: twotier.vrrp.v1.InstanceState.DroppedEntry
+	nil,                            // 18: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	(*Instance)(nil),               // 19: twotier.vrrp.v1.Instance
+	(ChecksumForm)(0),              // 20: twotier.vrrp.v1.ChecksumForm
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
+	(*v1.ImportReport)(nil),        // 22: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 23: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 24: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 25: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 26: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 27: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 28: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 29: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 30: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 31: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 32: twotier.common.v1.ReconcileResponse
 }
 var file_vrrp_v1_control_proto_depIdxs = []int32{
-	14, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
-	1,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
-	2,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
-	1,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
-	1,  // 4: twotier.vrrp.v1.ApplyRequest.object:type_name -> twotier.vrrp.v1.Object
-	8,  // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
+	19, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
+	5,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
+	6,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
+	5,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
+	5,  // 4: twotier.vrrp.v1.ApplyRequest.object:type_name -> twotier.vrrp.v1.Object
+	12, // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
 	0,  // 6: twotier.vrrp.v1.InstanceState.state:type_name -> twotier.vrrp.v1.State
-	12, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
-	15, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	13, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	9,  // 10: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
-	1,  // 11: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
-	16, // 12: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	15, // 13: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
-	17, // 14: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	18, // 15: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	19, // 16: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 17: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
-	6,  // 18: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	5,  // 19: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
-	20, // 20: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	21, // 21: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	10, // 22: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
-	22, // 23: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
-	22, // 24: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 25: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
-	23, // 26: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 27: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	24, // 28: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	25, // 29: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	26, // 30: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	11, // 31: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
-	23, // [23:32] is the sub-list for method output_type
-	14, // [14:23] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	17, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
+	20, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	18, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	13, // 10: twotier.vrrp.v1.InstanceState.agents:type_name -> twotier.vrrp.v1.PeerAgent
+	21, // 11: twotier.vrrp.v1.PeerAgent.seen:type_name -> google.protobuf.Timestamp
+	14, // 12: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
+	5,  // 13: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
+	22, // 14: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	20, // 15: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
+	23, // 16: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	24, // 17: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	25, // 18: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
+	8,  // 19: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
+	10, // 20: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	9,  // 21: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
+	26, // 22: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	27, // 23: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	15, // 24: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
+	1,  // 25: twotier.vrrp.v1.AgentAdmin.Handover:input_type -> twotier.vrrp.v1.HandoverRequest
+	3,  // 26: twotier.vrrp.v1.AgentAdmin.Drain:input_type -> twotier.vrrp.v1.DrainRequest
+	28, // 27: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
+	28, // 28: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
+	7,  // 29: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
+	29, // 30: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	11, // 31: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	30, // 32: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	31, // 33: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	32, // 34: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	16, // 35: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
+	2,  // 36: twotier.vrrp.v1.AgentAdmin.Handover:output_type -> twotier.vrrp.v1.HandoverResponse
+	4,  // 37: twotier.vrrp.v1.AgentAdmin.Drain:output_type -> twotier.vrrp.v1.DrainResponse
+	27, // [27:38] is the sub-list for method output_type
+	16, // [16:27] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_control_proto_init() }
@@ -953,7 +1331,7 @@ func file_vrrp_v1_control_proto_init() {
 		return
 	}
 	file_vrrp_v1_desired_proto_init()
-	file_vrrp_v1_control_proto_msgTypes[0].OneofWrappers = []any{
+	file_vrrp_v1_control_proto_msgTypes[4].OneofWrappers = []any{
 		(*Object_Instance)(nil),
 	}
 	type x struct{}
@@ -962,7 +1340,7 @@ func file_vrrp_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_control_proto_rawDesc), len(file_vrrp_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -298,6 +298,8 @@ const (
 	AgentAdmin_Delete_FullMethodName    = "/twotier.vrrp.v1.AgentAdmin/Delete"
 	AgentAdmin_Reconcile_FullMethodName = "/twotier.vrrp.v1.AgentAdmin/Reconcile"
 	AgentAdmin_Import_FullMethodName    = "/twotier.vrrp.v1.AgentAdmin/Import"
+	AgentAdmin_Handover_FullMethodName  = "/twotier.vrrp.v1.AgentAdmin/Handover"
+	AgentAdmin_Drain_FullMethodName     = "/twotier.vrrp.v1.AgentAdmin/Drain"
 )
 
 // AgentAdminClient is the client API for AgentAdmin service.
@@ -320,6 +322,15 @@ type AgentAdminClient interface {
 	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
 	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
 	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
+	// Handover moves the addresses of an instance from the answering node, which must be its master, to another one
+	// without a gap: the other one has them and has told the network before this one lets go. This node does not take them
+	// back until the other one fails or hands over in its turn. NOT_FOUND: no such instance runs here;
+	// FAILED_PRECONDITION: this node is not master, or no agent is there to take them (then resign does what can be done);
+	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
+	Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error)
+	// Drain hands over all addresses of the answering node and keeps it from taking any while another member lives; with
+	// end it is over, and the priorities decide again. A restart of the agent ends it too.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 }
 
 type agentAdminClient struct {
@@ -370,6 +381,26 @@ func (c *agentAdminClient) Import(ctx context.Context, in *ImportRequest, opts .
 	return out, nil
 }
 
+func (c *agentAdminClient) Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HandoverResponse)
+	err := c.cc.Invoke(ctx, AgentAdmin_Handover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentAdminClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, AgentAdmin_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentAdminServer is the server API for AgentAdmin service.
 // All implementations must embed UnimplementedAgentAdminServer
 // for forward compatibility.
@@ -390,6 +421,15 @@ type AgentAdminServer interface {
 	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
 	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
 	Import(context.Context, *ImportRequest) (*ImportResponse, error)
+	// Handover moves the addresses of an instance from the answering node, which must be its master, to another one
+	// without a gap: the other one has them and has told the network before this one lets go. This node does not take them
+	// back until the other one fails or hands over in its turn. NOT_FOUND: no such instance runs here;
+	// FAILED_PRECONDITION: this node is not master, or no agent is there to take them (then resign does what can be done);
+	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
+	Handover(context.Context, *HandoverRequest) (*HandoverResponse, error)
+	// Drain hands over all addresses of the answering node and keeps it from taking any while another member lives; with
+	// end it is over, and the priorities decide again. A restart of the agent ends it too.
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	mustEmbedUnimplementedAgentAdminServer()
 }
 
@@ -411,6 +451,12 @@ func (UnimplementedAgentAdminServer) Reconcile(context.Context, *v1.ReconcileReq
 }
 func (UnimplementedAgentAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedAgentAdminServer) Handover(context.Context, *HandoverRequest) (*HandoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Handover not implemented")
+}
+func (UnimplementedAgentAdminServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
 }
 func (UnimplementedAgentAdminServer) mustEmbedUnimplementedAgentAdminServer() {}
 func (UnimplementedAgentAdminServer) testEmbeddedByValue()                    {}
@@ -505,6 +551,42 @@ func _AgentAdmin_Import_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentAdmin_Handover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HandoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentAdminServer).Handover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentAdmin_Handover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentAdminServer).Handover(ctx, req.(*HandoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentAdmin_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentAdminServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentAdmin_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentAdminServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AgentAdmin_ServiceDesc is the grpc.ServiceDesc for AgentAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -527,6 +609,14 @@ var AgentAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Import",
 			Handler:    _AgentAdmin_Import_Handler,
+		},
+		{
+			MethodName: "Handover",
+			Handler:    _AgentAdmin_Handover_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _AgentAdmin_Drain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

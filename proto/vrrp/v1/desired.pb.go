@@ -281,7 +281,12 @@ type Member struct {
 	// Node name, as given with --node. Example: haproxy2
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Priority, 1 to 254; the living member with the highest is master. Example: 105
-	Priority      uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Addresses of the node, IPv4, 16 at most, by which the other agents ask it whether it holds the virtual addresses
+	// when they do not hear its adverts: those of every network that it shares with them, the control network's too.
+	// Agents that have heard of each other once know them; given here they are known from the start.
+	// Example: ["192.168.60.128", "10.99.0.128"]
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,6 +333,13 @@ func (x *Member) GetPriority() uint32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *Member) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
 }
 
 // Authentication is the simple text password of RFC 2338 (keepalived: auth_type PASS). It travels in clear text: it
@@ -542,10 +554,11 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aprofile\x18\t \x01(\x0e2\x18.twotier.vrrp.v1.ProfileR\aprofile\x12\x18\n" +
 	"\aversion\x18\n" +
 	" \x01(\rR\aversion\x129\n" +
-	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\"8\n" +
+	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\"V\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
-	"\bpriority\x18\x02 \x01(\rR\bpriority\"5\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"5\n" +
 	"\x0eAuthentication\x12#\n" +
 	"\rpassword_file\x18\x01 \x01(\tR\fpasswordFile\"\xef\x01\n" +
 	"\aTracker\x12\x12\n" +

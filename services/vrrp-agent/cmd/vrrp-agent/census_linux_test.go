@@ -129,23 +129,7 @@ func (t tally) String() string {
 }
 
 // count counts from a mark on.
-func (c *census) count(since int) (t tally) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for n, owners := range c.answers[since:] {
-		t.asked++
-		switch len(owners) {
-		case 0:
-			t.nobody++
-		case 1:
-			t.one++
-		default:
-			t.two++
-			t.lastTwo = n
-		}
-	}
-	return t
-}
+func (c *census) count(since int) tally { return c.between(since, c.mark()) }
 
 // await waits until only that owner has answered the last hundred questions.
 func (c *census) await(t *testing.T, owner string) {
@@ -163,4 +147,23 @@ func (c *census) await(t *testing.T, owner string) {
 		}
 		return ""
 	})
+}
+
+// between counts from a mark up to another.
+func (c *census) between(since, until int) (t tally) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, owners := range c.answers[since:until] {
+		t.asked++
+		switch len(owners) {
+		case 0:
+			t.nobody++
+		case 1:
+			t.one++
+		default:
+			t.two++
+			t.lastTwo = n
+		}
+	}
+	return t
 }

@@ -229,7 +229,7 @@ func (m *machine) agent(t *testing.T, desired string) *agent {
 	return m.agentWith(t, "--desired", desired, "--state-dir", t.TempDir())
 }
 
-// agentWith starts the agent with what the lab gives it: uid 0, two capabilities, no way to more.
+// agentWith starts the agent with what the lab gives it: uid 0, three capabilities, no way to more.
 func (m *machine) agentWith(t *testing.T, flags ...string) *agent {
 	t.Helper()
 	file, err := agentFile()
@@ -242,7 +242,7 @@ func (m *machine) agentWith(t *testing.T, flags ...string) *agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // nothing hangs on it
-	args := []string{"--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw",
+	args := []string{"--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw,+sys_nice",
 		file, "--node", m.name, "--grpc-listen", socket}
 	return &agent{conn: conn, process: m.run(t, "setpriv", append(args, flags...)...)}
 }

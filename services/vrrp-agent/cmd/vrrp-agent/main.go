@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"os"
 
@@ -88,6 +89,10 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 		return err
 	}
 	defer host.Close()
+	talk, err := netdev.OpenTalk()
+	if err != nil {
+		p.Log.Warn("no word with other agents: plain VRRP", zap.Error(err))
+	}
 	server, err := grpcserver.New(p.GRPCConfig(p.Log))
 	if err != nil {
 		return err
@@ -97,7 +102,7 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 		return err
 	}
 
-	set := instance.NewSet(network{host}, guard, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
+	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{})}, guard, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
 	reconciler := loop.New(loop.Config{
 		Node: p.Node, Store: store, Status: reporter, World: set, Log: p.Log,
 		Ready: func() { server.SetServing("", true) },
@@ -116,13 +121,39 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	return group.Run(ctx)
 }
 
-// network lets an instance use the host's wires.
-type network struct{ *netdev.Host }
+// network lets an instance use the host's wires, and speak to other agents if that is possible.
+type network struct {
+	*netdev.Host
+	talk   *netdev.Talk // nil: it is not
+	hushed chan struct{}
+}
 
-func (n network) Listen(p nic.Port) (instance.Wire, error) {
+func (n *network) Listen(p nic.Port) (instance.Wire, error) {
 	wire, err := n.Host.Listen(p)
 	if err != nil {
 		return nil, err
 	}
 	return wire, nil
+}
+
+func (n *network) Tell(from nic.Port, to netip.Addr, message []byte) error {
+	if n.talk == nil {
+		return nil
+	}
+	return n.talk.Tell(from, to, message)
+}
+
+func (n *network) Hear(b []byte) (int, netip.Addr, error) {
+	if n.talk == nil {
+		<-n.hushed
+		return 0, netip.Addr{}, net.ErrClosed
+	}
+	return n.talk.Hear(b)
+}
+
+func (n *network) Hush() {
+	close(n.hushed)
+	if n.talk != nil {
+		_ = n.talk.Close() // it is not used any more
+	}
 }

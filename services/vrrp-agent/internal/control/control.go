@@ -3,15 +3,21 @@ package control
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/keepalived"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
@@ -21,12 +27,15 @@ import (
 type Instances interface {
 	// Instances returns them as they stand, in the order of their names.
 	Instances() []plan.Instance
+	// Handover and Drain as in instance.Set.
+	Handover(ctx context.Context, name, node string, resign bool) (string, error)
+	Drain(ctx context.Context, on bool) (kept []string, err error)
 }
 
 // Register offers the Agent and AgentAdmin services.
 func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, instances Instances) {
 	vrrpv1.RegisterAgentServer(registrar, &agent{Verbs: v, instances: instances})
-	vrrpv1.RegisterAgentAdminServer(registrar, &admin{Verbs: v})
+	vrrpv1.RegisterAgentAdminServer(registrar, &admin{Verbs: v, instances: instances})
 }
 
 // agent is for those who may look.
@@ -40,6 +49,7 @@ type agent struct {
 type admin struct {
 	vrrpv1.UnsafeAgentAdminServer
 	*verbs.Verbs
+	instances Instances
 }
 
 // ListDesired shows the desired objects.
@@ -74,6 +84,45 @@ func (a *agent) ListInstances(context.Context, *vrrpv1.ListInstancesRequest) (*v
 // Apply stores a desired object.
 func (a *admin) Apply(ctx context.Context, request *vrrpv1.ApplyRequest) (*commonv1.ApplyResponse, error) {
 	return a.ApplyObject(ctx, request.GetObject(), request.GetEtag(), request.GetValidateOnly())
+}
+
+// handoverTimeout bounds a handover; the instance has a shorter limit of its own, but waits for its turn.
+const handoverTimeout = 5 * time.Second
+
+// Handover moves the addresses of an instance.
+func (a *admin) Handover(ctx context.Context, request *vrrpv1.HandoverRequest) (*vrrpv1.HandoverResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	node, err := a.instances.Handover(ctx, request.GetInstance(), request.GetNode(), request.GetResign())
+	if err != nil {
+		return nil, status.Error(handoverCode(err), err.Error())
+	}
+	return &vrrpv1.HandoverResponse{Node: node}, nil
+}
+
+func handoverCode(err error) codes.Code {
+	switch {
+	case errors.Is(err, instance.ErrNoInstance):
+		return codes.NotFound
+	case errors.Is(err, instance.ErrNotMaster), errors.Is(err, instance.ErrNoAgent):
+		return codes.FailedPrecondition
+	case errors.Is(err, instance.ErrRefused), errors.Is(err, instance.ErrBusy):
+		return codes.Aborted
+	case errors.Is(err, instance.ErrUnconfirmed), errors.Is(err, context.DeadlineExceeded):
+		return codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	}
+	return codes.Unavailable
+}
+
+// Drain hands over everything, or ends that.
+func (a *admin) Drain(ctx context.Context, request *vrrpv1.DrainRequest) (*vrrpv1.DrainResponse, error) {
+	kept, err := a.instances.Drain(ctx, !request.GetEnd())
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	return &vrrpv1.DrainResponse{Kept: kept}, nil
 }
 
 // Import tells what the keepalived.conf of all nodes say in our words.
@@ -117,6 +166,19 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 		AddressesMismatched: i.Mismatched,
 		Dropped:             map[string]uint64{},
 		Version:             uint32(i.Local.Version),
+		TakeoversPrevented:  i.Witnessed,
+		MasterUnheard:       i.Unheard,
+		StoodBack:           i.StoodBack,
+		Drained:             i.Drained,
+	}
+	for _, a := range i.Agents {
+		agent := &vrrpv1.PeerAgent{
+			Node: a.Node, Priority: uint32(a.Priority), Owner: a.Owner, Ready: a.Ready, Seen: timestamppb.New(a.Seen),
+		}
+		for _, address := range a.Addresses {
+			agent.Addresses = append(agent.Addresses, address.String())
+		}
+		s.Agents = append(s.Agents, agent)
 	}
 	if i.Local.Version == packet.V3 {
 		s.Checksum = checksums[i.Checksum]

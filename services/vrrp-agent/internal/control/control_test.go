@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
@@ -18,6 +20,41 @@ import (
 type some []plan.Instance
 
 func (s some) Instances() []plan.Instance { return s }
+
+// Handover answers with the error that the instance's name stands for.
+func (s some) Handover(_ context.Context, name, node string, _ bool) (string, error) {
+	return node, map[string]error{
+		"gone": instance.ErrNoInstance, "backup": instance.ErrNotMaster, "alone": instance.ErrNoAgent,
+		"unwanted": instance.ErrRefused, "slow": instance.ErrUnconfirmed, "busy": instance.ErrBusy,
+	}[name]
+}
+
+func (s some) Drain(_ context.Context, on bool) ([]string, error) {
+	if on {
+		return []string{"instance VI_1: alone"}, nil
+	}
+	return nil, nil
+}
+
+func TestHandoverAndDrain(t *testing.T) {
+	t.Parallel()
+	a := &admin{instances: some{}}
+	for name, want := range map[string]codes.Code{
+		"VI_1": codes.OK, "gone": codes.NotFound, "backup": codes.FailedPrecondition, "alone": codes.FailedPrecondition,
+		"unwanted": codes.Aborted, "busy": codes.Aborted, "slow": codes.DeadlineExceeded,
+	} {
+		got, err := a.Handover(t.Context(), &vrrpv1.HandoverRequest{Instance: name, Node: "haproxy2"})
+		if status.Code(err) != want || err == nil && got.GetNode() != "haproxy2" {
+			t.Errorf("%s: got %v %v, want %v", name, got, err, want)
+		}
+	}
+	if got, err := a.Drain(t.Context(), &vrrpv1.DrainRequest{}); err != nil || len(got.GetKept()) != 1 {
+		t.Errorf("drain: got %v %v", got, err)
+	}
+	if got, err := a.Drain(t.Context(), &vrrpv1.DrainRequest{End: true}); err != nil || len(got.GetKept()) != 0 {
+		t.Errorf("end of drain: got %v %v", got, err)
+	}
+}
 
 func TestListInstances(t *testing.T) {
 	t.Parallel()

@@ -2,8 +2,8 @@
 // done?
 //
 // It is RFC 3768 and RFC 5798, section 6.4, with what keepalived adds: the state Fault, and the answer of a master to an
-// advert of lower priority; and with HeldUp, of our own. The package is pure: it has no clock, no sockets and no memory; whoever drives it carries out the
-// actions in their order.
+// advert of lower priority; and of our own what agents agree on among themselves, and HeldUp. The package is pure: it has no
+// clock, no sockets and no memory; whoever drives it carries out the actions in their order.
 package fsm
 
 import (
@@ -61,8 +61,8 @@ type Config struct {
 // mastersMissed is how many adverts a backup misses before it takes over (RFC 3768, section 6.1).
 const mastersMissed = 3
 
-// masterInterval is the interval that a backup reckons with.
-func (c Config) masterInterval() time.Duration {
+// FollowedInterval is the interval that a backup reckons with.
+func (c Config) FollowedInterval() time.Duration {
 	if c.MasterInterval > 0 {
 		return c.MasterInterval
 	}
@@ -74,13 +74,16 @@ func (c Config) masterInterval() time.Duration {
 func (c Config) Skew() time.Duration {
 	whole := time.Second
 	if c.SkewByInterval {
-		whole = c.masterInterval()
+		whole = c.FollowedInterval()
 	}
 	return time.Duration(256-int(c.Priority)) * whole / 256
 }
 
 // MasterDown is how long a backup waits for an advert before it takes over (RFC 3768 and RFC 5798, section 6.1).
-func (c Config) MasterDown() time.Duration { return mastersMissed*c.masterInterval() + c.Skew() }
+func (c Config) MasterDown() time.Duration { return mastersMissed*c.FollowedInterval() + c.Skew() }
+
+// Missed is how long after an advert the next one is missed: half an interval late.
+func (c Config) Missed() time.Duration { return c.FollowedInterval() * 3 / 2 }
 
 // Kind of an event.
 type Kind uint8
@@ -100,6 +103,12 @@ const (
 	Mended
 	// HeldUp: this node has not run for so long that it holds no addresses any more and another has taken over.
 	HeldUp
+	// Invited: the master hands over to this node, which takes its place now.
+	Invited
+	// Replaced: the node that this one has handed over to holds the addresses.
+	Replaced
+	// Resign: give up the addresses to whoever comes first.
+	Resign
 )
 
 // Event is something that happened.
@@ -108,6 +117,8 @@ type Event struct {
 	// Priority and From of the advert, with Heard.
 	Priority uint8
 	From     netip.Addr
+	// OwnerLives, with Timer: the master is not heard, but it has answered meanwhile that it holds the addresses.
+	OwnerLives bool
 }
 
 // Action is something to do.
@@ -163,6 +174,8 @@ var (
 	// The addresses go first: another one has them. A master that has been replaced will answer the resignation, and whoever
 	// has just believed our last advert will take over soon.
 	demote = []Action{RemoveAddresses, SendResign, TimeMasterDown}
+	handed = []Action{RemoveAddresses, TimeMasterDown}
+	giveUp = []Action{SendResign, RemoveAddresses, TimeMasterDown}
 	resign = []Action{SendResign, RemoveAddresses, StopTimer}
 )
 
@@ -182,6 +195,11 @@ func Step(c Config, s State, e Event) (State, []Action) {
 	case Backup:
 		switch e.Kind {
 		case Timer:
+			if e.OwnerLives {
+				return Backup, wait
+			}
+			return Master, takeOver
+		case Invited:
 			return Master, takeOver
 		case Heard:
 			return Backup, c.heardAsBackup(e)
@@ -196,6 +214,10 @@ func Step(c Config, s State, e Event) (State, []Action) {
 			return c.heardAsMaster(e)
 		case HeldUp:
 			return Backup, demote
+		case Replaced:
+			return Backup, handed
+		case Resign:
+			return Backup, giveUp
 		case Broken:
 			return stop(s, Fault)
 		}

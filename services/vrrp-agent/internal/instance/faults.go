@@ -22,6 +22,7 @@ func (i *instance) fail(cause, reason string) {
 	switch {
 	case i.state == fsm.Initialize: // run decides after its first look
 	case first:
+		i.offerAway()
 		i.step(fsm.Event{Kind: fsm.Broken}, because(reason))
 	default:
 		i.explain()

@@ -64,6 +64,8 @@ type Network interface {
 	Asleep() time.Duration
 	// Remove takes it off and tells whether it was there; that it was not is no error.
 	Remove(index int, a netip.Addr) (removed bool, err error)
+	// Tell sends a message to another agent from a port. Any goroutine may call.
+	Tell(from nic.Port, to netip.Addr, message []byte) error
 	// Listen joins the adverts at a port.
 	Listen(p nic.Port) (Wire, error)
 }
@@ -76,6 +78,8 @@ type Wire interface {
 	Receive(b []byte) (int, error)
 	// Send sends an advert without waiting.
 	Send(payload []byte) error
+	// SendTo sends an advert to one address without waiting.
+	SendTo(to netip.Addr, payload []byte) error
 	// Announce sends an Ethernet frame without waiting.
 	Announce(frame []byte) error
 	// Close ends it.
@@ -117,8 +121,8 @@ type tracker struct {
 
 // counters may be read at any time.
 type counters struct {
-	transitions, sent, received, mismatched atomic.Uint64
-	dropped                                 [packet.Drops]atomic.Uint64
+	transitions, sent, received, mismatched, witnessed atomic.Uint64
+	dropped                                            [packet.Drops]atomic.Uint64
 }
 
 // instance is a running instance. All fields below "owned" belong to its goroutine.
@@ -132,6 +136,8 @@ type instance struct {
 	orders   chan order
 	pokes    chan struct{}
 	findings chan finding
+	words    chan word
+	commands chan command
 	done     chan struct{}
 
 	counters counters
@@ -161,6 +167,8 @@ type instance struct {
 	trackers       map[string]*tracker
 	refused        error // what the kernel said to the addresses during the present step
 
+	parleys
+
 	timer    *time.Timer
 	due      time.Time // zero: the timer is stopped
 	again    *time.Timer
@@ -170,7 +178,7 @@ type instance struct {
 	awake    time.Time      // when the goroutine went on last
 	asleep   time.Duration  // how long the machine had slept until then
 
-	advertised time.Time // when the last advert was sent
+	advertised time.Time // when the last advert was due, sent or not
 	announced  time.Time
 	buffer     []byte
 	listed     []netip.Addr // room for the addresses of an advert
@@ -184,6 +192,9 @@ func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), o
 		orders:   make(chan order),
 		pokes:    make(chan struct{}, 1),
 		findings: make(chan finding),
+		words:    make(chan word, wordsMost),
+		commands: make(chan command),
+		parleys:  newParleys(),
 		done:     make(chan struct{}),
 		peers:    map[netip.Addr]packet.Checksum{},
 		faults:   map[string]string{},
@@ -233,6 +244,7 @@ func (i *instance) observe() plan.Instance {
 	o.Sent = i.counters.sent.Load()
 	o.Received = i.counters.received.Load()
 	o.Mismatched = i.counters.mismatched.Load()
+	o.Witnessed = i.counters.witnessed.Load()
 	for n := range o.Dropped {
 		o.Dropped[n] = i.counters.dropped[n].Load()
 	}
@@ -263,12 +275,14 @@ func (i *instance) run(ctx context.Context) {
 
 	// What makes a master speak up reads the socket first: after the process was held up, there is perhaps another one.
 	i.awake, i.asleep = time.Now(), i.network.Asleep()
-	for {
+	stop, leaving := ctx.Done(), false
+	for !leaving || i.offer != nil {
 		select {
-		case <-ctx.Done():
-			i.step(fsm.Event{Kind: fsm.Shutdown}, because("stopped"))
-			i.hangUp()
-			return
+		case <-stop:
+			stop, leaving = nil, true
+			i.wake()
+			i.drain()
+			i.handOver("", false, func(string, error) {}) // so that nothing is lost, if somebody is there
 		case <-i.readable:
 			i.wake()
 			i.drain()
@@ -304,12 +318,30 @@ func (i *instance) run(ctx context.Context) {
 		case f := <-i.findings:
 			i.wake()
 			i.judge(f)
+		case w := <-i.words:
+			i.wake()
+			i.drain()
+			i.listen(w)
+		case <-i.asking.C:
+			i.wake()
+			i.drain()
+			i.inquire()
+		case <-i.offering.C:
+			i.wake()
+			i.drain()
+			i.repeatOffer()
+		case c := <-i.commands:
+			i.wake()
+			i.drain()
+			c.do(func(node string, err error) { c.done <- outcome{node, err} })
 		}
 	}
+	i.step(fsm.Event{Kind: fsm.Shutdown}, because("stopped"))
+	i.hangUp()
 }
 
 func (i *instance) stopTimers() {
-	for _, t := range []*time.Timer{i.timer, i.again, i.retry, i.life} {
+	for _, t := range []*time.Timer{i.timer, i.again, i.retry, i.life, i.asking, i.offering} {
 		t.Stop()
 	}
 }
@@ -350,6 +382,15 @@ func (i *instance) step(e fsm.Event, why cause) {
 	if next != fsm.Backup {
 		i.config.MasterInterval = 0 // our own again
 	}
+	if next != old {
+		i.requests, i.declined, i.unheard = 0, false, false
+		i.asking.Stop()
+	}
+	if next == fsm.Master && old != next {
+		i.stoodBack = false
+		i.config.Preempt = i.preempt()
+		i.asking.Reset(max(i.config.Interval, askPause))
+	}
 	for _, a := range actions {
 		i.act(a)
 	}
@@ -375,9 +416,9 @@ func (i *instance) checkRefused() {
 func (i *instance) act(a fsm.Action) {
 	switch a {
 	case fsm.SendAdvert:
-		i.send(i.advert)
+		i.send(i.advert, false)
 	case fsm.SendResign:
-		i.send(i.resign)
+		i.send(i.resign, true)
 	case fsm.AddAddresses:
 		i.hold()
 	case fsm.RemoveAddresses:
@@ -388,8 +429,12 @@ func (i *instance) act(a fsm.Action) {
 		i.arm(i.config.Interval)
 	case fsm.TimeMasterDown:
 		i.arm(i.config.MasterDown())
+		i.asking.Reset(i.config.Missed())
+		i.since, i.lives = time.Now(), ""
 	case fsm.TimeSkew:
 		i.arm(i.config.Skew())
+		i.asking.Stop()
+		i.lives = ""
 	case fsm.FollowInterval:
 		i.config.MasterInterval = i.interval
 	case fsm.StopTimer:
@@ -413,6 +458,9 @@ func (i *instance) timeout() {
 	}
 	var why cause
 	if i.state == fsm.Backup {
+		if i.silent() {
+			return
+		}
 		why = i.heard
 		if why == (cause{}) {
 			why = because("no advert for " + i.config.MasterDown().String())
@@ -421,20 +469,24 @@ func (i *instance) timeout() {
 	i.step(fsm.Event{Kind: fsm.Timer}, why)
 }
 
-func (i *instance) send(payload []byte) {
+// send sends the advert, or the resignation.
+func (i *instance) send(payload []byte, resign bool) {
 	if i.wire == nil {
 		return
+	}
+	i.advertised = time.Now()
+	if len(i.held) > 0 {
+		i.beat() // whether the advert leaves or not: this instance lives
+	}
+	if len(i.deaf) > 0 {
+		i.sendUnicast(resign)
 	}
 	if err := i.wire.Send(payload); err != nil {
 		// The next advert is the next try. A card that is gone is reported by its own event.
 		i.log.Debug("send advert", zap.Error(err))
 		return
 	}
-	i.advertised = time.Now()
 	i.counters.sent.Add(1)
-	if len(i.held) > 0 {
-		i.beat()
-	}
 }
 
 // drain takes in the packets that have come.
@@ -475,6 +527,12 @@ func (i *instance) receive(datagram []byte) {
 		i.publish()
 	}
 	i.learn(a)
+	if i.state == fsm.Backup {
+		i.hello(a.Priority)
+	}
+	if i.state == fsm.Master && i.offer != nil && a.Priority <= i.config.Priority && slices.Contains(i.agents[i.offer.node].addresses, from) {
+		return // it has taken what we have offered; its word for it is on the way
+	}
 	var why cause
 	if i.state == fsm.Master {
 		why = cause{from: from, priority: a.Priority}
@@ -484,6 +542,20 @@ func (i *instance) receive(datagram []byte) {
 	i.heard = cause{}
 	if a.Priority < i.config.Priority { // a resignation included
 		i.heard = cause{text: "master ", from: from, priority: a.Priority}
+	}
+}
+
+// hello notes that a master was heard, and asks it now and then, so that it knows of us.
+func (i *instance) hello(priority uint8) {
+	now := time.Now()
+	i.heardAt = now
+	if i.unheard {
+		i.unheard = false
+		i.log.Info("the master is heard again")
+		i.publish()
+	}
+	if priority != packet.PriorityStop && now.Sub(i.lastAsked()) >= helloPause {
+		i.ask()
 	}
 }
 
@@ -497,5 +569,6 @@ func (i *instance) publish() {
 	i.status.Store(&plan.Instance{
 		Local: i.order.local, State: i.state, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
 		Checksum: i.format.Checksum, Peers: maps.Clone(i.peers),
+		Agents: i.agentsNow(), Unheard: i.unheard, StoodBack: i.stoodBack, Drained: i.drained,
 	})
 }

@@ -527,25 +527,27 @@ func TestReadPassword(t *testing.T) {
 	}
 }
 
-// deaf is a network that hears nothing, for measuring.
-type deaf struct{}
+// deafNetwork is a network that hears nothing, for measuring.
+type deafNetwork struct{}
 
-func (deaf) View() nic.View                                   { return nic.View{} }
-func (deaf) Add(int, netip.Addr, time.Duration) (bool, error) { return true, nil }
-func (deaf) Remove(int, netip.Addr) (bool, error)             { return true, nil }
-func (deaf) Listen(nic.Port) (Wire, error)                    { return deaf{}, nil }
-func (deaf) Asleep() time.Duration                            { return 0 }
-func (deaf) Beat(uint8, bool, time.Duration)                  {}
-func (deaf) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
-func (deaf) Release(uint8, bool, int, netip.Addr)             {}
-func (deaf) Wait() error                                      { return errors.New("deaf") }
-func (deaf) Receive([]byte) (int, error)                      { return 0, nil }
-func (deaf) Send([]byte) error                                { return nil }
-func (deaf) Announce([]byte) error                            { return nil }
-func (deaf) Close() error                                     { return nil }
+func (deafNetwork) View() nic.View                                   { return nic.View{} }
+func (deafNetwork) Add(int, netip.Addr, time.Duration) (bool, error) { return true, nil }
+func (deafNetwork) Remove(int, netip.Addr) (bool, error)             { return true, nil }
+func (deafNetwork) Listen(nic.Port) (Wire, error)                    { return deafNetwork{}, nil }
+func (deafNetwork) Tell(nic.Port, netip.Addr, []byte) error          { return nil }
+func (deafNetwork) SendTo(netip.Addr, []byte) error                  { return nil }
+func (deafNetwork) Asleep() time.Duration                            { return 0 }
+func (deafNetwork) Beat(uint8, bool, time.Duration)                  {}
+func (deafNetwork) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
+func (deafNetwork) Release(uint8, bool, int, netip.Addr)             {}
+func (deafNetwork) Wait() error                                      { return errors.New("deaf") }
+func (deafNetwork) Receive([]byte) (int, error)                      { return 0, nil }
+func (deafNetwork) Send([]byte) error                                { return nil }
+func (deafNetwork) Announce([]byte) error                            { return nil }
+func (deafNetwork) Close() error                                     { return nil }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
-	i := newInstance(deaf{}, deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+	i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
 	if err := i.settle(nic.Port{Index: 2}); err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,8 @@ type lan struct {
 	begin   time.Time
 	nodes   []*node
 	journal []string
+	talk    bool                       // agents can speak to each other
+	cut     func(a, b netip.Addr) bool // what does not arrive; multicast has the group as its end
 }
 
 func newLAN() *lan { return &lan{begin: time.Now()} }
@@ -51,6 +53,9 @@ type node struct {
 	lan    *lan
 	name   string
 	card   nic.Card
+	more   []nic.Card // other networks
+	ear    chan said
+	hushed chan struct{}
 	gone   bool // the card has been pulled out
 	refuse error
 	// refuseRemoval is what the kernel says to removals only.
@@ -74,7 +79,7 @@ type node struct {
 func (l *lan) join(t *testing.T, name, prefix string) *node {
 	t.Helper()
 	l.mu.Lock()
-	n := &node{lan: l, name: name, watch: &switches{}, ended: make(chan struct{}), lives: map[netip.Addr]*time.Timer{},
+	n := &node{lan: l, name: name, watch: &switches{}, ended: make(chan struct{}), ear: make(chan said, 64), hushed: make(chan struct{}), lives: map[netip.Addr]*time.Timer{},
 		card: nic.Card{Index: 2, Name: "eth0", MAC: packet.MAC{2, 0, 0, 0, 0, byte(len(l.nodes))}, Up: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
@@ -135,9 +140,59 @@ func (n *node) View() nic.View {
 	if n.gone {
 		return nic.View{}
 	}
-	card := n.card
-	card.Addresses = slices.Clone(card.Addresses)
-	return nic.View{Cards: []nic.Card{card}}
+	cards := n.cards()
+	cards[0].Addresses = slices.Clone(cards[0].Addresses)
+	return nic.View{Cards: cards}
+}
+
+// Tell reaches a node with that address, if it has an ear and no cut is between the two.
+func (n *node) Tell(from nic.Port, to netip.Addr, message []byte) error {
+	l := n.lan
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.talk || !slices.Contains(l.nodes, n) || l.silent(from.Source, to) {
+		return nil
+	}
+	for _, m := range l.nodes {
+		for _, c := range m.cards() {
+			if slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr() == to }) {
+				select {
+				case m.ear <- said{slices.Clone(message), from.Source}:
+				default:
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// said is a message on its way.
+type said struct {
+	message []byte
+	from    netip.Addr
+}
+
+func (n *node) Hear(b []byte) (int, netip.Addr, error) {
+	select {
+	case s := <-n.ear:
+		return copy(b, s.message), s.from, nil
+	case <-n.hushed:
+		return 0, netip.Addr{}, errors.New("hushed")
+	}
+}
+
+func (n *node) Hush() { close(n.hushed) }
+
+// silent tells whether a cut is between two addresses.
+func (l *lan) silent(a, b netip.Addr) bool {
+	return l.cut != nil && l.cut(a, b)
+}
+
+func (n *node) cards() []nic.Card {
+	if n.gone {
+		return nil
+	}
+	return append([]nic.Card{n.card}, n.more...)
 }
 
 func (n *node) Asleep() time.Duration { return time.Duration(n.asleep.Load()) }
@@ -248,21 +303,25 @@ func (w *wire) Receive(b []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wire) Send(payload []byte) error {
+func (w *wire) Send(payload []byte) error { return w.SendTo(packet.Group(), payload) }
+
+func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	l := w.node.lan
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if w.node.gone || w.index != w.node.card.Index {
 		return errors.New("no such device")
 	}
-	l.note("%s advert %d priority %d", w.node.name, payload[1], payload[2])
+	if to == packet.Group() {
+		l.note("%s advert %d priority %d", w.node.name, payload[1], payload[2])
+	}
 	if !slices.Contains(l.nodes, w.node) {
 		return nil // cut off
 	}
-	datagram := ipv4(w.source, payload)
+	datagram := ipv4to(w.source, to, payload)
 	for _, n := range l.nodes {
 		for _, x := range n.wires {
-			if n == w.node {
+			if n == w.node || to != packet.Group() && x.source != to || l.silent(w.source, to) || to == packet.Group() && l.silent(w.source, x.source) {
 				continue
 			}
 			x.queue = append(x.queue, datagram)
@@ -293,11 +352,13 @@ func (w *wire) Close() error {
 }
 
 // ipv4 puts the header before a payload that the kernel would.
-func ipv4(source netip.Addr, payload []byte) []byte {
+func ipv4(source netip.Addr, payload []byte) []byte { return ipv4to(source, packet.Group(), payload) }
+
+func ipv4to(source, destination netip.Addr, payload []byte) []byte {
 	b := make([]byte, 20, 20+len(payload))
 	b[0], b[1], b[8], b[9] = 0x45, packet.TypeOfService, packet.TTL, packet.Protocol
 	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
-	from, to := source.As4(), packet.Group().As4()
+	from, to := source.As4(), destination.As4()
 	copy(b[12:], from[:])
 	copy(b[16:], to[:])
 	return append(b, payload...)

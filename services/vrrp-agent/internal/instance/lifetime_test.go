@@ -164,7 +164,7 @@ func TestRestored(t *testing.T) {
 
 // slow is a kernel that lets nobody renew until it is told to.
 type slow struct {
-	deaf
+	deafNetwork
 	calls chan string
 	free  chan struct{}
 }
@@ -185,7 +185,7 @@ func TestSlowKernel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := slow{calls: make(chan string, 10), free: make(chan struct{}, 1)}
-		i := newInstance(s, deaf{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+		i := newInstance(s, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
 		if err := i.settle(nic.Port{Index: 2}); err != nil {
 			t.Fatal(err)
 		}

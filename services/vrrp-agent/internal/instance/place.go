@@ -12,6 +12,7 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
@@ -89,6 +90,12 @@ func (i *instance) hangUp() {
 // take makes an order the present one.
 func (i *instance) take(o order) {
 	i.order = o
+	i.key = parley.NewKey(o.local.Name, o.authentication.Secret())
+	for node := range i.agents {
+		if !slices.ContainsFunc(o.local.Peers, func(p spec.Peer) bool { return p.Node == node }) {
+			delete(i.agents, node)
+		}
+	}
 	i.build()
 }
 
@@ -96,8 +103,8 @@ func (i *instance) take(o order) {
 func (i *instance) build() {
 	l := i.order.local
 	i.config = fsm.Config{
-		Priority: l.Priority, Interval: l.Interval, MasterInterval: i.config.MasterInterval,
-		SkewByInterval: l.Version == packet.V3, Preempt: l.Preempt, Self: i.port.Source,
+		Priority: i.priority(), Interval: l.Interval, MasterInterval: i.config.MasterInterval,
+		SkewByInterval: l.Version == packet.V3, Preempt: i.preempt(), Self: i.port.Source,
 	}
 	i.expect = packet.Expect{
 		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,
@@ -110,6 +117,20 @@ func (i *instance) build() {
 	}
 }
 
+// drainedPriority is the priority of a node that is drained: the lowest that still takes over when nobody else does.
+const drainedPriority = 1
+
+// priority is the priority at present.
+func (i *instance) priority() uint8 {
+	if i.drained {
+		return drainedPriority
+	}
+	return i.order.local.Priority
+}
+
+// preempt tells whether this node takes over from a living master of lower priority.
+func (i *instance) preempt() bool { return i.order.local.Preempt && !i.stoodBack && !i.drained }
+
 // write prepares the adverts.
 func (i *instance) write() {
 	l := i.order.local
@@ -117,11 +138,17 @@ func (i *instance) write() {
 		Version: l.Version, Authentication: i.order.authentication, Checksum: i.checksum(), Source: i.port.Source,
 	}
 	a := packet.Advertisement{
-		VirtualRouterID: l.VirtualRouterID, Priority: l.Priority, Interval: l.Interval, Addresses: l.Addresses,
+		VirtualRouterID: l.VirtualRouterID, Priority: i.config.Priority, Interval: l.Interval, Addresses: l.Addresses,
 	}
-	i.advert = a.Append(nil, i.format)
-	a.Priority = packet.PriorityStop
-	i.resign = a.Append(nil, i.format)
+	stop := a
+	stop.Priority = packet.PriorityStop
+	i.advert, i.resign = a.Append(nil, i.format), stop.Append(nil, i.format)
+	for to, d := range i.deaf {
+		f := i.format
+		f.Destination = to
+		d.advert, d.resign = a.Append(nil, f), stop.Append(nil, f)
+		i.deaf[to] = d
+	}
 }
 
 // checksum is the form that our adverts take: what is ordered, or else what the peers use. A peer that has never been

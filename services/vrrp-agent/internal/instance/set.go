@@ -17,6 +17,7 @@ import (
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -24,6 +25,8 @@ import (
 var (
 	errStopped = errors.New("the instance has stopped")
 	errClosed  = errors.New("the agent is stopping")
+	// ErrNoInstance: no instance of that name runs here.
+	ErrNoInstance = errors.New("no such instance runs here")
 )
 
 // Host is what a Set needs beyond the network of one instance.
@@ -31,6 +34,10 @@ type Host interface {
 	Network
 	// Refresh looks at the cards now.
 	Refresh() (nic.View, error)
+	// Hear waits for a message of another agent; it ends with an error after Hush. For one goroutine.
+	Hear(b []byte) (n int, from netip.Addr, err error)
+	// Hush ends Hear.
+	Hush()
 }
 
 // Set is the instances that run on this node.
@@ -41,9 +48,10 @@ type Set struct {
 	log     *zap.Logger
 	changes chan struct{}
 
-	mu      sync.Mutex // protects running and closed
+	mu      sync.Mutex // protects running, closed and drained
 	running map[string]*running
 	closed  bool
+	drained bool
 }
 
 type running struct {
@@ -75,8 +83,13 @@ func (s *Set) Poke() {
 	}
 }
 
-// Run waits for the end of ctx and then stops all instances: each resigns and removes its addresses.
+// Run brings the instances what other agents say. At the end of ctx it stops all instances: each hands over or resigns,
+// and removes its addresses.
 func (s *Set) Run(ctx context.Context) error {
+	var hearing sync.WaitGroup
+	hearing.Go(s.hear)
+	defer hearing.Wait()
+	defer s.host.Hush() // the instances speak to the last
 	<-ctx.Done()
 	s.mu.Lock()
 	s.closed = true
@@ -89,6 +102,62 @@ func (s *Set) Run(ctx context.Context) error {
 		<-r.done
 	}
 	return nil
+}
+
+// hear hands each message to its instance. An instance that does not keep up loses some, as on the way here.
+func (s *Set) hear() {
+	b := make([]byte, parley.MaxLength+1)
+	for {
+		n, from, err := s.host.Hear(b)
+		if err != nil {
+			return // hushed
+		}
+		name, err := parley.About(b[:n])
+		if err != nil {
+			continue
+		}
+		s.mu.Lock()
+		r := s.running[name]
+		s.mu.Unlock()
+		if r == nil {
+			continue
+		}
+		select {
+		case r.words <- word{slices.Clone(b[:n]), from}:
+		default:
+		}
+	}
+}
+
+// Handover gives the addresses of an instance to a node, or, if none is named, to the best one that answers, and returns
+// which it was. resign: if nobody is there to take them, give them up as VRRP does. The errors are ErrNoInstance,
+// ErrNotMaster, ErrNoAgent, ErrRefused, ErrUnconfirmed and ErrBusy. Any goroutine may call.
+func (s *Set) Handover(ctx context.Context, name, node string, resign bool) (string, error) {
+	s.mu.Lock()
+	r := s.running[name]
+	s.mu.Unlock()
+	if r == nil {
+		return "", ErrNoInstance
+	}
+	return r.command(ctx, func(answer func(string, error)) { r.handOver(node, resign, answer) })
+}
+
+// Drain makes all instances, those to come included, hold addresses only if nobody else lives, or ends that. It returns
+// one line for each that could not be handed over. Any goroutine may call.
+func (s *Set) Drain(ctx context.Context, on bool) (kept []string, err error) {
+	s.mu.Lock()
+	s.drained = on
+	s.mu.Unlock()
+	for _, r := range s.all() {
+		_, err := r.command(ctx, func(answer func(string, error)) { r.setDrained(on, answer) })
+		if ctx.Err() != nil {
+			return kept, ctx.Err()
+		}
+		if err != nil {
+			kept = append(kept, fmt.Sprintf("instance %s: %v", r.observe().Local.Name, err))
+		}
+	}
+	return kept, nil
 }
 
 // all returns the running instances in the order of their names.
@@ -151,6 +220,8 @@ func (s *Set) start(l spec.Local) error {
 		stop()
 		return fmt.Errorf("instance %s runs already", l.Name)
 	}
+	i.drained = s.drained
+	i.build()
 	s.running[l.Name] = &running{instance: i, stop: stop}
 	go i.run(ctx)
 	return nil

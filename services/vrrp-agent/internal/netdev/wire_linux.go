@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -29,6 +30,8 @@ type Wire struct {
 	n                    int
 	err                  error
 	send, announce, recv func(fd uintptr)
+	sendTo               func(fd uintptr)
+	toPeer               unix.SockaddrInet4
 	toGroup              unix.SockaddrInet4
 	toCard               unix.SockaddrLinklayer
 	advertsPoll          [1]unix.PollFd
@@ -57,6 +60,7 @@ func (h *Host) Listen(p nic.Port) (*Wire, error) {
 	w.toGroup.Addr = packet.Group().As4()
 	w.toCard = unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: p.Index}
 	w.send = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toGroup) }
+	w.sendTo = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toPeer) }
 	w.announce = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toCard) }
 	w.recv = func(fd uintptr) { w.n, w.err = unix.Read(int(fd), w.buffer) }
 	w.readable = func(fd uintptr) bool {
@@ -86,6 +90,7 @@ func openAdverts(p nic.Port) (*os.File, error) {
 		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) },
 		set(unix.IP_TOS, packet.TypeOfService),
 		set(unix.IP_MULTICAST_TTL, packet.TTL),
+		set(unix.IP_TTL, packet.TTL),
 		set(unix.IP_MULTICAST_LOOP, 0),
 		// Without this a raw socket hears every group that anyone on this node has joined, on every card.
 		set(unix.IP_MULTICAST_ALL, 0),
@@ -114,6 +119,15 @@ func openARP() (*os.File, error) {
 func (w *Wire) Send(payload []byte) error {
 	w.buffer = payload
 	if err := w.raw.Control(w.send); err != nil {
+		return err
+	}
+	return w.err
+}
+
+// SendTo sends an advert to one address. It never waits.
+func (w *Wire) SendTo(to netip.Addr, payload []byte) error {
+	w.buffer, w.toPeer.Addr = payload, to.As4()
+	if err := w.raw.Control(w.sendTo); err != nil {
 		return err
 	}
 	return w.err

@@ -118,3 +118,29 @@ func (v View) Marked() []netip.Addr {
 	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)
 }
+
+// Toward returns the port from which an address can be reached without a router: the card, up, that has an address of its
+// own in the same subnet. false: there is none.
+func (v View) Toward(to netip.Addr) (Port, bool) {
+	for _, c := range v.Cards {
+		for _, p := range c.Addresses {
+			if c.Up && !p.IsSingleIP() && p.Contains(to) && p.Addr() != to && !p.Addr().IsLoopback() {
+				return Port{Index: c.Index, Name: c.Name, MAC: c.MAC, Source: p.Addr()}, true
+			}
+		}
+	}
+	return Port{}, false
+}
+
+// Own returns the addresses of the node itself, without loopback and without single addresses, which may be floating ones.
+func (v View) Own() []netip.Addr {
+	var all []netip.Addr
+	for _, c := range v.Cards {
+		for _, p := range c.Addresses {
+			if !p.IsSingleIP() && !p.Addr().IsLoopback() {
+				all = append(all, p.Addr())
+			}
+		}
+	}
+	return all
+}

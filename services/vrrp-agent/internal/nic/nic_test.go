@@ -2,6 +2,7 @@ package nic
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -93,5 +94,25 @@ func TestSame(t *testing.T) {
 	q.Index = 4
 	if p.Same(q) {
 		t.Error("a new card makes no new place")
+	}
+}
+
+func TestToward(t *testing.T) {
+	t.Parallel()
+	v := View{Cards: []Card{
+		{Index: 1, Name: "lo", Up: true, Addresses: prefixes("127.0.0.1/8")},
+		{Index: 2, Name: "eth0", Up: true, Addresses: prefixes("192.168.60.22/24", "192.168.60.78/32")},
+		{Index: 3, Name: "eth1", Addresses: prefixes("172.16.0.22/16")},
+		{Index: 4, Name: "eth2", Up: true, Addresses: prefixes("10.99.0.22/24")},
+	}}
+	for to, want := range map[string]int{
+		"192.168.60.128": 2, "10.99.0.128": 4, "172.16.0.88": 0, "192.168.60.22": 0, "203.0.113.1": 0, "127.0.0.2": 0,
+	} {
+		if got, ok := v.Toward(netip.MustParseAddr(to)); got.Index != want || ok != (want > 0) {
+			t.Errorf("%s: got %+v %v, want card %d", to, got, ok, want)
+		}
+	}
+	if got := fmt.Sprint(v.Own()); got != "[192.168.60.22 172.16.0.22 10.99.0.22]" {
+		t.Errorf("own addresses %s", got)
 	}
 }

@@ -5,6 +5,7 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"time"
@@ -89,6 +90,9 @@ func SimplePassword(password []byte) Authentication {
 	return a
 }
 
+// Secret is the password without the zeros behind it; empty without one.
+func (a Authentication) Secret() []byte { return bytes.TrimRight(a.data[:], "\x00") }
+
 // Advertisement is an advert, of either version.
 type Advertisement struct {
 	// VirtualRouterID tells the instances of one network apart, 1 to 255.
@@ -111,6 +115,16 @@ type Format struct {
 	Checksum Checksum
 	// Source is the address that the adverts are sent from; V3 needs it for ChecksumPseudoHeader.
 	Source netip.Addr
+	// Destination is where they are sent by unicast. The zero value is the group.
+	Destination netip.Addr
+}
+
+// destination is where the adverts go.
+func (f Format) destination() [4]byte {
+	if f.Destination.Is4() {
+		return f.Destination.As4()
+	}
+	return group
 }
 
 // Append appends the advert to b: the payload of the IP packet. The kernel writes the IP header.
@@ -131,17 +145,17 @@ func (a Advertisement) Append(b []byte, f Format) []byte {
 	if f.Version != V3 {
 		b = append(b, f.Authentication.data[:]...)
 	} else if f.Checksum == ChecksumPseudoHeader && f.Source.Is4() {
-		covered = pseudoHeader(f.Source.As4(), len(b)-start)
+		covered = pseudoHeader(f.Source.As4(), f.destination(), len(b)-start)
 	}
 	binary.BigEndian.PutUint16(b[start+checksumAt:], checksum(covered, b[start:]))
 	return b
 }
 
-// pseudoHeader is the sum of the pseudo-header that goes before a message to the group: source, destination, protocol,
-// length (RFC 793, section 3.1).
-func pseudoHeader(source [4]byte, length int) uint32 {
+// pseudoHeader is the sum of the pseudo-header that goes before a message: source, destination, protocol, length (RFC
+// 793, section 3.1).
+func pseudoHeader(source, destination [4]byte, length int) uint32 {
 	word := func(b [4]byte, at int) uint32 { return uint32(binary.BigEndian.Uint16(b[at:])) }
-	return word(source, 0) + word(source, 2) + word(group, 0) + word(group, 2) + Protocol + uint32(length)
+	return word(source, 0) + word(source, 2) + word(destination, 0) + word(destination, 2) + Protocol + uint32(length)
 }
 
 // checksum is the Internet checksum over the whole message (RFC 3768, section 5.3.8; with V2 authentication data

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,26 @@ func TestSteadySendDoesNotAllocate(t *testing.T) {
 	for _, f := range []Format{goldenFormat(), {Version: V3, Source: netip.MustParseAddr("192.168.60.1")}} {
 		if n := testing.AllocsPerRun(100, func() { b = a.Append(b[:0], f) }); n != 0 {
 			t.Errorf("version %d: %v allocations per advert", f.Version, n)
+		}
+	}
+}
+
+// TestUnicast: an advert by unicast is for whom it is sent to, with the checksum of either destination.
+func TestUnicast(t *testing.T) {
+	t.Parallel()
+	from, to := netip.MustParseAddr("192.168.60.1"), netip.MustParseAddr("192.168.60.2")
+	a := Advertisement{VirtualRouterID: 53, Priority: 105, Interval: 500 * time.Millisecond, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}}
+	for _, destination := range []netip.Addr{to, {}} {
+		payload := a.Append(nil, Format{Version: V3, Source: from, Destination: destination})
+		header := []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, TTL, Protocol, 0, 0}
+		datagram := slices.Concat(header, from.AsSlice(), to.AsSlice(), payload)
+		e := Expect{Version: V3, VirtualRouterID: 53, Self: to}
+		if got, err := e.Receive(datagram, nil); err != nil || got.Priority != 105 || got.Checksum != ChecksumPseudoHeader {
+			t.Errorf("checksum for %v: got %+v %v", destination, got, err)
+		}
+		e.Self = netip.MustParseAddr("192.168.60.3")
+		if _, err := e.Receive(datagram, nil); err != DropDestination {
+			t.Errorf("somebody else's: %v", err)
 		}
 	}
 }

@@ -14,7 +14,7 @@ type Drop uint8
 const (
 	// DropHeader: not a whole IPv4 packet of protocol 112.
 	DropHeader Drop = iota
-	// DropDestination: not sent to 224.0.0.18.
+	// DropDestination: not sent to 224.0.0.18, nor by unicast to us.
 	DropDestination
 	// DropTTL: the time to live is not 255; the packet may come from another network.
 	DropTTL
@@ -62,7 +62,8 @@ type Expect struct {
 	Interval time.Duration
 	// Authentication of the instance, with V2.
 	Authentication Authentication
-	// Self is our own address, whose adverts are not for us. The zero value leaves the check out.
+	// Self is our own address. Adverts that come from it are not for us; those by unicast to it are. The zero value leaves
+	// both out.
 	Self netip.Addr
 }
 
@@ -78,11 +79,13 @@ type Received struct {
 // Receive makes the receive checks of RFC 3768 or RFC 5798, section 7.1 on an IPv4 packet, header included, as a raw
 // socket gives it. The error is a Drop.
 //
+// FRR reckons with the group as destination even by unicast, so that is right too.
+//
 // The list of addresses is returned and not judged here: dropping an advert over it would make two masters. For the same
 // reason either form of V3's checksum is right. The list is appended to into, which may be nil; with room for it nothing
 // is allocated.
 func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
-	source, payload, err := ipv4Payload(datagram)
+	source, destination, payload, err := e.ipv4Payload(datagram)
 	if err != nil {
 		return Received{}, err
 	}
@@ -101,7 +104,8 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 		return Received{}, DropLength
 	}
 	switch {
-	case e.Version == V3 && checksum(pseudoHeader(source, len(payload)), payload) == 0:
+	case e.Version == V3 && (checksum(pseudoHeader(source, destination, len(payload)), payload) == 0 ||
+		destination != group && checksum(pseudoHeader(source, group, len(payload)), payload) == 0):
 		r.Checksum = ChecksumPseudoHeader
 	case checksum(0, payload) == 0:
 		r.Checksum = ChecksumMessage
@@ -162,22 +166,23 @@ const (
 	ipDestinationAt = 16
 )
 
-func ipv4Payload(b []byte) (source [4]byte, payload []byte, err error) {
+func (e Expect) ipv4Payload(b []byte) (source, destination [4]byte, payload []byte, err error) {
 	if len(b) < ipHeaderMin || b[0]>>4 != 4 {
-		return source, nil, DropHeader
+		return source, destination, nil, DropHeader
 	}
 	header := int(b[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(b[ipTotalLengthAt:]))
 	if header < ipHeaderMin || total != len(b) || header > total || b[ipProtocolAt] != Protocol {
-		return source, nil, DropHeader
+		return source, destination, nil, DropHeader
 	}
-	if [4]byte(b[ipDestinationAt:]) != group {
-		return source, nil, DropDestination
+	destination = [4]byte(b[ipDestinationAt:])
+	if destination != group && !(e.Self.Is4() && destination == e.Self.As4()) {
+		return source, destination, nil, DropDestination
 	}
 	if b[ipTTLAt] != TTL {
-		return source, nil, DropTTL
+		return source, destination, nil, DropTTL
 	}
-	return [4]byte(b[ipSourceAt:]), b[header:], nil
+	return [4]byte(b[ipSourceAt:]), destination, b[header:], nil
 }
 
 // equal compares the password in constant time. Without a password the authentication data is not looked at: a

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
@@ -47,8 +48,32 @@ type Instance struct {
 	Checksum packet.Checksum
 	// Peers that were heard and the form that they use, with V3. Not to be changed.
 	Peers map[netip.Addr]packet.Checksum
+	// Agents among the peers that have been heard of, in the order of their names.
+	Agents []Agent
+	// Witnessed counts the times that this node did not take over because the master, which it did not hear, answered.
+	Witnessed uint64
+	// Unheard: it is so at present.
+	Unheard bool
+	// StoodBack: this node has handed over, and does not take the addresses back while another holds them.
+	StoodBack bool
+	// Drained: this node holds addresses only if nobody else lives.
+	Drained bool
 	// Dropped packets by reason; the index is a packet.Drop.
 	Dropped [packet.Drops]uint64
+}
+
+// Agent is a peer that speaks to this node beside VRRP.
+type Agent struct {
+	// Node name.
+	Node string
+	// Addresses of its cards.
+	Addresses []netip.Addr
+	// Priority that it has at present.
+	Priority uint8
+	// Owner: it is master. Ready: it would take over if asked.
+	Owner, Ready bool
+	// Seen is when it was heard of last.
+	Seen time.Time
 }
 
 // Kind of a change.
@@ -176,6 +201,9 @@ func differences(have, want spec.Local) []string {
 	add("preempt", have.Preempt, want.Preempt)
 	add("checksum", have.Checksum, want.Checksum)
 	add("password file", have.PasswordFile, want.PasswordFile)
+	if !reflect.DeepEqual(have.Peers, want.Peers) {
+		what = append(what, "members")
+	}
 	if !slices.Equal(have.Trackers, want.Trackers) {
 		what = append(what, "trackers")
 	}

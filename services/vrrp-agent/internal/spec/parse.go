@@ -183,8 +183,27 @@ func (c *checker) members(at string, messages []*vrrpv1.Member) []Member {
 				m.GetPriority(), first)
 		default:
 			priorities[m.GetPriority()] = n
-			all = append(all, Member{Node: m.GetNode(), Priority: uint8(m.GetPriority())})
+			all = append(all, Member{
+				Node: m.GetNode(), Priority: uint8(m.GetPriority()), Addresses: c.memberAddresses(field, m.GetAddresses()),
+			})
 		}
+	}
+	return all
+}
+
+// memberAddresses are where a member can be asked.
+func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
+	if len(texts) > MaxMemberAddresses {
+		c.bad(at+".addresses", "want %d addresses at most, got %d", MaxMemberAddresses, len(texts))
+	}
+	var all []netip.Addr
+	for n, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil || !a.Is4() || !ordinary(a) {
+			c.bad(fmt.Sprintf("%s.addresses[%d]", at, n), "want an IPv4 address of that node, without a mask, got %q", text)
+			continue
+		}
+		all = append(all, a)
 	}
 	return all
 }

@@ -47,7 +47,7 @@ func TestParse(t *testing.T) {
 	want := []Instance{
 		{
 			Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
-			Members: []Member{{"haproxy", 105}, {"haproxy2", 99}},
+			Members: []Member{{Node: "haproxy", Priority: 105}, {Node: "haproxy2", Priority: 99}},
 			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Tracker{{
 				Name: "router", Service: "twotier.router.v1.Router",
@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 		},
 		{
 			Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
-			Members: []Member{{"haproxy", 99}, {"haproxy2", 105}},
+			Members: []Member{{Node: "haproxy", Priority: 99}, {Node: "haproxy2", Priority: 105}},
 			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}
@@ -108,10 +108,11 @@ func TestParseRhythm(t *testing.T) {
 func TestOn(t *testing.T) {
 	t.Parallel()
 	instances, _ := Parse(tutorial())
+	instances[0].Members[0].Addresses = []netip.Addr{netip.MustParseAddr("192.168.60.22")}
 	got := On("haproxy2", instances)
 	want := []Local{
 		{
-			Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
+			Name: "VI_1", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.22")}}}, VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
 			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Check{{
 				Name: "router", Address: "unix:/run/router.sock", Service: "twotier.router.v1.Router",
@@ -119,7 +120,7 @@ func TestOn(t *testing.T) {
 			}},
 		},
 		{
-			Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
+			Name: "VI_3", Node: "haproxy2", Peers: []Peer{{Node: "haproxy"}}, VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
 			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}
@@ -141,6 +142,13 @@ func TestParseRefuses(t *testing.T) {
 		change func(i []*vrrpv1.Instance)
 		want   string // field: description, without the instance's name
 	}{
+		{"member's address", func(i []*vrrpv1.Instance) { i[1].Members[1].Addresses = []string{"192.168.60.128", "2001:db8::1"} },
+			`instance/VI_1.members[1].addresses[1]: want an IPv4 address of that node, without a mask, got "2001:db8::1"`},
+		{"too many addresses of a member", func(i []*vrrpv1.Instance) {
+			for n := range 17 {
+				i[1].Members[0].Addresses = append(i[1].Members[0].Addresses, fmt.Sprintf("192.168.60.%d", n+1))
+			}
+		}, "instance/VI_1.members[0].addresses: want 16 addresses at most, got 17"},
 		{"no name", func(i []*vrrpv1.Instance) { i[0].Name = "" }, "instance/.name: " + wantName + `, got ""`},
 		{"name with a slash", func(i []*vrrpv1.Instance) { i[0].Name = "a/b" }, "instance/a/b.name: " + wantName + `, got "a/b"`},
 		{"same name", func(i []*vrrpv1.Instance) { i[0].Name = "VI_1" }, "instance/VI_1.name: there is another instance of this name"},

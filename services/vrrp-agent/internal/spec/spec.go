@@ -25,6 +25,8 @@ const (
 	// MaxPriority is the highest priority. 255 is kept for a router that owns the address for good (RFC 3768, section
 	// 5.3.4), which a floating address has not.
 	MaxPriority = 254
+	// MaxMemberAddresses is the most addresses of one member; parley has the same limit.
+	MaxMemberAddresses = 16
 	// MinInterval is the shortest advert interval of version 2, and its unit.
 	MinInterval = time.Second
 	// MaxInterval is the longest of version 2: its field has one byte (RFC 3768, section 5.3.7).
@@ -107,6 +109,8 @@ type Member struct {
 	Node string
 	// Priority, 1 to 254.
 	Priority uint8
+	// Addresses by which the other members ask this one how it stands.
+	Addresses []netip.Addr
 }
 
 // Tracker is a wanted check of something on the members' own nodes.
@@ -131,6 +135,10 @@ type Tracker struct {
 type Local struct {
 	// Name of the instance.
 	Name string
+	// Node is this node.
+	Node string
+	// Peers are the other members.
+	Peers []Peer
 	// VirtualRouterID of the instance.
 	VirtualRouterID uint8
 	// Addresses of the instance.
@@ -149,6 +157,14 @@ type Local struct {
 	Preempt bool
 	// Trackers to run on this node.
 	Trackers []Check
+}
+
+// Peer is another member of an instance.
+type Peer struct {
+	// Node name.
+	Node string
+	// Addresses by which it can be asked; empty: those that it tells.
+	Addresses []netip.Addr
 }
 
 // Check is a tracker on one node.
@@ -180,8 +196,13 @@ func On(node string, instances []Instance) []Local {
 
 func (i Instance) on(m Member) Local {
 	l := Local{
-		Name: i.Name, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
+		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
+	}
+	for _, other := range i.Members {
+		if other.Node != m.Node {
+			l.Peers = append(l.Peers, Peer{Node: other.Node, Addresses: other.Addresses})
+		}
 	}
 	for _, t := range i.Trackers {
 		l.Trackers = append(l.Trackers, Check{
