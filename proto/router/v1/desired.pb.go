@@ -383,7 +383,9 @@ type Frontend struct {
 	Tls *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
-	Forwarded     *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// The statistics page (HAProxy: stats enable), answered before any rule, so that its forms reach it. Default: none.
+	Stats         *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,6 +493,13 @@ func (x *Frontend) GetTls() *Tls {
 func (x *Frontend) GetForwarded() *Forwarded {
 	if x != nil {
 		return x.Forwarded
+	}
+	return nil
+}
+
+func (x *Frontend) GetStats() *StatsPage {
+	if x != nil {
+		return x.Stats
 	}
 	return nil
 }
@@ -1940,11 +1949,178 @@ func (x *HttpCheck) GetHost() string {
 	return ""
 }
 
+// StatsPage is the page that shows how everything stands, and where servers can be set (HAProxy: stats).
+type StatsPage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the target of a GET, HEAD or POST begins with to be for the page (HAProxy: stats uri). Default /haproxy?stats
+	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	// What the browser shows when it asks for the password (HAProxy: stats realm). Default "HAProxy Statistics"
+	Realm string `protobuf:"bytes,2,opt,name=realm,proto3" json:"realm,omitempty"`
+	// Who may see it, at most 64 (HAProxy: stats auth, stats admin). Default: the user admin, with a password that the router
+	// makes at its first start and keeps in STATE-DIR/stats-password, readable for its own user only.
+	Users []*StatsUser `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
+	// How often the page loads itself again, 1s to 1h (HAProxy: stats refresh). Default: never.
+	Refresh *durationpb.Duration `protobuf:"bytes,4,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	// Leave the version out (HAProxy: stats hide-version).
+	HideVersion bool `protobuf:"varint,5,opt,name=hide_version,json=hideVersion,proto3" json:"hide_version,omitempty"`
+	// Names of the frontends and backends that are shown and can be changed (HAProxy: stats scope), at most 256; others
+	// are denied as if they were not there. Default: all.
+	Scope         []string `protobuf:"bytes,6,rep,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsPage) Reset() {
+	*x = StatsPage{}
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsPage) ProtoMessage() {}
+
+func (x *StatsPage) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
+func (*StatsPage) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StatsPage) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *StatsPage) GetRealm() string {
+	if x != nil {
+		return x.Realm
+	}
+	return ""
+}
+
+func (x *StatsPage) GetUsers() []*StatsUser {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *StatsPage) GetRefresh() *durationpb.Duration {
+	if x != nil {
+		return x.Refresh
+	}
+	return nil
+}
+
+func (x *StatsPage) GetHideVersion() bool {
+	if x != nil {
+		return x.HideVersion
+	}
+	return false
+}
+
+func (x *StatsPage) GetScope() []string {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+// StatsUser is somebody who may see the page. There is no default password, and none is stored: either its bcrypt hash, or
+// the name of a file.
+type StatsUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, without ":". Example: operator
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The password's bcrypt hash (htpasswd -nbB NAME PASSWORD), of cost 4 to 14.
+	PasswordBcrypt string `protobuf:"bytes,2,opt,name=password_bcrypt,json=passwordBcrypt,proto3" json:"password_bcrypt,omitempty"`
+	// Absolute path of a file on the router whose first line is the password, 8 to 72 bytes; read again when it changes.
+	PasswordFile string `protobuf:"bytes,3,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// May change servers too (HAProxy: stats admin).
+	Admin         bool `protobuf:"varint,4,opt,name=admin,proto3" json:"admin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsUser) Reset() {
+	*x = StatsUser{}
+	mi := &file_router_v1_desired_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsUser) ProtoMessage() {}
+
+func (x *StatsUser) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
+func (*StatsUser) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StatsUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatsUser) GetPasswordBcrypt() string {
+	if x != nil {
+		return x.PasswordBcrypt
+	}
+	return ""
+}
+
+func (x *StatsUser) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *StatsUser) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
 var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\x86\x04\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xba\x04\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -1957,7 +2133,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\bbind_tls\x18\t \x03(\tR\abindTls\x12(\n" +
 	"\x03tls\x18\n" +
 	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12:\n" +
-	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\"\x8a\x03\n" +
+	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x122\n" +
+	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"\x8a\x03\n" +
 	"\x03Tls\x12B\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x1e.twotier.router.v1.CertificateR\fcertificates\x12\x1d\n" +
 	"\n" +
@@ -2073,7 +2250,19 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host*s\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\xd5\x01\n" +
+	"\tStatsPage\x12\x10\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x14\n" +
+	"\x05realm\x18\x02 \x01(\tR\x05realm\x122\n" +
+	"\x05users\x18\x03 \x03(\v2\x1c.twotier.router.v1.StatsUserR\x05users\x123\n" +
+	"\arefresh\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\arefresh\x12!\n" +
+	"\fhide_version\x18\x05 \x01(\bR\vhideVersion\x12\x14\n" +
+	"\x05scope\x18\x06 \x03(\tR\x05scope\"\x83\x01\n" +
+	"\tStatsUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x0fpassword_bcrypt\x18\x02 \x01(\tR\x0epasswordBcrypt\x12#\n" +
+	"\rpassword_file\x18\x03 \x01(\tR\fpasswordFile\x12\x14\n" +
+	"\x05admin\x18\x04 \x01(\bR\x05admin*s\n" +
 	"\n" +
 	"ClientAuth\x12\x1b\n" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2117,7 +2306,7 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -2142,52 +2331,57 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(*Cookie)(nil),              // 20: twotier.router.v1.Cookie
 	(*Check)(nil),               // 21: twotier.router.v1.Check
 	(*HttpCheck)(nil),           // 22: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
+	(*StatsPage)(nil),           // 23: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 24: twotier.router.v1.StatsUser
+	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
 	10, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	23, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	23, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	23, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	25, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	25, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	25, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
 	7,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
 	9,  // 5: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	8,  // 6: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 7: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	23, // 8: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	1,  // 9: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 10: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	11, // 11: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	13, // 12: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	14, // 13: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	16, // 14: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 15: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	12, // 16: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	12, // 17: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	12, // 18: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	11, // 19: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	11, // 20: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	11, // 21: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	23, // 22: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	15, // 23: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	15, // 24: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	15, // 25: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	15, // 26: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	17, // 27: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	4,  // 28: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	19, // 29: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	20, // 30: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	21, // 31: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	23, // 32: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	23, // 33: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	5,  // 34: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	22, // 35: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	23, // 36: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	23, // 37: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	23, // 6: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	8,  // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 8: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	25, // 9: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	1,  // 10: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 11: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	11, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	13, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	14, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	16, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 16: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	12, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	12, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	12, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	11, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	11, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	11, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	25, // 23: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	15, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	15, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	15, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	15, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	17, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	4,  // 29: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	19, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	20, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	21, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	25, // 33: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	25, // 34: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	5,  // 35: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	22, // 36: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	25, // 37: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	25, // 38: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	24, // 39: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	25, // 40: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -2202,7 +2396,7 @@ func file_router_v1_desired_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

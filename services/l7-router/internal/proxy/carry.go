@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -72,20 +73,37 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 			}
 		}
 	}
-	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
-	dialed, err := dialer.Dial("tcp", server.Address())
+	var dialed net.Conn
+	if server.Inside != nil {
+		dialed, err = c.dialInside(f, server)
+	} else {
+		dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
+		dialed, err = dialer.Dial("tcp", server.Address())
+	}
 	if err != nil {
 		server.ConnectFailed()
 		x.ConnectFailed()
 		return false, err
 	}
-	srv, err := newSock(dialed.(*net.TCPConn))
+	srv, err := newSock(dialed.(stream))
 	if err != nil {
 		_ = dialed.Close() // it cannot be used
 		return false, err
 	}
 	srv.server = server.ID()
 	return c.through(f, server, srv, false, keep)
+}
+
+// dialInside connects to a server inside this process.
+func (c *conn) dialInside(f *exchange.Frontend, server *pool.Server) (net.Conn, error) {
+	fd, err := server.Inside(pool.Caller{Address: c.client.Address, Frontend: &f.Spec})
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "")
+	dialed, err := net.FileConn(file) // a duplicate
+	_ = file.Close()                  // nothing was written to it
+	return dialed, err
 }
 
 // whole reports whether everything of the request under way is here.

@@ -10,10 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sock is one TCP connection with the few calls that package net has no words for. Its raw calls keep their results in
+// stream is a *net.TCPConn, or a *net.UnixConn to a server inside this process.
+type stream interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+// sock is one connection with the few calls that package net has no words for. Its raw calls keep their results in
 // the struct, so that none allocates; each may be used by one goroutine at a time.
 type sock struct {
-	*net.TCPConn
+	stream
 	raw    syscall.RawConn
 	secure *tls.Conn // what is spoken over it; nil: cleartext
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
@@ -37,12 +44,12 @@ type sock struct {
 	peekNow func(uintptr)
 }
 
-func newSock(c *net.TCPConn) (*sock, error) {
+func newSock(c stream) (*sock, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	s := &sock{TCPConn: c, raw: raw}
+	s := &sock{stream: c, raw: raw}
 	s.readNow = s.readReady
 	s.fillNow = s.fillReady
 	s.peekNow = s.peekFD
@@ -133,8 +140,10 @@ func (s *sock) ended() bool {
 
 // abort closes with a reset, for streams whose end would otherwise look like a good one.
 func (s *sock) abort() {
-	_ = s.SetLinger(0)    // without it the close is an ordinary one
-	_ = s.TCPConn.Close() // nothing to be saved
+	if tcp, ok := s.stream.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // without it the close is an ordinary one
+	}
+	_ = s.stream.Close() // nothing to be saved
 }
 
 // queued takes the connections that wait to be accepted, without waiting for more.

@@ -46,6 +46,7 @@ func Run(t *testing.T, open Open) {
 		{"MaxConn", testMaxConn},
 		{"GracefulStop", testGracefulStop},
 		{"Counters", testCounters},
+		{"StatsPage", testStatsPage},
 		{"Streams", testStreams},
 		{"BackPressure", testBackPressure},
 		{"SlowClient", testSlowClient},

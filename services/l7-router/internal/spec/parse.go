@@ -111,6 +111,7 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 	case len(m.GetBindTls()) > 0:
 		p.refuse(path+".tls", "bind_tls needs it: at least one certificate")
 	}
+	f.Stats = p.statsPage(path+".stats", m.GetStats())
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
 	f.Forwarded = p.forwarded(path+".forwarded", m.GetForwarded())
 	p.ownFields(path, &f)
