@@ -57,6 +57,7 @@ func Run(t *testing.T, open Open) {
 		{"OddResponses", testOddResponses},
 		{"AdminStates", testAdminStates},
 		{"ShutdownSessions", testShutdownSessions},
+		{"Differential", testDifferential},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}

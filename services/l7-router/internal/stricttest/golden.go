@@ -12,7 +12,14 @@ import (
 // Fence is the target of requests that only show that everything before them is through.
 const Fence = "/fence"
 
-var update = flag.Bool("update", false, "write golden files anew")
+var (
+	update   = flag.Bool("update", false, "write golden files anew")
+	requests = flag.Int("differential.requests", 1000, "requests to make and compare")
+	seed     = flag.Uint64("differential.seed", 1, "the first of them")
+)
+
+// Amount is how many requests the differential test makes, and the seed of the first.
+func Amount() (n int, first uint64) { return *requests, *seed }
 
 // place is a file of this room's testdata.
 func place(name string) string {

@@ -196,7 +196,6 @@ ProxyPass / http://%s/
 		return []string{"run", "--config", file, "--adapter", "caddyfile"}, fmt.Sprintf(`{
  admin off
  auto_https off
- persist_config off
 }
 :%s {
  bind 127.0.0.1
@@ -204,9 +203,11 @@ ProxyPass / http://%s/
 }
 `, own, server)
 	case Varnish:
-		return []string{"-F", "-j", "none", "-n", folder, "-a", address, "-f", file, "-s", "malloc,10m", "-p", "thread_pools=1"}, fmt.Sprintf(`vcl 4.1;
+		return []string{"-F", "-j", "none", "-n", folder, "-a", address, "-f", file, "-s", "malloc,10m", "-p", "thread_pools=1"}, // without it bodies of GET are thrown away
+			fmt.Sprintf(`vcl 4.1;
 backend default { .host = "%s"; .port = "%s"; }
 sub vcl_recv { return (pass); }
+sub vcl_backend_fetch { return (fetch); }
 `, host, port)
 	}
 	return nil, ""
