@@ -8,6 +8,7 @@ import (
 	"time"
 
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/twotier/twotier/services/internal/importing"
@@ -28,10 +29,13 @@ func (r *reader) finish() {
 		for _, a := range s.acls {
 			for _, line := range a.lines {
 				if !a.used && a.bad == nil {
-					line.LeftOut("no use_backend line that is taken uses it")
+					line.LeftOut("no rule that is taken uses it")
 				}
 			}
 		}
+	}
+	for _, s := range r.sections {
+		s.settleRules()
 	}
 	r.crossed()
 	r.values()
@@ -223,9 +227,7 @@ func (r *reader) statsBehindRule() {
 				continue
 			}
 			for _, u := range f.rules {
-				posts := slices.ContainsFunc(u.any, func(c condition) bool {
-					return len(c.paths) == 0 && (len(c.methods) == 0 || slices.Contains(c.methods, "POST"))
-				})
+				posts := u.backend != "" && u.when.takesAll("POST")
 				if posts && u.backend != s.name {
 					r.report.Warn("Line %d: the actions of the statistics page are POSTs, and line %d sends every POST to backend %s: they never reach the page in %s.",
 						s.statsAdmin.Number, u.line.Number, importing.Quote(u.backend), importing.Quote(s.name))
@@ -348,21 +350,40 @@ func (r *reader) frontendMessage(s *section) (*routerv1.Frontend, []part) {
 		parts = append(parts, part{field: fmt.Sprintf("%s.bind[%d]", at, i), line: b.line, so: "the address " + b.value + " is left out",
 			drop: func() { s.binds = slices.DeleteFunc(s.binds, func(o *setting[string]) bool { return o == b }) }})
 	}
-	for _, u := range s.rules {
-		backend := r.backendName(u.backend)
-		for _, c := range u.any {
+	s.settleTarpits()
+	for stage := range stages {
+		for _, u := range s.rules {
+			if u.stage != stage {
+				continue
+			}
 			parts = append(parts, part{field: fmt.Sprintf("%s.rules[%d]", at, len(m.Rules)), line: u.line, whole: true,
-				so:   strings.TrimPrefix(consequence, "; "),
+				so:   strings.TrimPrefix(u.without, "; "),
 				drop: func() { s.rules = slices.DeleteFunc(s.rules, func(o *rule) bool { return o == u }) }})
-			m.Rules = append(m.Rules, c.message(backend))
+			one := proto.CloneOf(u.message)
+			one.Condition, one.Backend = u.when.when, r.backendName(u.backend)
+			m.Rules = append(m.Rules, one)
 		}
 	}
+	m.Forwarded = s.forwardedMessage(&parts, at)
 	if d := s.settings.defaultBackend; d.line != nil {
 		m.DefaultBackend = r.backendName(d.value)
 		parts = append(parts, part{field: at + ".default_backend", line: d.line, so: "frontend/" + s.frontend + " answers 503 to what no rule claims",
 			drop: func() { s.settings.defaultBackend = setting[string]{} }})
 	}
 	return m, parts
+}
+
+// forwardedMessage is what lines say of the fields that tell the client; nil: what is the default anyway.
+func (s *section) forwardedMessage(parts *[]part, at string) *routerv1.Forwarded {
+	f := proto.CloneOf(s.forwarded)
+	if o := s.settings.forwardFor; len(o.value) > 0 {
+		f.Trusted = o.value
+		*parts = append(*parts, part{field: at + ".forwarded", line: o.line, so: "nobody is trusted", drop: func() { s.settings.forwardFor.value = nil }})
+	}
+	if proto.Equal(f, &routerv1.Forwarded{}) {
+		return nil
+	}
+	return f
 }
 
 // backendName is our name of a backend; empty: there is none.
@@ -377,7 +398,7 @@ func (r *reader) backendName(name string) string {
 func (r *reader) leadNowhere() {
 	for _, s := range r.sections {
 		s.rules = slices.DeleteFunc(s.rules, func(u *rule) bool {
-			gone := r.backendName(u.backend) == ""
+			gone := u.backend != "" && r.backendName(u.backend) == ""
 			if gone {
 				u.line.LeftOut("backend %s is not there, or not taken%s", importing.Quote(u.backend), consequence)
 			}

@@ -20,8 +20,10 @@ const (
 	MaxSections = 500
 	// MaxBinds is the most addresses of all frontends.
 	MaxBinds = 1000
-	// MaxConditions is the most parts of one acl or rule that are joined by "or" and cannot be made one.
+	// MaxConditions is the most lines of one acl, and the most parts of one rule that are joined by "or".
 	MaxConditions = 16
+	// MaxTerms is the most acls and criteria in one rule.
+	MaxTerms = 64
 	// MaxValues is the most values of one criterion.
 	MaxValues = 256
 )
@@ -125,7 +127,7 @@ func (r *reader) line(line *importing.Line) {
 // begin begins a section.
 func (r *reader) begin(line *importing.Line, words []string) {
 	r.endDefaults()
-	s := &section{kind: words[0], line: line, lines: []*importing.Line{line}, acls: map[string]*acl{}}
+	s := &section{kind: words[0], line: line, lines: []*importing.Line{line}, acls: map[string]*acl{}, edited: map[string]*importing.Line{}, forwarded: &routerv1.Forwarded{}}
 	r.current = s
 	rest := words[1:]
 	if len(rest) > 0 {

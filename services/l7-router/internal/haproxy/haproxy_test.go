@@ -17,7 +17,7 @@ import (
 
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"tutorial", "grown"} {
+	for _, name := range []string{"tutorial", "grown", "rules"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +54,34 @@ func TestLines(t *testing.T) {
 		{"f", "bind", "want an address"},
 		{"f", "use_backend b if METH_POST", "method POST"},
 		{"f", "use_backend b if METH_POST { method GET }", "never holds"},
-		{"f", "use_backend b if { path_beg /a/ } { path_beg /a/b /c }", "with path /a/b go"},
+		{"f", "use_backend b if { path_beg /a/ } { path_beg /a/b /c }", "path /a/ and path /a/b or /c go"},
+		{"f", "use_backend b if METH_POST { method GET POST } { path /x }", "method POST and exactly the path /x go"},
+		{"f", "use_backend b if ! { path_beg /a } or !!METH_POST", "not (path /a), or method POST go"},
+		{"f", "use_backend b unless METH_POST", "not (method POST) go"},
+		{"f", "use_backend b unless TRUE", "never holds"},
+		{"f", "use_backend b when METH_POST", "begin with if or unless"},
+		{"f", "use_backend b if { path_end -i .PNG }", `fits (?i)\.PNG$`},
+		{"f", "use_backend b if { path_dir /static/ }", "(^|[/?])static([/?]|$)"},
+		{"f", "use_backend b if { path -m dom a.b }", `a\.b`},
+		{"f", "use_backend b if { path_sub .. }", `fits \.\.`},
+		{"f", "use_backend b if { path_reg ^/(?!a) }", "none of RE2"},
+		{"f", "use_backend b if { path_len 5 }", `criterion "path_len"`},
+		{"f", "use_backend b if { path_beg -m end /a }", `-m "end"`},
+		{"f", "use_backend b if { path -m len 5 }", `-m "len"`},
+		{"f", "use_backend b if { url_beg /a }", `criterion "url_beg"`},
+		{"f", "use_backend b if { hdr(host) -i www.example.org }", "with any port"},
+		{"f", "use_backend b if { hdr(host) www.example.org:80 }", "header host"},
+		{"f", "use_backend b if { hdr_dom(host) -i example.org }", "header host"},
+		{"f", "use_backend b if { hdr(x,1) a }", "one name in brackets"},
+		{"f", "use_backend b if { hdr() a }", "one name in brackets"},
+		{"f", "use_backend b if { req.hdr(x),lower a }", "criterion"},
+		{"f", "use_backend b if { hdr(x) -m found }", "header x"},
+		{"f", "use_backend b if { cook(a) 1 }", "cookie a"},
+		{"f", "use_backend b if { urlp(a) -m beg 1 }", "parameter a"},
+		{"f", "use_backend b if { src 10.0.0.1/8 192.168.0.0/255.255.0.0 ::1 }", "client in 10.0.0.0/8 or 192.168.0.0/16 or ::1"},
+		{"f", "use_backend b if { src 10.0.0.0/255.0.255.0 }", "want an address or a network"},
+		{"f", "use_backend b if { src localhost }", "want an address or a network"},
+		{"f", "use_backend b if { ssl_fc }", `criterion "ssl_fc"`},
 		{"f", "use_backend b if { path_beg /a } or { path_beg /b } || METH_PUT", "path /a or /b, or method PUT"},
 		{"f", "use_backend b if FALSE", "ignored"},
 		{"f", "use_backend b if", "condition is missing"},
@@ -62,11 +89,10 @@ func TestLines(t *testing.T) {
 		{"f", "use_backend b if unknown", `no acl "unknown"`},
 		{"f", "use_backend b if { path_beg /a", "want { CRITERION"},
 		{"f", "use_backend b if { path_beg }", "want 1 to"},
-		{"f", "use_backend b if { src 10.0.0.0/8 }", `criterion "src"`},
 		{"f", "use_backend b if { path_beg -f /etc/list }", `flag "-f"`},
 		{"f", "use_backend %[req.hdr(host)]", "name of a backend"},
 		{"f", "use_backend c", "is not there"},
-		{"f", "acl a path_beg /a", "no use_backend line"},
+		{"f", "acl a path_beg /a", "no rule that is taken"},
 		{"f", "acl a", "want a name"},
 		{"f", "default_backend c", "answers 503"},
 		{"f", "maxconn 100", "taken"},
@@ -84,7 +110,47 @@ func TestLines(t *testing.T) {
 		{"f", "no option httplog", "ignored"},
 		{"f", "no option transparent", "ignored"},
 		{"f", "option mystery", `"option mystery"`},
-		{"f", "redirect scheme https", "can redirect"},
+		{"f", "redirect scheme https code 301 if !{ path_beg /x }", "are redirected"},
+		{"f", "redirect scheme ftp", "want http or https"},
+		{"f", "redirect location /a code 99999", "want a number"},
+		{"f", "redirect location /a code 305", "want 301"},
+		{"f", "redirect location", "want exactly one of"},
+		{"f", "redirect prefix https://%[req.hdr(host)]", "fixed texts"},
+		{"f", "redirect prefix https://a%%20b drop-query", "are redirected"},
+		{"f", "redirect prefix / append-slash", `"append-slash" of a redirect`},
+		{"f", "http-request deny if { path_beg /x }", "another spelling"},
+		{"f", "http-request deny deny_status 429 if { src 10.0.0.0/8 }", "refused"},
+		{"f", "http-request deny deny_status 299", "want one of"},
+		{"f", "http-request deny if { ssl_fc }", "let through"},
+		{"f", "http-request tarpit", "held for 5s"},
+		{"f", "http-request allow if { path / }", `http-request "allow"`},
+		{"f", "http-request", "want an action"},
+		{"f", "http-request redirect location /a if { path / }", "are redirected"},
+		{"f", "http-request set-header X-A b", "are changed"},
+		{"f", "http-request set-header X-A %[src]", "fixed texts"},
+		{"f", "http-request set-header X-Forwarded-For %[src]", "sent by the frontend itself"},
+		{"f", "http-request set-header Content-Length 1", "want the name of a field"},
+		{"f", "http-request set-header Host app:80", "are changed"},
+		{"f", "http-request set-header X-A", "want a value"},
+		{"f", "http-request del-header X- -m beg", "whole name"},
+		{"f", "http-request del-header X-A -m str if METH_GET", "are changed"},
+		{"f", "http-request set-path /a%[path]", "fixed texts"},
+		{"f", "http-request set-path /a", "path of requests"},
+		{"f", "http-request set-path", "want 1 words"},
+		{"f", "http-request replace-path ^/a/(.*)$ /\\1", "path of requests"},
+		{"f", "http-request replace-path ^/a/(.*$ /", "none of RE2"},
+		{"f", "http-request replace-path ^/a$ /\\1", "0 groups"},
+		{"f", "http-request set-log-level silent", "taken are deny"},
+		{"f", "http-response set-header X-A b", "responses to requests"},
+		{"f", "http-response del-header Server if { src 10.0.0.0/8 }", "responses to requests"},
+		{"f", "http-response del-header Server if { hdr(x) a }", "over the response"},
+		{"f", "http-response set-status 200", "taken are set-header"},
+		{"f", "block if { path_beg /x }", "refused"},
+		{"f", "timeout tarpit 10s", "timeout tarpit 10s"},
+		{"f", "option forwardfor except 127.0.0.0/8", "trusted hop"},
+		{"f", "option forwardfor except localhost", "want a network"},
+		{"f", "option forwardfor header X-Client if-none", "is X-Forwarded-For"},
+		{"b", "http-request deny", "belong to frontends"},
 		{"f", "mode tcp", "HTTP only"},
 		{"f", "disabled", "does not start"},
 		{"f", "use_backend b if { path_beg \"/$X\" }", "environment variable"},
@@ -169,6 +235,18 @@ func TestImportBounds(t *testing.T) {
 	}
 }
 
+func TestLongLines(t *testing.T) {
+	t.Parallel()
+	for _, rest := range []string{strings.Repeat(" METH_GET", 100000), strings.Repeat(" METH_GET or", 50000) + " TRUE", " " + strings.Repeat("!", 500000) + "TRUE", strings.Repeat(" !", 300000)} {
+		config := "listen a\nbind :80\nmode http\nserver s 10.0.0.1:80\nuse_backend a if" + rest + "\n"
+		result, err := Import([]byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		valid(t, result)
+	}
+}
+
 func objects(result Result) (all []proto.Message) {
 	for _, b := range result.Backends {
 		all = append(all, b)
@@ -195,7 +273,7 @@ func valid(t testing.TB, result Result) {
 }
 
 func FuzzImport(f *testing.F) {
-	for _, name := range []string{"tutorial", "grown"} {
+	for _, name := range []string{"tutorial", "grown", "rules"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			f.Fatal(err)

@@ -36,17 +36,21 @@ var keywords = map[string]keyword{
 		}
 		s.leave("HAProxy does not start a disabled section; take the word away if it is wanted")
 	}},
-	"enabled":     {"dflb", func(_ *reader, _ *section, line *importing.Line, _ []string) { line.Ignored("sections are") }},
-	"http-check":  {"dlb", (*reader).httpCheck},
-	"maxconn":     {"dfl", (*reader).maxconn},
-	"mode":        {"dflb", (*reader).mode},
-	"no":          {"dflb", (*reader).no},
-	"option":      {"dflb", (*reader).option},
-	"server":      {"flb", (*reader).server},
-	"srvtimeout":  {"dlb", (*reader).oldTimeout},
-	"stats":       {"dflb", (*reader).statistics},
-	"timeout":     {"dflb", (*reader).timeout},
-	"use_backend": {"fl", (*reader).use},
+	"enabled":       {"dflb", func(_ *reader, _ *section, line *importing.Line, _ []string) { line.Ignored("sections are") }},
+	"block":         {"flb", (*reader).block},
+	"http-check":    {"dlb", (*reader).httpCheck},
+	"http-request":  {"flb", (*reader).request},
+	"http-response": {"flb", (*reader).response},
+	"redirect":      {"flb", (*reader).redirect},
+	"maxconn":       {"dfl", (*reader).maxconn},
+	"mode":          {"dflb", (*reader).mode},
+	"no":            {"dflb", (*reader).no},
+	"option":        {"dflb", (*reader).option},
+	"server":        {"flb", (*reader).server},
+	"srvtimeout":    {"dlb", (*reader).oldTimeout},
+	"stats":         {"dflb", (*reader).statistics},
+	"timeout":       {"dflb", (*reader).timeout},
+	"use_backend":   {"fl", (*reader).use},
 }
 
 // harmless are keywords and options that are left out without effect for users, and why.
@@ -65,7 +69,6 @@ var harmless = map[string]string{
 	"option contstats":                   "counters are live",
 	"option dontlog-normal":              "requests are not logged",
 	"option dontlognull":                 "requests are not logged",
-	"option forwardfor":                  "X-Forwarded-For is always sent",
 	"option forceclose":                  "the router decides itself which connections it keeps",
 	"option http-keep-alive":             "the router decides itself which connections it keeps",
 	"option http-no-delay":               "data is passed on at once",
@@ -96,7 +99,6 @@ var harmless = map[string]string{
 // instead are keywords and options that matter and cannot be said, and what to do about it.
 var instead = map[string]string{
 	"appsession":                  "persistence is by an inserted cookie: cookie NAME insert",
-	"block":                       "requests are not refused by rules; the web servers do it",
 	"capture":                     "headers are not logged; the web servers can",
 	"compression":                 "bodies are passed on as they are; the web servers can compress",
 	"cookie":                      "only the form cookie NAME insert can be taken",
@@ -108,8 +110,6 @@ var instead = map[string]string{
 	"errorloc303":                 "error pages cannot be changed",
 	"filter":                      "there are no filters",
 	"force-persist":               "a server whose check fails takes no requests",
-	"http-request":                "requests are not changed or refused by rules; the web servers do it",
-	"http-response":               "responses are not changed by rules; the web servers do it",
 	"http-after-response":         "responses are not changed by rules; the web servers do it",
 	"http-reuse":                  "the router decides itself which connections it keeps",
 	"ignore-persist":              "a cookie counts for every request",
@@ -131,7 +131,6 @@ var instead = map[string]string{
 	"option transparent":          "requests go to servers that are named",
 	"persist":                     "persistence is by an inserted cookie: cookie NAME insert",
 	"rate-limit":                  "the rate is not limited; maxconn limits connections",
-	"redirect":                    "the router does not answer in place of a server; the web servers can redirect",
 	"reqadd":                      "requests are not changed by rules; the web servers do it",
 	"reqirep":                     "requests are not changed by rules; the web servers do it",
 	"reqrep":                      "requests are not changed by rules; the web servers do it",
@@ -240,7 +239,7 @@ func (r *reader) maxconn(s *section, line *importing.Line, words []string) {
 
 // timeoutIn says in which sections a timeout has effect; those that are not named have no counterpart.
 var timeoutIn = map[string]string{
-	"client": "dfl", "http-request": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "server": "dlb", "check": "dlb",
+	"client": "dfl", "http-request": "dfl", "tarpit": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "server": "dlb", "check": "dlb",
 }
 
 func (r *reader) timeout(s *section, line *importing.Line, words []string) {
@@ -334,6 +333,10 @@ func (r *reader) statistics(s *section, line *importing.Line, words []string) {
 func (r *reader) option(s *section, line *importing.Line, words []string) {
 	if len(words) < 2 {
 		line.LeftOut("want the name of an option")
+		return
+	}
+	if words[1] == "forwardfor" {
+		r.forwardFor(s, line, words[2:])
 		return
 	}
 	if words[1] != "httpchk" {

@@ -23,6 +23,8 @@ type settings struct {
 	maxconn        setting[uint32]
 	cookie         setting[*routerv1.Cookie]
 	httpCheck      setting[*routerv1.HttpCheck]
+	// forwardFor are the trusted networks of option forwardfor.
+	forwardFor setting[[]string]
 	// timeouts by HAProxy's names.
 	timeouts map[string]setting[time.Duration]
 	// server is what default-server says.
@@ -45,9 +47,13 @@ type section struct {
 	binds []*setting[string]
 	acls  map[string]*acl
 	rules []*rule
-	// count is how many rules of ours the rules are.
-	count   int
-	servers []*server
+	// parts and regexes are what the rules use of their limits.
+	parts, regexes int
+	// edited is what rules change of a request, and the line that does: path, or the name of a header in lower case.
+	edited map[string]*importing.Line
+	// forwarded is what lines say of the fields that tell the client.
+	forwarded *routerv1.Forwarded
+	servers   []*server
 	// stats and statsAdmin are lines of the statistics page.
 	stats, statsAdmin *importing.Line
 	// left tells that nothing of the section is taken.

@@ -79,7 +79,10 @@ func unescape(text string, word *strings.Builder) int {
 			}
 		}
 		word.WriteByte(c)
-	default:
+	case ' ', '\t', '#', '\\', '"', '\'', '$':
+		word.WriteByte(c)
+	default: // a regular expression keeps its backslashes
+		word.WriteByte('\\')
 		word.WriteByte(c)
 	}
 	return 2
