@@ -299,6 +299,59 @@ func (Balance) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
+// Protocol is what is spoken with servers.
+type Protocol int32
+
+const (
+	// The same as PROTOCOL_HTTP1.
+	Protocol_PROTOCOL_UNSPECIFIED Protocol = 0
+	// HTTP/1.1.
+	Protocol_PROTOCOL_HTTP1 Protocol = 1
+	// HTTP/2 in cleartext, without asking before (HAProxy: server ... proto h2). For gRPC.
+	Protocol_PROTOCOL_H2C Protocol = 2
+)
+
+// Enum value maps for Protocol.
+var (
+	Protocol_name = map[int32]string{
+		0: "PROTOCOL_UNSPECIFIED",
+		1: "PROTOCOL_HTTP1",
+		2: "PROTOCOL_H2C",
+	}
+	Protocol_value = map[string]int32{
+		"PROTOCOL_UNSPECIFIED": 0,
+		"PROTOCOL_HTTP1":       1,
+		"PROTOCOL_H2C":         2,
+	}
+)
+
+func (x Protocol) Enum() *Protocol {
+	p := new(Protocol)
+	*p = x
+	return p
+}
+
+func (x Protocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Protocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[5].Descriptor()
+}
+
+func (Protocol) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[5]
+}
+
+func (x Protocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Protocol.Descriptor instead.
+func (Protocol) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
 // Admin is what an operator wants of a server.
 type Admin int32
 
@@ -340,11 +393,11 @@ func (x Admin) String() string {
 }
 
 func (Admin) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[5].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[6].Descriptor()
 }
 
 func (Admin) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[5]
+	return &file_router_v1_desired_proto_enumTypes[6]
 }
 
 func (x Admin) Number() protoreflect.EnumNumber {
@@ -353,7 +406,7 @@ func (x Admin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Admin.Descriptor instead.
 func (Admin) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -381,11 +434,11 @@ type Frontend struct {
 	BindTls []string `protobuf:"bytes,9,rep,name=bind_tls,json=bindTls,proto3" json:"bind_tls,omitempty"`
 	// How bind_tls speaks TLS.
 	Tls *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
+	// How HTTP/2 is spoken. Default: with the clients of bind_tls that offer it.
+	Http2 *Http2 `protobuf:"bytes,13,opt,name=http2,proto3" json:"http2,omitempty"`
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
-	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
-	// The statistics page (HAProxy: stats enable), answered before any rule, so that its forms reach it. Default: none.
-	Stats         *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
+	Forwarded     *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +543,13 @@ func (x *Frontend) GetTls() *Tls {
 	return nil
 }
 
+func (x *Frontend) GetHttp2() *Http2 {
+	if x != nil {
+		return x.Http2
+	}
+	return nil
+}
+
 func (x *Frontend) GetForwarded() *Forwarded {
 	if x != nil {
 		return x.Forwarded
@@ -497,11 +557,70 @@ func (x *Frontend) GetForwarded() *Forwarded {
 	return nil
 }
 
-func (x *Frontend) GetStats() *StatsPage {
+// Http2 is how a frontend speaks HTTP/2 with clients. Requests that come in HTTP/2 are routed, counted and passed on as those
+// of HTTP/1.1 are; limits that are not set here stand in the README of the service.
+type Http2 struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Do not offer HTTP/2 to clients of bind_tls (HAProxy: alpn http/1.1).
+	Disabled bool `protobuf:"varint,1,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// On the addresses of bind, serve connections that begin with the preface of HTTP/2 (RFC 9113 section 3.3: prior knowledge;
+	// HAProxy does so unless told otherwise, and requires it with bind ... proto h2). Default: they are answered with 505.
+	Cleartext bool `protobuf:"varint,2,opt,name=cleartext,proto3" json:"cleartext,omitempty"`
+	// The most requests of one connection at a time, 1 to 1000 (HAProxy: tune.h2.max-concurrent-streams). Default 100.
+	MaxConcurrentStreams uint32 `protobuf:"varint,3,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3" json:"max_concurrent_streams,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Http2) Reset() {
+	*x = Http2{}
+	mi := &file_router_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Http2) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Http2) ProtoMessage() {}
+
+func (x *Http2) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[1]
 	if x != nil {
-		return x.Stats
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
 	}
-	return nil
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Http2.ProtoReflect.Descriptor instead.
+func (*Http2) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Http2) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Http2) GetCleartext() bool {
+	if x != nil {
+		return x.Cleartext
+	}
+	return false
+}
+
+func (x *Http2) GetMaxConcurrentStreams() uint32 {
+	if x != nil {
+		return x.MaxConcurrentStreams
+	}
+	return 0
 }
 
 // Tls is how a frontend speaks TLS. The files are read again within seconds when they change; while what is on disk cannot
@@ -533,7 +652,7 @@ type Tls struct {
 
 func (x *Tls) Reset() {
 	*x = Tls{}
-	mi := &file_router_v1_desired_proto_msgTypes[1]
+	mi := &file_router_v1_desired_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +664,7 @@ func (x *Tls) String() string {
 func (*Tls) ProtoMessage() {}
 
 func (x *Tls) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[1]
+	mi := &file_router_v1_desired_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +677,7 @@ func (x *Tls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tls.ProtoReflect.Descriptor instead.
 func (*Tls) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Tls) GetCertificates() []*Certificate {
@@ -630,7 +749,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_router_v1_desired_proto_msgTypes[2]
+	mi := &file_router_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +761,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[2]
+	mi := &file_router_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +774,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Certificate) GetCertFile() string {
@@ -700,7 +819,7 @@ type Forwarded struct {
 
 func (x *Forwarded) Reset() {
 	*x = Forwarded{}
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +831,7 @@ func (x *Forwarded) String() string {
 func (*Forwarded) ProtoMessage() {}
 
 func (x *Forwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +844,7 @@ func (x *Forwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
 func (*Forwarded) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Forwarded) GetXForwardedFor() ForwardedFor {
@@ -797,7 +916,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +928,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +941,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rule) GetCondition() *Condition {
@@ -908,7 +1027,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1039,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1052,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Condition) GetMethods() []string {
@@ -1059,7 +1178,7 @@ type TextMatch struct {
 
 func (x *TextMatch) Reset() {
 	*x = TextMatch{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1190,7 @@ func (x *TextMatch) String() string {
 func (*TextMatch) ProtoMessage() {}
 
 func (x *TextMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1203,7 @@ func (x *TextMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
 func (*TextMatch) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TextMatch) GetName() string {
@@ -1158,7 +1277,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1289,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1302,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Deny) GetStatus() uint32 {
@@ -1220,7 +1339,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1351,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1364,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Redirect) GetLocation() string {
@@ -1298,7 +1417,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1429,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1442,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Header) GetName() string {
@@ -1366,7 +1485,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1497,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1510,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Edit) GetRemoveRequestHeaders() []string {
@@ -1469,7 +1588,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1600,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1613,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PathEdit) GetSet() string {
@@ -1543,13 +1662,16 @@ type Backend struct {
 	TimeoutConnect *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout_connect,json=timeoutConnect,proto3" json:"timeout_connect,omitempty"`
 	// How long a server may stay silent while a request or response is under way (HAProxy: timeout server). Default 60s.
 	TimeoutServer *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout_server,json=timeoutServer,proto3" json:"timeout_server,omitempty"`
+	// What the servers speak. Health checks of h2c servers over HTTP are made in HTTP/1.1; use a TCP check where they do not
+	// speak it.
+	Protocol      Protocol `protobuf:"varint,20,opt,name=protocol,proto3,enum=twotier.router.v1.Protocol" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1683,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1696,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Backend) GetName() string {
@@ -1626,6 +1748,13 @@ func (x *Backend) GetTimeoutServer() *durationpb.Duration {
 	return nil
 }
 
+func (x *Backend) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
 // Server is one machine behind a backend (HAProxy: server).
 type Server struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1650,7 +1779,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1791,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1804,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Server) GetName() string {
@@ -1739,7 +1868,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1880,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1893,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cookie) GetName() string {
@@ -1822,7 +1951,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1963,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1976,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -1900,7 +2029,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2041,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2054,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -1949,178 +2078,11 @@ func (x *HttpCheck) GetHost() string {
 	return ""
 }
 
-// StatsPage is the page that shows how everything stands, and where servers can be set (HAProxy: stats).
-type StatsPage struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the target of a GET, HEAD or POST begins with to be for the page (HAProxy: stats uri). Default /haproxy?stats
-	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
-	// What the browser shows when it asks for the password (HAProxy: stats realm). Default "HAProxy Statistics"
-	Realm string `protobuf:"bytes,2,opt,name=realm,proto3" json:"realm,omitempty"`
-	// Who may see it, at most 64 (HAProxy: stats auth, stats admin). Default: the user admin, with a password that the router
-	// makes at its first start and keeps in STATE-DIR/stats-password, readable for its own user only.
-	Users []*StatsUser `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
-	// How often the page loads itself again, 1s to 1h (HAProxy: stats refresh). Default: never.
-	Refresh *durationpb.Duration `protobuf:"bytes,4,opt,name=refresh,proto3" json:"refresh,omitempty"`
-	// Leave the version out (HAProxy: stats hide-version).
-	HideVersion bool `protobuf:"varint,5,opt,name=hide_version,json=hideVersion,proto3" json:"hide_version,omitempty"`
-	// Names of the frontends and backends that are shown and can be changed (HAProxy: stats scope), at most 256; others
-	// are denied as if they were not there. Default: all.
-	Scope         []string `protobuf:"bytes,6,rep,name=scope,proto3" json:"scope,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StatsPage) Reset() {
-	*x = StatsPage{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StatsPage) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StatsPage) ProtoMessage() {}
-
-func (x *StatsPage) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
-func (*StatsPage) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *StatsPage) GetUri() string {
-	if x != nil {
-		return x.Uri
-	}
-	return ""
-}
-
-func (x *StatsPage) GetRealm() string {
-	if x != nil {
-		return x.Realm
-	}
-	return ""
-}
-
-func (x *StatsPage) GetUsers() []*StatsUser {
-	if x != nil {
-		return x.Users
-	}
-	return nil
-}
-
-func (x *StatsPage) GetRefresh() *durationpb.Duration {
-	if x != nil {
-		return x.Refresh
-	}
-	return nil
-}
-
-func (x *StatsPage) GetHideVersion() bool {
-	if x != nil {
-		return x.HideVersion
-	}
-	return false
-}
-
-func (x *StatsPage) GetScope() []string {
-	if x != nil {
-		return x.Scope
-	}
-	return nil
-}
-
-// StatsUser is somebody who may see the page. There is no default password, and none is stored: either its bcrypt hash, or
-// the name of a file.
-type StatsUser struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, without ":". Example: operator
-	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The password's bcrypt hash (htpasswd -nbB NAME PASSWORD), of cost 4 to 14.
-	PasswordBcrypt string `protobuf:"bytes,2,opt,name=password_bcrypt,json=passwordBcrypt,proto3" json:"password_bcrypt,omitempty"`
-	// Absolute path of a file on the router whose first line is the password, 8 to 72 bytes; read again when it changes.
-	PasswordFile string `protobuf:"bytes,3,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
-	// May change servers too (HAProxy: stats admin).
-	Admin         bool `protobuf:"varint,4,opt,name=admin,proto3" json:"admin,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StatsUser) Reset() {
-	*x = StatsUser{}
-	mi := &file_router_v1_desired_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StatsUser) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StatsUser) ProtoMessage() {}
-
-func (x *StatsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
-func (*StatsUser) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *StatsUser) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *StatsUser) GetPasswordBcrypt() string {
-	if x != nil {
-		return x.PasswordBcrypt
-	}
-	return ""
-}
-
-func (x *StatsUser) GetPasswordFile() string {
-	if x != nil {
-		return x.PasswordFile
-	}
-	return ""
-}
-
-func (x *StatsUser) GetAdmin() bool {
-	if x != nil {
-		return x.Admin
-	}
-	return false
-}
-
 var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xba\x04\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb6\x04\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -2132,9 +2094,13 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\amaxconn\x18\b \x01(\rR\amaxconn\x12\x19\n" +
 	"\bbind_tls\x18\t \x03(\tR\abindTls\x12(\n" +
 	"\x03tls\x18\n" +
-	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12:\n" +
-	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x122\n" +
-	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"\x8a\x03\n" +
+	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12.\n" +
+	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12:\n" +
+	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\"w\n" +
+	"\x05Http2\x12\x1a\n" +
+	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12\x1c\n" +
+	"\tcleartext\x18\x02 \x01(\bR\tcleartext\x124\n" +
+	"\x16max_concurrent_streams\x18\x03 \x01(\rR\x14maxConcurrentStreams\"\x8a\x03\n" +
 	"\x03Tls\x12B\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x1e.twotier.router.v1.CertificateR\fcertificates\x12\x1d\n" +
 	"\n" +
@@ -2218,7 +2184,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05regex\x18\x03 \x01(\tR\x05regex\x12 \n" +
-	"\vreplacement\x18\x04 \x01(\tR\vreplacement\"\xf1\x02\n" +
+	"\vreplacement\x18\x04 \x01(\tR\vreplacement\"\xaa\x03\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -2226,7 +2192,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x06cookie\x18\x04 \x01(\v2\x19.twotier.router.v1.CookieR\x06cookie\x12.\n" +
 	"\x05check\x18\x05 \x01(\v2\x18.twotier.router.v1.CheckR\x05check\x12B\n" +
 	"\x0ftimeout_connect\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0etimeoutConnect\x12@\n" +
-	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\"\xbe\x01\n" +
+	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\x127\n" +
+	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xbe\x01\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
@@ -2250,19 +2217,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"\xd5\x01\n" +
-	"\tStatsPage\x12\x10\n" +
-	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x14\n" +
-	"\x05realm\x18\x02 \x01(\tR\x05realm\x122\n" +
-	"\x05users\x18\x03 \x03(\v2\x1c.twotier.router.v1.StatsUserR\x05users\x123\n" +
-	"\arefresh\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\arefresh\x12!\n" +
-	"\fhide_version\x18\x05 \x01(\bR\vhideVersion\x12\x14\n" +
-	"\x05scope\x18\x06 \x03(\tR\x05scope\"\x83\x01\n" +
-	"\tStatsUser\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
-	"\x0fpassword_bcrypt\x18\x02 \x01(\tR\x0epasswordBcrypt\x12#\n" +
-	"\rpassword_file\x18\x03 \x01(\tR\fpasswordFile\x12\x14\n" +
-	"\x05admin\x18\x04 \x01(\bR\x05admin*s\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host*s\n" +
 	"\n" +
 	"ClientAuth\x12\x1b\n" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2286,7 +2241,11 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x11PATH_FORM_DECODED\x10\x03*:\n" +
 	"\aBalance\x12\x17\n" +
 	"\x13BALANCE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12BALANCE_ROUNDROBIN\x10\x01*Q\n" +
+	"\x12BALANCE_ROUNDROBIN\x10\x01*J\n" +
+	"\bProtocol\x12\x18\n" +
+	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0ePROTOCOL_HTTP1\x10\x01\x12\x10\n" +
+	"\fPROTOCOL_H2C\x10\x02*Q\n" +
 	"\x05Admin\x12\x15\n" +
 	"\x11ADMIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vADMIN_READY\x10\x01\x12\x0f\n" +
@@ -2305,83 +2264,82 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
 	(ClientFrom)(0),             // 2: twotier.router.v1.ClientFrom
 	(PathForm)(0),               // 3: twotier.router.v1.PathForm
 	(Balance)(0),                // 4: twotier.router.v1.Balance
-	(Admin)(0),                  // 5: twotier.router.v1.Admin
-	(*Frontend)(nil),            // 6: twotier.router.v1.Frontend
-	(*Tls)(nil),                 // 7: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 8: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 9: twotier.router.v1.Forwarded
-	(*Rule)(nil),                // 10: twotier.router.v1.Rule
-	(*Condition)(nil),           // 11: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 12: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 13: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 14: twotier.router.v1.Redirect
-	(*Header)(nil),              // 15: twotier.router.v1.Header
-	(*Edit)(nil),                // 16: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 17: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 18: twotier.router.v1.Backend
-	(*Server)(nil),              // 19: twotier.router.v1.Server
-	(*Cookie)(nil),              // 20: twotier.router.v1.Cookie
-	(*Check)(nil),               // 21: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 22: twotier.router.v1.HttpCheck
-	(*StatsPage)(nil),           // 23: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 24: twotier.router.v1.StatsUser
+	(Protocol)(0),               // 5: twotier.router.v1.Protocol
+	(Admin)(0),                  // 6: twotier.router.v1.Admin
+	(*Frontend)(nil),            // 7: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 8: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 9: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 10: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 11: twotier.router.v1.Forwarded
+	(*Rule)(nil),                // 12: twotier.router.v1.Rule
+	(*Condition)(nil),           // 13: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 14: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 15: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 16: twotier.router.v1.Redirect
+	(*Header)(nil),              // 17: twotier.router.v1.Header
+	(*Edit)(nil),                // 18: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 19: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 20: twotier.router.v1.Backend
+	(*Server)(nil),              // 21: twotier.router.v1.Server
+	(*Cookie)(nil),              // 22: twotier.router.v1.Cookie
+	(*Check)(nil),               // 23: twotier.router.v1.Check
+	(*HttpCheck)(nil),           // 24: twotier.router.v1.HttpCheck
 	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	10, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	12, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
 	25, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
 	25, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
 	25, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	7,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	9,  // 5: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	23, // 6: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	8,  // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	9,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	8,  // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	11, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	10, // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 8: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
 	25, // 9: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
 	1,  // 10: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
 	2,  // 11: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	11, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	13, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	14, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	16, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	13, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	15, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	16, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	18, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	3,  // 16: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	12, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	12, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	12, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	11, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	11, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	11, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	14, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	14, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	14, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	13, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	13, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	13, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
 	25, // 23: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	15, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	15, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	15, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	15, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	17, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	17, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	17, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	17, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	17, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	19, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
 	4,  // 29: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	19, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	20, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	21, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	21, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	22, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	23, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
 	25, // 33: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
 	25, // 34: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	5,  // 35: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	22, // 36: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	25, // 37: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	25, // 38: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	24, // 39: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	25, // 40: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	5,  // 35: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	6,  // 36: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	24, // 37: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	25, // 38: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	25, // 39: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -2389,14 +2347,14 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[13].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   19,
+			NumEnums:      7,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -15,7 +15,12 @@ import (
 const renewEvery = 2 * time.Second
 
 // protocols are those that a frontend offers over TLS (ALPN), the best first.
-func protocols(*spec.Frontend) []string { return []string{"http/1.1"} }
+func protocols(f *spec.Frontend) []string {
+	if f.HTTP2.Disabled {
+		return []string{"http/1.1"}
+	}
+	return []string{"h2", "http/1.1"}
+}
 
 // renewed are the frontends whose certificate files have changed since they were read.
 func (e *Engine) renewed() []string {

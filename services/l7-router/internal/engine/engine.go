@@ -53,7 +53,7 @@ type Driver interface {
 type Config struct {
 	// Pool holds the servers.
 	Pool *pool.Pool
-	// Cleartext serves HTTP/1.1 without TLS.
+	// Cleartext serves HTTP/1.1 without TLS and HTTP/2.
 	Cleartext Driver
 	// Full serves everything. It may be the same.
 	Full Driver
@@ -77,9 +77,10 @@ type Engine struct {
 // listener is one address with its sockets. The driver has descriptors of its own for them.
 type listener struct {
 	*front.Listener
-	driver Driver
-	fds    []int
-	name   string // of the frontend
+	driver  Driver
+	fds     []int
+	name    string // of the frontend
+	streams bool   // plan.Listener.Streams
 }
 
 // New makes an engine that listens nowhere.
@@ -108,7 +109,7 @@ func (e *Engine) Observe() plan.Have {
 		have.Frontends = append(have.Frontends, f.Current().Spec)
 	}
 	for address, l := range e.listeners {
-		have.Listeners = append(have.Listeners, plan.Listener{Address: address, Frontend: l.name, TLS: l.TLS})
+		have.Listeners = append(have.Listeners, plan.Listener{Address: address, Frontend: l.name, TLS: l.TLS, Streams: l.streams})
 	}
 	return have
 }
@@ -173,22 +174,15 @@ func (e *Engine) setBackend(name string, b *pool.Backend) {
 		e.backends[name] = b
 	}
 	for _, f := range e.frontends {
-		f.Set(e.frontend(f.Current().Spec))
+		f.Set(exchange.NewFrontend(f.Current().Spec, e.backends, f.Current().Seen))
 	}
-}
-
-// frontend makes a frontend of what there is now. The caller holds e.mu.
-func (e *Engine) frontend(s spec.Frontend) *exchange.Frontend {
-	f := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
-	f.Page = e.pool.Page()
-	return f
 }
 
 // setFrontend changes nothing when the files of its TLS cannot be used.
 func (e *Engine) setFrontend(s spec.Frontend) error {
 	old := e.Frontend(s.Name)
 	var certs *certificate.Set
-	if s.TLS.Wanted() && (old == nil || old.Certificates() == nil || !reflect.DeepEqual(old.Current().Spec.TLS, s.TLS)) {
+	if s.TLS.Wanted() && (old == nil || old.Certificates() == nil || !reflect.DeepEqual(old.Current().Spec.TLS, s.TLS) || old.Current().Spec.HTTP2.Disabled != s.HTTP2.Disabled) {
 		var err error
 		if certs, err = certificate.Load("frontend/"+s.Name+".tls", s.TLS, protocols(&s)); err != nil {
 			return err
@@ -197,7 +191,7 @@ func (e *Engine) setFrontend(s spec.Frontend) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := e.frontend(s)
+	now := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
 	f := e.frontends[s.Name]
 	if f == nil {
 		f = front.New(now, e.wake)
@@ -227,8 +221,8 @@ func (e *Engine) drivers() []Driver {
 }
 
 // home is the driver that an address needs.
-func (e *Engine) home(tls bool) Driver {
-	if tls {
+func (e *Engine) home(tls, streams bool) Driver {
+	if tls || streams {
 		return e.config.Full
 	}
 	return e.config.Cleartext
@@ -239,8 +233,8 @@ func (e *Engine) home(tls bool) Driver {
 func (e *Engine) listen(ctx context.Context, c plan.Change) error {
 	e.mu.Lock()
 	l, f := e.listeners[c.Address], e.frontends[c.Name]
-	if l != nil && l.TLS == c.TLS && f != nil {
-		l.name = c.Name
+	if l != nil && l.TLS == c.TLS && l.driver == e.home(c.TLS, c.Streams) && f != nil {
+		l.name, l.streams = c.Name, c.Streams
 		l.Move(f)
 		e.mu.Unlock()
 		e.wake() // there may be room under the new limit
@@ -267,7 +261,7 @@ func (e *Engine) open(c plan.Change, f *front.Frontend, before *listener) error 
 	case c.TLS && f.Certificates() == nil:
 		return fmt.Errorf("frontend %s has no certificates", c.Name)
 	}
-	l := &listener{driver: e.home(c.TLS), name: c.Name}
+	l := &listener{driver: e.home(c.TLS, c.Streams), name: c.Name, streams: c.Streams}
 	var err error
 	if before != nil {
 		l.fds = before.fds

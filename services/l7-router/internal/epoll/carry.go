@@ -94,8 +94,7 @@ func (c *conn) next() bool {
 
 // dial begins a connection to the server; false when that has failed at once.
 func (c *conn) dial() bool {
-	f := c.flight
-	u, err := c.loop.dial(f.server, pool.Caller{Address: c.address, Frontend: &f.front.Spec})
+	u, err := c.loop.dial(c.flight.server)
 	if err != nil {
 		c.passOver()
 		return false

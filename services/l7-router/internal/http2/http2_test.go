@@ -61,6 +61,7 @@ func TestRequestText(t *testing.T) {
 		{"OPTIONS *", []string{":method", "OPTIONS", ":scheme", "http", ":path", "*", ":authority", "a"}, true, "OPTIONS * HTTP/1.1|Host: a|Connection: close||", http1.Body{}},
 		{"body without length", get, false, "GET /a?b HTTP/1.1|Host: example.org|Transfer-Encoding: chunked|Connection: close||", http1.Body{Framing: http1.Chunked}},
 		{"body with length", with(get, "content-length", "5"), false, "GET /a?b HTTP/1.1|Host: example.org|Content-Length: 5|Connection: close||", http1.Body{Framing: http1.Length, Length: 5}},
+		{"body with length and trailer", with(get, "content-length", "5", "trailer", "x"), false, "GET /a?b HTTP/1.1|Host: example.org|trailer: x|Transfer-Encoding: chunked|Connection: close||", http1.Body{Framing: http1.Chunked}},
 		{"POST of nothing", []string{":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a"}, true, "POST / HTTP/1.1|Host: a|Content-Length: 0|Connection: close||", http1.Body{}},
 		{"CONNECT", []string{":method", "CONNECT", ":authority", "a:1"}, false, "CONNECT a:1 HTTP/1.1|Host: a:1|Transfer-Encoding: chunked|Connection: close||", http1.Body{Framing: http1.Chunked}},
 	} {
@@ -247,7 +248,8 @@ func TestDecoderAllocatesNothing(t *testing.T) {
 		dst = h.Text()
 	}
 	run()
-	if n := testing.AllocsPerRun(100, run); n > 0 {
+	// The race detector empties the pool of buffers of the Huffman decoder.
+	if n := testing.AllocsPerRun(100, run); n > 0 && !race {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -37,6 +37,7 @@ type Head struct {
 	status                          int
 	host                            bool
 	length                          int64 // -1: none
+	trailer                         bool  // one is announced
 }
 
 type span struct{ from, to int }
@@ -49,7 +50,7 @@ func malformed(reason string) error { return &StreamError{ProtocolError, reason}
 func (h *Head) Begin(part Part, dst []byte) {
 	h.part, h.text, h.from, h.size, h.line = part, dst, len(dst), 0, false
 	h.method, h.scheme, h.path, h.authority = span{}, span{}, span{}, span{}
-	h.pseudo, h.cookie, h.status, h.host, h.length = h.pseudo[:0], h.cookie[:0], 0, false, -1
+	h.pseudo, h.cookie, h.status, h.host, h.length, h.trailer = h.pseudo[:0], h.cookie[:0], 0, false, -1, false
 }
 
 // Text returns what Begin was given, with the text of the head behind it.
@@ -99,6 +100,8 @@ func (h *Head) Field(name, value []byte) error {
 		}
 		h.length = n
 		return nil // written at the end, when the framing is known
+	case "trailer":
+		h.trailer = true
 	case "host":
 		switch {
 		case h.part != Request:
@@ -204,7 +207,11 @@ func (h *Head) startLine() error {
 	return nil
 }
 
-// End completes the head and tells how the body of the text is framed: by its length where that is known, else in chunks.
+// Length returns what the head says of the length of the body, -1: nothing.
+func (h *Head) Length() int64 { return h.length }
+
+// End completes the head and tells how the body of the text is framed: by its length where that is known and no trailer is
+// announced, which HTTP/1.1 has behind chunks only; else in chunks.
 // end says that no body follows; toHead, that a response answers a HEAD request.
 //
 // The text says "Connection: close": a stream carries one exchange.
@@ -239,7 +246,7 @@ func (h *Head) End(end, toHead bool) (http1.Body, error) {
 	case end && (h.length == 0 || h.part == Response || h.bodyExpected()):
 		h.appendLength(0)
 	case end:
-	case h.length >= 0:
+	case h.length >= 0 && !h.trailer:
 		h.appendLength(h.length)
 		if h.length > 0 {
 			body = http1.Body{Framing: http1.Length, Length: h.length}

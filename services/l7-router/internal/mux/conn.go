@@ -20,6 +20,8 @@ type Config struct {
 	Streams int
 	// Request is how long a client may take until its first request, Idle how long a connection without any stream is kept.
 	Request, Idle time.Duration
+	// Refuse, when it is not 0, ends the connection at once for that reason.
+	Refuse http2.Code
 	// Write is how long the other side may take to read a piece of what is sent to it.
 	Write time.Duration
 }
@@ -113,7 +115,12 @@ func newConn(n net.Conn, config Config, client bool) *Conn {
 // Run serves the connection until it ends, and closes it. What has been read of it already comes first.
 func (c *Conn) Run(already []byte) error {
 	c.begun(already)
-	err := c.read()
+	var err error
+	if c.config.Refuse != 0 {
+		err = &http2.ConnError{Code: c.config.Refuse, Reason: "not on this connection"}
+	} else {
+		err = c.read()
+	}
 	c.end(err)
 	c.handlers.Wait()
 	return err

@@ -105,7 +105,7 @@ func (c *Conn) data(h http2.FrameHeader, payload []byte) error {
 	if in.window -= h.Length; in.window < 0 {
 		return refuse(http2.FlowControlError, "more than the window of the stream")
 	}
-	if in.body.Framing != http1.Chunked {
+	if in.left >= 0 {
 		if in.left -= int64(len(data)); in.left < 0 {
 			return refuse(http2.ProtocolError, "more body than Content-Length") // RFC 9113 8.1.1
 		}
@@ -235,6 +235,7 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 	case refused == http2.ErrTooLarge:
 		s.in.text = append(s.in.text[:0], tooLarge...)
 		s.in.body = http1.Body{Framing: http1.Chunked} // it is thrown away
+		c.head.Begin(http2.Request, nil)
 	case refused != nil:
 		c.free = append(c.free, s)
 		return refused
@@ -245,7 +246,7 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 		c.free = append(c.free, s)
 		return &http2.StreamError{Code: http2.RefusedStream, Reason: "too many streams"}
 	}
-	s.in.begun, s.in.ended, s.in.left = true, end, s.in.body.Length
+	s.in.begun, s.in.ended, s.in.left = true, end, c.head.Length()
 	s.in.window, s.out.window = StreamWindow, c.initial
 	s.out.toHead = c.head.IsMethod("HEAD")
 	s.out.head.Reset(http1.Response)
@@ -300,7 +301,7 @@ func (c *Conn) response(s *Stream, h http2.FrameHeader, block []byte) error {
 		return wrong(http2.EnhanceYourCalm, "too many interim responses")
 	}
 	if c.head.Status() >= 200 {
-		s.in.begun, s.in.ended, s.in.body, s.in.left = true, end, body, body.Length
+		s.in.begun, s.in.ended, s.in.body, s.in.left = true, end, body, c.head.Length()
 	}
 	s.readWait.signal()
 	return nil
@@ -321,7 +322,7 @@ func (c *Conn) trailer(s *Stream, h http2.FrameHeader, block []byte) error {
 	if _, err := c.head.End(h.Has(http2.EndStream), false); err != nil {
 		return err
 	}
-	if s.in.body.Framing != http1.Chunked && s.in.left > 0 {
+	if s.in.left > 0 {
 		return &http2.StreamError{Code: http2.ProtocolError, Reason: "less body than Content-Length"}
 	}
 	if len(c.head.Text()) > http1.MaxTrailerBytes-2 {

@@ -179,9 +179,9 @@ func TestMessages(t *testing.T) {
 	})
 	t.Run("many at a time", func(t *testing.T) {
 		var group sync.WaitGroup
-		for range 300 { // three times as many as may be
+		for range 2 * DefaultStreams { // twice as many as may be
 			group.Go(func() {
-				if _, body, err := get(t, "POST", "/echo", io.MultiReader(noise(100000))); body != "-1 [chunked] "+sum(noise(100000))+" y" || err != nil {
+				if _, body, err := get(t, "POST", "/echo", io.MultiReader(noise(70000))); body != "-1 [chunked] "+sum(noise(70000))+" y" || err != nil {
 					t.Errorf("got %q %v", body, err)
 				}
 			})
@@ -607,6 +607,33 @@ func TestServerGoesAway(t *testing.T) {
 		t.Errorf("got %q %v", b[:n], err)
 	}
 	_ = s.Close()
+}
+
+func TestBreak(t *testing.T) {
+	t.Parallel()
+	asked, gone := make(chan struct{}), make(chan struct{})
+	address := server(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+		close(gone)
+	})
+	var g Group
+	t.Cleanup(g.Close)
+	s, _, err := g.Open(func() (net.Conn, error) { return net.Dial("tcp", address) }, config(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(s, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	s.Break()
+	var reset *ResetError
+	if _, err := s.Read(make([]byte, 1)); !errors.As(err, &reset) {
+		t.Errorf("got %v", err)
+	}
+	_ = s.Close()
+	<-gone
 }
 
 // FuzzFrames serves any bytes. Whatever a stream has to read must be what http1 refuses or reads as one request.

@@ -22,7 +22,7 @@ type Stream struct {
 	err                 error // why the stream has ended before its time
 	closed              bool  // by its user
 	aborted             bool
-	counted             bool // as running
+	code                http2.Code // that it is reset with when it is closed too early
 	onEnd               func()
 	readWait, writeWait waiter
 }
@@ -34,7 +34,7 @@ type incoming struct {
 	data  []byte // of the body, up to taken already read
 	taken int
 	body  http1.Body
-	left  int64  // of a body with a length: bytes to be received
+	left  int64  // of a body whose length has been told: bytes to be received, -1: it has not
 	chunk int    // of the chunk that is being read: bytes to be read
 	lines []byte // of the trailer
 	begun bool   // the head has been received
@@ -91,7 +91,7 @@ func (c *Conn) stream() *Stream {
 
 // reset makes a used stream ready for another.
 func (s *Stream) reset(c *Conn) {
-	s.c, s.id, s.err, s.closed, s.aborted, s.counted, s.onEnd = c, 0, nil, false, false, false, nil
+	s.c, s.id, s.err, s.closed, s.aborted, s.code, s.onEnd = c, 0, nil, false, false, http2.InternalError, nil
 	in, out := &s.in, &s.out
 	*in = incoming{text: in.text[:0], data: in.data[:0], lines: in.lines[:0]}
 	held, rest, trailer := out.held[:0], out.rest[:0], out.trailer[:0]

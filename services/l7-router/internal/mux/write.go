@@ -258,6 +258,31 @@ func (s *Stream) Abort() {
 	_ = s.Close() // it only says what has been said
 }
 
+// EndWith is Abort with a code of the caller's.
+func (s *Stream) EndWith(code http2.Code) {
+	s.c.mu.Lock()
+	s.aborted, s.code = true, code
+	s.c.mu.Unlock()
+	_ = s.Close() // it only says what has been said
+}
+
+// Break ends the stream as if the other side had given it up. Any goroutine may call it.
+func (s *Stream) Break() {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.closed || s.err != nil {
+		return
+	}
+	if s.id != 0 && c.err == nil {
+		c.pending = http2.AppendReset(c.pending, s.id, http2.Cancel)
+		c.noteCut(s.id)
+		delete(c.streams, s.id)
+		c.kick()
+	}
+	c.giveUp(s, &ResetError{http2.Cancel})
+}
+
 // Close ends the stream; what has not been sent to its end is reset. It may be called more than once.
 func (s *Stream) Close() error {
 	c := s.c
@@ -287,7 +312,7 @@ func (s *Stream) Close() error {
 			// The answer is there, and the rest of the request is not wanted (RFC 9113 section 8.1).
 			c.pending = http2.AppendReset(c.pending, s.id, http2.NoError)
 		default:
-			c.pending = http2.AppendReset(c.pending, s.id, http2.InternalError)
+			c.pending = http2.AppendReset(c.pending, s.id, s.code)
 		}
 		if !s.in.ended {
 			c.noteCut(s.id)

@@ -18,6 +18,8 @@ type Listener struct {
 	Frontend string
 	// TLS is spoken on it.
 	TLS bool
+	// Streams: its connections may carry HTTP/2, from clients or to servers.
+	Streams bool
 }
 
 // Have is what is in force.
@@ -55,8 +57,8 @@ type Change struct {
 	Frontend spec.Frontend
 	// Address is set for Close and Listen. Listen on an address that another frontend has moves it, with its socket.
 	Address netip.AddrPort
-	// TLS, for Listen: whether TLS is spoken there from now on.
-	TLS bool
+	// TLS and Streams, for Listen: whether TLS is spoken there from now on, and what Listener.Streams says.
+	TLS, Streams bool
 
 	text string
 }
@@ -109,8 +111,9 @@ func Diff(want spec.State, have Have) []Change {
 		}
 	}
 	for _, f := range want.Frontends {
+		streams := f.NeedsStreams(want.Backends)
 		for i, address := range f.Addresses() {
-			c := Change{Action: Listen, Name: f.Name, Address: address, TLS: i >= len(f.Bind)}
+			c := Change{Action: Listen, Name: f.Name, Address: address, TLS: i >= len(f.Bind), Streams: streams}
 			with := ""
 			if c.TLS {
 				with = " with TLS"
@@ -124,6 +127,10 @@ func Diff(want spec.State, have Have) []Change {
 				add(c, "begin TLS on %s for %s", spec.BindString(address), f.Name)
 			case l.TLS && !c.TLS:
 				add(c, "end TLS on %s for %s", spec.BindString(address), f.Name)
+			case !l.Streams && c.Streams:
+				add(c, "serve HTTP/2 on %s for %s", spec.BindString(address), f.Name)
+			case l.Streams && !c.Streams:
+				add(c, "serve HTTP/2 no more on %s for %s", spec.BindString(address), f.Name)
 			}
 		}
 	}

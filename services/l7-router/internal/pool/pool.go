@@ -25,7 +25,6 @@ type Pool struct {
 	log   *zap.Logger
 	path  string        // of the file in which states outlast the process; empty: they do not
 	dirty chan struct{} // has a value when the file is older than the states
-	page  *Backend      // of the statistics pages
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	backends map[string]*Backend
@@ -55,9 +54,8 @@ type Backend struct {
 	// Spec is what was wanted of it.
 	Spec spec.Backend
 	// Seen is what is counted of it; it outlasts a new desired state.
-	Seen     *stats.Set
-	standing *standing
-	servers  []*Server
+	Seen    *stats.Set
+	servers []*Server
 
 	mu    sync.Mutex // guards turns
 	turns balance.Turns
@@ -67,8 +65,6 @@ type Backend struct {
 type Server struct {
 	// Spec is what was wanted of it.
 	Spec spec.Server
-	// Inside makes a connection when the server is in this process; nil: it is at its address.
-	Inside func(Caller) (fd int, err error)
 	*live
 }
 
@@ -119,9 +115,9 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 	b := &Backend{Spec: want}
 	var left []*live
 	if old := p.backends[want.Name]; old == nil {
-		b.Seen, b.standing = stats.NewSet(), &standing{up: true, changed: time.Now()}
+		b.Seen = stats.NewSet()
 	} else {
-		b.Seen, b.standing = old.Seen, old.standing
+		b.Seen = old.Seen
 		for _, s := range old.servers {
 			left = append(left, s.live)
 		}

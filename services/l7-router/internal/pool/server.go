@@ -8,7 +8,6 @@ import (
 
 	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
-	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
 // Limits of idle connections.
@@ -37,6 +36,7 @@ type idleConns struct {
 	mu     sync.Mutex
 	conns  []idleConn
 	closed bool
+	shared Shared
 }
 
 // Address is where the server is.
@@ -118,14 +118,26 @@ func (i *idleConns) expire(now time.Time) {
 	i.take(func(c idleConn) bool { return now.Sub(c.since) < IdleTimeout })
 }
 
-func (i *idleConns) clear() { i.take(func(idleConn) bool { return false }) }
+func (i *idleConns) clear() {
+	i.take(func(idleConn) bool { return false })
+	i.mu.Lock()
+	shared := i.shared
+	i.mu.Unlock()
+	if shared != nil {
+		shared.Clear()
+	}
+}
 
 // shut closes all and takes none any more.
 func (i *idleConns) shut() {
 	i.mu.Lock()
 	i.closed = true
+	shared := i.shared
 	i.mu.Unlock()
 	i.clear()
+	if shared != nil {
+		shared.Retire()
+	}
 }
 
 // State is one server, live.
@@ -156,8 +168,6 @@ type State struct {
 	Active        int64
 	Total         uint64
 	ConnectErrors uint64
-	// Seen is what is counted of it.
-	Seen *stats.Set
 }
 
 // Servers returns every server in the order of backend and configuration.
@@ -190,7 +200,7 @@ func (l *live) state() State {
 		Check: l.last, LastCheck: checkText(&l.check, l.last),
 		Rise: v.rise, Fall: v.fall, Points: v.points,
 		FailedChecks: l.failed, TimesDown: l.timesDown, LastChange: l.lastChange, Downtime: l.downtime, Changes: l.changes,
-		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(), Seen: l.Seen,
+		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(),
 	}
 	if s.Down {
 		s.Downtime += time.Since(l.lastChange)

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"net"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/http2"
+	"github.com/twotier/twotier/services/l7-router/internal/mux"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
@@ -64,6 +65,9 @@ func (c *conn) refuse(status int, keep bool) bool {
 // try carries the request to one server. An error means that no server has seen anything of it.
 func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn bool, err error) {
 	x := &c.request
+	if x.Backend.Spec.H2C {
+		return c.tryStreams(f, server, keep)
+	}
 	// A request that cannot be sent again is worth a connection of its own.
 	if c.whole() {
 		if idle, ok := server.Idle().(*sock); ok {
@@ -73,19 +77,14 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 			}
 		}
 	}
-	var dialed net.Conn
-	if server.Inside != nil {
-		dialed, err = c.dialInside(f, server)
-	} else {
-		dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
-		dialed, err = dialer.Dial("tcp", server.Address())
-	}
+	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
+	dialed, err := dialer.Dial("tcp", server.Address())
 	if err != nil {
 		server.ConnectFailed()
 		x.ConnectFailed()
 		return false, err
 	}
-	srv, err := newSock(dialed.(stream))
+	srv, err := newSock(dialed.(*net.TCPConn))
 	if err != nil {
 		_ = dialed.Close() // it cannot be used
 		return false, err
@@ -94,21 +93,12 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	return c.through(f, server, srv, false, keep)
 }
 
-// dialInside connects to a server inside this process.
-func (c *conn) dialInside(f *exchange.Frontend, server *pool.Server) (net.Conn, error) {
-	fd, err := server.Inside(pool.Caller{Address: c.client.Address, Frontend: &f.Spec})
-	if err != nil {
-		return nil, err
-	}
-	file := os.NewFile(uintptr(fd), "")
-	dialed, err := net.FileConn(file) // a duplicate
-	_ = file.Close()                  // nothing was written to it
-	return dialed, err
-}
-
 // whole reports whether everything of the request under way is here.
 func (c *conn) whole() bool {
 	body := &c.request.Body
+	if c.stream != nil && body.Framing == http1.Length {
+		c.topUp(body.Length)
+	}
 	return body.Framing == http1.NoBody || body.Framing == http1.Length && body.Length <= int64(len(c.in.bytes()))
 }
 
@@ -124,8 +114,9 @@ type relay struct {
 	downStop atomic.Bool
 	// heard: the server has sent something.
 	heard bool
-	// watch is watchClient.
-	watch func() error
+	// watch is watchClient, cancel is wake.
+	watch  func() error
+	cancel func()
 	// sending ends with the result of the request's body; nil when that has been sent before the response is waited for.
 	sending chan error
 }
@@ -149,6 +140,10 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head}
 	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch}
 
+	if c.stream != nil {
+		c.stream.OnEnd(r.cancel)
+		defer c.stream.OnEnd(nil)
+	}
 	in := borrow()
 	defer func() { giveBack(in) }()
 	repeat := reused && c.whole()
@@ -168,12 +163,18 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 			now, ok := srv.acked()
 			unread = ok && now == acked
 		}
+		if errors.Is(err, mux.ErrUntouched) && c.whole() {
+			repeat, unread = true, true
+		}
 		_ = srv.Close() // a request without a response: of no further use
 		switch {
 		case errors.Is(err, errGone):
 			return false, nil
 		case sendErr != nil && reading(sendErr):
 			return c.refuseBody(sendErr), nil
+		case c.stream != nil && errors.Is(err, mux.ErrUntouched) && !c.whole():
+			c.stream.EndWith(http2.RefusedStream) // the client has what is needed to send it again
+			return false, nil
 		case repeat && !r.heard && (x.Repeatable && !errors.Is(err, errSilent) || unread):
 			c.in.r, c.in.w = from, to
 			return false, errStale
@@ -332,7 +333,8 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	switch {
 	case err != nil && reading(err) && len(r.down.head) > 0:
 		return c.refuse(502, false), nil // the very start of the body is bad, and nothing has been sent yet
-	case err != nil && reading(err) && (reply.Body.Framing == http1.UntilClose || reply.Unchunk):
+	case err != nil && reading(err) && (reply.Body.Framing == http1.UntilClose || reply.Unchunk || c.stream != nil):
+		c.passReset(err)
 		c.abort() // or the client would take what it has for the whole
 		return false, nil
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/mux"
 )
 
 const (
@@ -31,6 +32,7 @@ const (
 // conn is one client connection, owned by the goroutine of serve.
 type conn struct {
 	*sock
+	driver   *Driver
 	listener *front.Listener
 	client   exchange.Client
 	log      *zap.Logger
@@ -51,12 +53,16 @@ type conn struct {
 	state    atomic.Int32
 	retiring atomic.Bool
 	serving  atomic.Pointer[sock] // the connection to a server that a request is under way on
+	// streams is what carries its requests once it speaks HTTP/2.
+	streams  atomic.Pointer[mux.Conn]
+	carrying streamSet
 }
 
 func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger) *conn {
 	c := &conn{sock: s, listener: l, client: client, log: log}
 	c.relay.c = c
 	c.relay.watch = c.relay.watchClient
+	c.relay.cancel = c.relay.wake
 	return c
 }
 
@@ -67,7 +73,11 @@ func (c *conn) serve() {
 		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
-	if c.listener.TLS && !c.handshake() {
+	if c.listener.TLS && c.stream == nil && !c.handshake() {
+		return
+	}
+	if c.secure != nil && c.secure.ConnectionState().NegotiatedProtocol == "h2" {
+		c.multiplex()
 		return
 	}
 	for first := true; ; first = false {
@@ -80,6 +90,10 @@ func (c *conn) serve() {
 			return
 		}
 		f = c.listener.Frontend().Current()
+		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.stream == nil && c.preface(f.Spec.TimeoutRequest) {
+			c.multiplex()
+			return
+		}
 		begun := now()
 		c.request.Await(f, c.shard, c.accepted, begun)
 		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
@@ -126,6 +140,10 @@ func (c *conn) closing() bool { return c.retiring.Load() }
 // retire lets the connection end after the request under way, or at once when there is none.
 func (c *conn) retire() {
 	c.retiring.Store(true)
+	if streams := c.streams.Load(); streams != nil {
+		streams.Retire()
+		return
+	}
 	if c.state.CompareAndSwap(idle, closed) {
 		c.hangUp()
 	}
@@ -252,6 +270,9 @@ func (c *conn) sendsMore() bool {
 
 // linger throws away what the client is still sending, within bounds.
 func (c *conn) linger() {
+	if c.stream != nil {
+		return // a stream ends without destroying what is on its way
+	}
 	if c.CloseWrite() != nil {
 		return
 	}

@@ -201,35 +201,24 @@ func (d *direction) length(in *buffer, left int64) error {
 func (d *direction) chunks(in *buffer, unchunk bool) error {
 	var reader http1.ChunkReader
 	for {
-		passed, ready := 0, 0 // up to ready it may be written
+		passed := 0
 		for {
 			n, data, err := reader.Next(in.bytes()[passed:])
 			if err != nil {
-				if unchunk && ready > 0 { // data that had been told from its framing goes out before
-					if err := d.write(in.bytes()[:ready]); err != nil {
-						return err
-					}
-				}
 				return &failed{reading: true, err: err}
 			}
+			passed += n
 			if n == 0 {
 				break
 			}
-			held := in.bytes()
-			from, to := reader.Drop()
-			switch {
-			case unchunk:
-				ready += copy(held[ready:], data)
-			case from == to && ready == passed:
-				ready += n
-			default:
-				ready += copy(held[ready:], held[passed:passed+from])
-				ready += copy(held[ready:], held[passed+to:passed+n])
+			if unchunk && len(data) > 0 {
+				if err := d.write(data); err != nil {
+					return err
+				}
 			}
-			passed += n
 		}
-		if ready > 0 {
-			if err := d.write(in.bytes()[:ready]); err != nil {
+		if !unchunk && passed > 0 {
+			if err := d.write(in.bytes()[:passed]); err != nil {
 				return err
 			}
 		}
@@ -282,8 +271,8 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 			return moved, err
 		}
 		var p *pipe
-		err := errNoSplice // through TLS there is none
-		if d.from.secure == nil && d.to.secure == nil {
+		err := errNoSplice // through TLS or HTTP/2 there is none
+		if d.from.plain() && d.to.plain() {
 			p, err = d.from.fill(n - moved)
 		}
 		var step int64

@@ -11,6 +11,7 @@ import (
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
@@ -22,6 +23,7 @@ type Driver struct {
 	mu        sync.Mutex // guards what follows; never held across I/O that waits
 	acceptors map[*acceptor]struct{}
 	conns     map[*conn]struct{}
+	groups    map[*streams]struct{}
 	stopping  bool
 	admitted  int            // connections so far
 	wg        sync.WaitGroup // acceptors and connections
@@ -29,7 +31,7 @@ type Driver struct {
 
 // New makes a driver that serves nothing.
 func New(log *zap.Logger) *Driver {
-	return &Driver{log: log.Named("proxy"), acceptors: map[*acceptor]struct{}{}, conns: map[*conn]struct{}{}}
+	return &Driver{log: log.Named("proxy"), acceptors: map[*acceptor]struct{}{}, conns: map[*conn]struct{}{}, groups: map[*streams]struct{}{}}
 }
 
 // Sockets is one: what a connection costs here is not the accept.
@@ -105,6 +107,7 @@ func (d *Driver) Cut(server uint64) {
 		if s := c.serving.Load(); s != nil && s.server == server {
 			cut = append(cut, s)
 		}
+		cut = c.carrying.serving(server, cut)
 	}
 	d.mu.Unlock()
 	for _, s := range cut {
@@ -144,6 +147,7 @@ func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
 		Local:   accepted.LocalAddr().String(),
 		Port:    a.at.Bound.Port(),
 	}, d.log)
+	c.driver = d
 	d.admitted++
 	c.shard, c.accepted = d.admitted, now()
 	seen := f.Current().Seen
@@ -205,5 +209,21 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	d.mu.Unlock()
 	d.wg.Wait()
+	d.mu.Lock()
+	groups := d.groups
+	d.groups = map[*streams]struct{}{}
+	d.mu.Unlock()
+	for g := range groups {
+		g.Close()
+	}
 	return nil
+}
+
+// newStreams makes the shared connections to a server that has none.
+func (d *Driver) newStreams() pool.Shared {
+	s := &streams{driver: d}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.groups[s] = struct{}{}
+	return s
 }

@@ -20,11 +20,11 @@ var past = time.Unix(1, 0)
 // again), so whether it may go on is asked here, below TLS: see sock.mayWait.
 type link struct{ *sock }
 
-func (l link) Read(p []byte) (int, error) { return l.stream.Read(p) }
+func (l link) Read(p []byte) (int, error) { return l.TCPConn.Read(p) }
 
 func (l link) Write(p []byte) (n int, err error) {
 	for {
-		m, err := l.stream.Write(p[n:])
+		m, err := l.TCPConn.Write(p[n:])
 		if n += m; err == nil {
 			return n, nil
 		}
@@ -41,7 +41,7 @@ func (l link) Write(p []byte) (n int, err error) {
 	}
 }
 
-func (l link) Close() error { return l.stream.Close() }
+func (l link) Close() error { return l.TCPConn.Close() }
 
 var _ net.Conn = link{}
 
@@ -80,45 +80,57 @@ func (c *conn) notTLS(err error) {
 	}
 	switch string(record.RecordHeader[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
-		_, _ = c.stream.Write(exchange.Refusal(400).Append(nil, false, false)) // it is closed after
-		_ = c.stream.CloseWrite()
+		_, _ = c.TCPConn.Write(exchange.Refusal(400).Append(nil, false, false)) // it is closed after
+		_ = c.TCPConn.CloseWrite()
 	}
 }
 
-// Read, Write, CloseWrite and Close are those of TLS where it is spoken.
+// Read, Write, CloseWrite and Close are those of TLS where it is spoken, or of the stream of HTTP/2.
 
 // Read reads what the other side has sent.
 func (s *sock) Read(p []byte) (int, error) {
+	if s.stream != nil {
+		return s.stream.Read(p)
+	}
 	if s.secure != nil {
 		return s.secure.Read(p)
 	}
-	return s.stream.Read(p)
+	return s.TCPConn.Read(p)
 }
 
 // Write sends p.
 func (s *sock) Write(p []byte) (int, error) {
+	if s.stream != nil {
+		return s.stream.Write(p)
+	}
 	if s.secure != nil {
 		return s.secure.Write(p)
 	}
-	return s.stream.Write(p)
+	return s.TCPConn.Write(p)
 }
 
 // CloseWrite ends the sending direction.
 func (s *sock) CloseWrite() error {
+	if s.stream != nil {
+		return s.stream.CloseWrite()
+	}
 	if s.secure != nil {
 		if err := s.secure.CloseWrite(); err != nil {
 			return err
 		}
 	}
-	return s.stream.CloseWrite()
+	return s.TCPConn.CloseWrite()
 }
 
 // Close closes the connection. With TLS it says so to the other side.
 func (s *sock) Close() error {
+	if s.stream != nil {
+		return s.stream.Close()
+	}
 	if s.secure != nil {
 		return s.secure.Close()
 	}
-	return s.stream.Close()
+	return s.TCPConn.Close()
 }
 
 // hangUp ends a connection on which nothing is under way, from another goroutine than its own, without waiting.

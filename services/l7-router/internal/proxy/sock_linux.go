@@ -8,21 +8,18 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/l7-router/internal/mux"
 )
 
-// stream is a *net.TCPConn, or a *net.UnixConn to a server inside this process.
-type stream interface {
-	net.Conn
-	syscall.Conn
-	CloseWrite() error
-}
-
-// sock is one connection with the few calls that package net has no words for. Its raw calls keep their results in
+// sock is one TCP connection with the few calls that package net has no words for. Its raw calls keep their results in
 // the struct, so that none allocates; each may be used by one goroutine at a time.
 type sock struct {
-	stream
+	*net.TCPConn
 	raw    syscall.RawConn
 	secure *tls.Conn // what is spoken over it; nil: cleartext
+	// stream is what this is instead of a TCP connection; nil: it is one.
+	stream *mux.Stream
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
 	oneB    [1]byte
@@ -44,12 +41,12 @@ type sock struct {
 	peekNow func(uintptr)
 }
 
-func newSock(c stream) (*sock, error) {
+func newSock(c *net.TCPConn) (*sock, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	s := &sock{stream: c, raw: raw}
+	s := &sock{TCPConn: c, raw: raw}
 	s.readNow = s.readReady
 	s.fillNow = s.fillReady
 	s.peekNow = s.peekFD
@@ -60,6 +57,9 @@ func newSock(c stream) (*sock, error) {
 func (s *sock) readFirst() (*buffer, error) {
 	if s.secure != nil {
 		return s.firstSecure()
+	}
+	if s.stream != nil {
+		return s.firstStream()
 	}
 	s.read, s.readN, s.readErr = nil, 0, nil
 	err := s.raw.Read(s.readNow)
@@ -97,6 +97,9 @@ func (s *sock) readReady(fd uintptr) bool {
 
 // peek looks at what can be read without waiting: n is 0 with nil error at the end of the stream.
 func (s *sock) peek() (n int, err error) {
+	if s.stream != nil {
+		return s.peekStream()
+	}
 	if err := s.raw.Control(s.peekNow); err != nil {
 		return 0, err
 	}
@@ -114,6 +117,9 @@ func (s *sock) peekFD(fd uintptr) {
 
 // acked returns how many bytes the other side has acknowledged (tcpi_bytes_acked, RFC 4898 tcpEStatsAppHCThruOctetsAcked).
 func (s *sock) acked() (n int64, ok bool) {
+	if s.stream != nil {
+		return 0, false // a server says so: mux.ErrUntouched
+	}
 	err := s.raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
@@ -131,6 +137,9 @@ func (s *sock) Alive() bool {
 
 // ended reports whether the other side has closed or reset the connection and nothing is left to read.
 func (s *sock) ended() bool {
+	if s.stream != nil {
+		return s.stream.Ended()
+	}
 	n, err := s.peek()
 	if s.secure != nil && err == nil && n > 0 {
 		return s.hasEnded()
@@ -140,10 +149,12 @@ func (s *sock) ended() bool {
 
 // abort closes with a reset, for streams whose end would otherwise look like a good one.
 func (s *sock) abort() {
-	if tcp, ok := s.stream.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // without it the close is an ordinary one
+	if s.stream != nil {
+		s.stream.Abort()
+		return
 	}
-	_ = s.stream.Close() // nothing to be saved
+	_ = s.SetLinger(0)    // without it the close is an ordinary one
+	_ = s.TCPConn.Close() // nothing to be saved
 }
 
 // queued takes the connections that wait to be accepted, without waiting for more.
@@ -178,6 +189,10 @@ func queued(l *net.TCPListener) (all []*net.TCPConn) {
 
 // disconnect resets the connection, and has both sides see it: connect(2) with AF_UNSPEC. Any goroutine may call it.
 func (s *sock) disconnect() {
+	if s.stream != nil {
+		s.stream.Break()
+		return
+	}
 	_ = s.raw.Control(func(fd uintptr) { // a closed one has ended already
 		none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
 		_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none)) // so has one that cannot be

@@ -111,7 +111,8 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 	case len(m.GetBindTls()) > 0:
 		p.refuse(path+".tls", "bind_tls needs it: at least one certificate")
 	}
-	f.Stats = p.statsPage(path+".stats", m.GetStats())
+	f.HTTP2 = p.http2(path+".http2", m.GetHttp2(), len(m.GetBindTls()) > 0)
+
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
 	f.Forwarded = p.forwarded(path+".forwarded", m.GetForwarded())
 	p.ownFields(path, &f)
@@ -128,6 +129,7 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 		Cookie:         p.cookie(path+".cookie", m.GetCookie()),
 		Check:          p.check(path+".check", m.GetCheck()),
 		TimeoutConnect: p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
+		H2C:            p.h2c(path+".protocol", m.GetProtocol()),
 		TimeoutServer:  p.duration(path+".timeout_server", m.GetTimeoutServer(), DefaultTimeoutServer, time.Millisecond, MaxTimeout),
 	}
 	switch m.GetBalance() {

@@ -20,6 +20,7 @@ type Frontend struct {
 	// BindTLS holds those on which TLS is spoken, as TLS says.
 	BindTLS []netip.AddrPort
 	TLS     TLS
+	HTTP2   HTTP2
 	// Rules are asked in order; edits add up, and the first other one that holds decides.
 	Rules []Rule
 	// Forwarded is what servers are told of the client.
@@ -34,8 +35,6 @@ type Frontend struct {
 	TimeoutKeepAlive time.Duration
 	// MaxConn is the most connections at a time.
 	MaxConn int
-	// Stats is the statistics page; the zero value is none.
-	Stats StatsPage
 }
 
 // Backend is a group of servers that can each answer the same requests.
@@ -46,6 +45,8 @@ type Backend struct {
 	Cookie Cookie
 	// Check tells the living servers from the dead; the zero value does not check.
 	Check Check
+	// H2C: the servers speak HTTP/2 in cleartext.
+	H2C bool
 	// TimeoutConnect is how long connecting to a server may take.
 	TimeoutConnect time.Duration
 	// TimeoutServer is how long a server may stay silent while a message is under way.
