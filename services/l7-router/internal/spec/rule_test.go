@@ -3,6 +3,8 @@ package spec
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -192,6 +194,36 @@ func TestForwarded(t *testing.T) {
 			}
 		case len(violations) > 0 || !reflect.DeepEqual(state.Frontends[0].Forwarded, test.want):
 			t.Errorf("%s: got %+v %v", test.text, state, violations)
+		}
+	}
+}
+
+// The desired state of the lab is valid.
+func TestLab(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../../../deploy/lab/desired/l7-router/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	var frontends []*routerv1.Frontend
+	var backends []*routerv1.Backend
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := &routerv1.ApplyRequest{}
+		if err := protojson.Unmarshal(text, request); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if f := request.GetObject().GetFrontend(); f != nil {
+			frontends = append(frontends, f)
+		} else {
+			backends = append(backends, request.GetObject().GetBackend())
+		}
+		// The seed applies one after the other.
+		if _, violations := Parse(frontends, backends); len(violations) > 0 {
+			t.Errorf("%s: %v", file, violations)
 		}
 	}
 }
