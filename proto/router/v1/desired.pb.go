@@ -409,6 +409,67 @@ func (Admin) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
+// InitialState is how a server is taken before its first check.
+type InitialState int32
+
+const (
+	// The same as INITIAL_STATE_UP.
+	InitialState_INITIAL_STATE_UNSPECIFIED InitialState = 0
+	// It takes requests; one bad check takes it down.
+	InitialState_INITIAL_STATE_UP InitialState = 1
+	// It takes requests; fall bad checks in a row take it down.
+	InitialState_INITIAL_STATE_FULLY_UP InitialState = 2
+	// It takes none; one good check brings it up.
+	InitialState_INITIAL_STATE_DOWN InitialState = 3
+	// It takes none; rise good checks in a row bring it up.
+	InitialState_INITIAL_STATE_FULLY_DOWN InitialState = 4
+)
+
+// Enum value maps for InitialState.
+var (
+	InitialState_name = map[int32]string{
+		0: "INITIAL_STATE_UNSPECIFIED",
+		1: "INITIAL_STATE_UP",
+		2: "INITIAL_STATE_FULLY_UP",
+		3: "INITIAL_STATE_DOWN",
+		4: "INITIAL_STATE_FULLY_DOWN",
+	}
+	InitialState_value = map[string]int32{
+		"INITIAL_STATE_UNSPECIFIED": 0,
+		"INITIAL_STATE_UP":          1,
+		"INITIAL_STATE_FULLY_UP":    2,
+		"INITIAL_STATE_DOWN":        3,
+		"INITIAL_STATE_FULLY_DOWN":  4,
+	}
+)
+
+func (x InitialState) Enum() *InitialState {
+	p := new(InitialState)
+	*p = x
+	return p
+}
+
+func (x InitialState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InitialState) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[7].Descriptor()
+}
+
+func (InitialState) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[7]
+}
+
+func (x InitialState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InitialState.Descriptor instead.
+func (InitialState) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
 // Kind in the key space: frontend
 type Frontend struct {
@@ -1772,7 +1833,9 @@ type Server struct {
 	Cookie string `protobuf:"bytes,5,opt,name=cookie,proto3" json:"cookie,omitempty"`
 	// What is wanted of it (HAProxy: disabled is ADMIN_MAINT). Default ADMIN_READY. RouterAdmin.SetServer asks for something
 	// else on one router, until this field changes.
-	Admin         Admin `protobuf:"varint,9,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
+	Admin Admin `protobuf:"varint,9,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
+	// How it is checked otherwise than the backend's check says. Default: as that says.
+	Check         *ServerCheckSettings `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1847,6 +1910,13 @@ func (x *Server) GetAdmin() Admin {
 		return x.Admin
 	}
 	return Admin_ADMIN_UNSPECIFIED
+}
+
+func (x *Server) GetCheck() *ServerCheckSettings {
+	if x != nil {
+		return x.Check
+	}
+	return nil
 }
 
 // Cookie is persistence by a cookie that the router inserts (HAProxy: cookie NAME insert).
@@ -1943,8 +2013,18 @@ type Check struct {
 	// Good checks in a row until a dead server counts as living (HAProxy: rise), 1 to 100. Default 2.
 	Rise uint32 `protobuf:"varint,4,opt,name=rise,proto3" json:"rise,omitempty"`
 	// Bad checks in a row until a living server counts as dead (HAProxy: fall), 1 to 100. Default 3. Right after the
-	// start one bad check is enough.
-	Fall          uint32 `protobuf:"varint,5,opt,name=fall,proto3" json:"fall,omitempty"`
+	// start one bad check is enough; see initial_state.
+	Fall uint32 `protobuf:"varint,5,opt,name=fall,proto3" json:"fall,omitempty"`
+	// Pause while a server is between up and down: some checks in a row, but not enough, have said otherwise (HAProxy:
+	// fastinter), 10ms to 1h. Default: the interval.
+	FastInterval *durationpb.Duration `protobuf:"bytes,6,opt,name=fast_interval,json=fastInterval,proto3" json:"fast_interval,omitempty"`
+	// Pause while a server is down (HAProxy: downinter), 10ms to 1h. Default: the interval.
+	DownInterval *durationpb.Duration `protobuf:"bytes,7,opt,name=down_interval,json=downInterval,proto3" json:"down_interval,omitempty"`
+	// Port to check, 1 to 65535 (HAProxy: port). Default: the server's.
+	Port uint32 `protobuf:"varint,8,opt,name=port,proto3" json:"port,omitempty"`
+	// How a server is taken that has not been checked yet, or comes out of maintenance (HAProxy: init-state).
+	// Default INITIAL_STATE_UP.
+	InitialState  InitialState `protobuf:"varint,9,opt,name=initial_state,json=initialState,proto3,enum=twotier.router.v1.InitialState" json:"initial_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2014,22 +2094,179 @@ func (x *Check) GetFall() uint32 {
 	return 0
 }
 
-// HttpCheck is one HTTP request; a status of 200 to 399 is good.
+func (x *Check) GetFastInterval() *durationpb.Duration {
+	if x != nil {
+		return x.FastInterval
+	}
+	return nil
+}
+
+func (x *Check) GetDownInterval() *durationpb.Duration {
+	if x != nil {
+		return x.DownInterval
+	}
+	return nil
+}
+
+func (x *Check) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Check) GetInitialState() InitialState {
+	if x != nil {
+		return x.InitialState
+	}
+	return InitialState_INITIAL_STATE_UNSPECIFIED
+}
+
+// ServerCheckSettings is what is checked otherwise than the backend says, for one server.
+type ServerCheckSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server is not checked; it counts as up.
+	Off bool `protobuf:"varint,1,opt,name=off,proto3" json:"off,omitempty"`
+	// As in Check. Default: the backend's.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// As in Check. Default: the backend's.
+	FastInterval *durationpb.Duration `protobuf:"bytes,3,opt,name=fast_interval,json=fastInterval,proto3" json:"fast_interval,omitempty"`
+	// As in Check. Default: the backend's.
+	DownInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=down_interval,json=downInterval,proto3" json:"down_interval,omitempty"`
+	// As in Check. Default: the backend's.
+	Rise uint32 `protobuf:"varint,5,opt,name=rise,proto3" json:"rise,omitempty"`
+	// As in Check. Default: the backend's.
+	Fall uint32 `protobuf:"varint,6,opt,name=fall,proto3" json:"fall,omitempty"`
+	// As in Check. Default: the backend's.
+	Port uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
+	// Address to check, an IP address (HAProxy: addr). Default: the server's.
+	Address string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	// As in Check. Default: the backend's.
+	InitialState  InitialState `protobuf:"varint,9,opt,name=initial_state,json=initialState,proto3,enum=twotier.router.v1.InitialState" json:"initial_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerCheckSettings) Reset() {
+	*x = ServerCheckSettings{}
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerCheckSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerCheckSettings) ProtoMessage() {}
+
+func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerCheckSettings.ProtoReflect.Descriptor instead.
+func (*ServerCheckSettings) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ServerCheckSettings) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+func (x *ServerCheckSettings) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *ServerCheckSettings) GetFastInterval() *durationpb.Duration {
+	if x != nil {
+		return x.FastInterval
+	}
+	return nil
+}
+
+func (x *ServerCheckSettings) GetDownInterval() *durationpb.Duration {
+	if x != nil {
+		return x.DownInterval
+	}
+	return nil
+}
+
+func (x *ServerCheckSettings) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *ServerCheckSettings) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+func (x *ServerCheckSettings) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ServerCheckSettings) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ServerCheckSettings) GetInitialState() InitialState {
+	if x != nil {
+		return x.InitialState
+	}
+	return InitialState_INITIAL_STATE_UNSPECIFIED
+}
+
+// HttpCheck is one HTTP request, and what is expected of the response.
 type HttpCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Method. Default OPTIONS, as in HAProxy.
 	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
-	// Path. Default /
+	// Path, with a query if there is one. Default /
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Host header. Default: the server's address.
-	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// Speak HTTP/1.0 (HAProxy's default), in which a server closes by itself. Default: HTTP/1.1 and Connection: close.
+	Http_1_0 bool `protobuf:"varint,4,opt,name=http_1_0,json=http10,proto3" json:"http_1_0,omitempty"`
+	// Further fields of the request (HAProxy: http-check send hdr), 16 at most; none that frames or routes it, as Host does.
+	Headers []*Header `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Body of the request (HAProxy: http-check send body), 16 KiB at most. Default: none.
+	Body string `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
+	// All of them have to hold (HAProxy: http-check expect), 16 at most. Default: one, status 200 to 399.
+	Expect []*HttpExpect `protobuf:"bytes,7,rep,name=expect,proto3" json:"expect,omitempty"`
+	// A server that is up and answers 404 gets no new clients; those whose cookie names it still reach it (HAProxy:
+	// http-check disable-on-404).
+	DisableOn_404 bool `protobuf:"varint,8,opt,name=disable_on_404,json=disableOn404,proto3" json:"disable_on_404,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2278,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2291,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -2076,6 +2313,132 @@ func (x *HttpCheck) GetHost() string {
 		return x.Host
 	}
 	return ""
+}
+
+func (x *HttpCheck) GetHttp_1_0() bool {
+	if x != nil {
+		return x.Http_1_0
+	}
+	return false
+}
+
+func (x *HttpCheck) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *HttpCheck) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetExpect() []*HttpExpect {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+func (x *HttpCheck) GetDisableOn_404() bool {
+	if x != nil {
+		return x.DisableOn_404
+	}
+	return false
+}
+
+// HttpExpect is one thing that is expected of a response. Exactly one of statuses, body, body_regex and header is set.
+type HttpExpect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The status is one of these, or in one of these ranges (HAProxy: expect status). Example: ["200", "204", "300-399"]
+	Statuses []string `protobuf:"bytes,1,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	// The body holds this text (HAProxy: expect string). Its first 64 KiB are looked at.
+	Body string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The body holds something that fits this regular expression of RE2 (HAProxy: expect rstring).
+	BodyRegex string `protobuf:"bytes,3,opt,name=body_regex,json=bodyRegex,proto3" json:"body_regex,omitempty"`
+	// There is a field of this name (HAProxy: expect hdr name).
+	Header string `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"`
+	// And one of its values is this, exactly. Default: any value.
+	HeaderValue string `protobuf:"bytes,5,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
+	// It must not hold (HAProxy: !).
+	Not           bool `protobuf:"varint,6,opt,name=not,proto3" json:"not,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpExpect) Reset() {
+	*x = HttpExpect{}
+	mi := &file_router_v1_desired_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpExpect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpExpect) ProtoMessage() {}
+
+func (x *HttpExpect) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpExpect.ProtoReflect.Descriptor instead.
+func (*HttpExpect) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HttpExpect) GetStatuses() []string {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *HttpExpect) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *HttpExpect) GetBodyRegex() string {
+	if x != nil {
+		return x.BodyRegex
+	}
+	return ""
+}
+
+func (x *HttpExpect) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *HttpExpect) GetHeaderValue() string {
+	if x != nil {
+		return x.HeaderValue
+	}
+	return ""
+}
+
+func (x *HttpExpect) GetNot() bool {
+	if x != nil {
+		return x.Not
+	}
+	return false
 }
 
 var File_router_v1_desired_proto protoreflect.FileDescriptor
@@ -2193,31 +2556,61 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x05check\x18\x05 \x01(\v2\x18.twotier.router.v1.CheckR\x05check\x12B\n" +
 	"\x0ftimeout_connect\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0etimeoutConnect\x12@\n" +
 	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\x127\n" +
-	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xbe\x01\n" +
+	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xfc\x01\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
 	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x16\n" +
 	"\x06backup\x18\x04 \x01(\bR\x06backup\x12\x16\n" +
 	"\x06cookie\x18\x05 \x01(\tR\x06cookie\x12.\n" +
-	"\x05admin\x18\t \x01(\x0e2\x18.twotier.router.v1.AdminR\x05adminB\t\n" +
+	"\x05admin\x18\t \x01(\x0e2\x18.twotier.router.v1.AdminR\x05admin\x12<\n" +
+	"\x05check\x18\n" +
+	" \x01(\v2&.twotier.router.v1.ServerCheckSettingsR\x05checkB\t\n" +
 	"\a_weight\"\x86\x01\n" +
 	"\x06Cookie\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anocache\x18\x02 \x01(\bR\anocache\x12\x1a\n" +
 	"\bindirect\x18\x03 \x01(\bR\bindirect\x12\x1a\n" +
 	"\bhttponly\x18\x04 \x01(\bR\bhttponly\x12\x16\n" +
-	"\x06secure\x18\x05 \x01(\bR\x06secure\"\xcd\x01\n" +
+	"\x06secure\x18\x05 \x01(\bR\x06secure\"\xa7\x03\n" +
 	"\x05Check\x120\n" +
 	"\x04http\x18\x01 \x01(\v2\x1c.twotier.router.v1.HttpCheckR\x04http\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
 	"\x04rise\x18\x04 \x01(\rR\x04rise\x12\x12\n" +
-	"\x04fall\x18\x05 \x01(\rR\x04fall\"K\n" +
+	"\x04fall\x18\x05 \x01(\rR\x04fall\x12>\n" +
+	"\rfast_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\ffastInterval\x12>\n" +
+	"\rdown_interval\x18\a \x01(\v2\x19.google.protobuf.DurationR\fdownInterval\x12\x12\n" +
+	"\x04port\x18\b \x01(\rR\x04port\x12D\n" +
+	"\rinitial_state\x18\t \x01(\x0e2\x1f.twotier.router.v1.InitialStateR\finitialState\"\xfa\x02\n" +
+	"\x13ServerCheckSettings\x12\x10\n" +
+	"\x03off\x18\x01 \x01(\bR\x03off\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12>\n" +
+	"\rfast_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ffastInterval\x12>\n" +
+	"\rdown_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fdownInterval\x12\x12\n" +
+	"\x04rise\x18\x05 \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\x06 \x01(\rR\x04fall\x12\x12\n" +
+	"\x04port\x18\a \x01(\rR\x04port\x12\x18\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12D\n" +
+	"\rinitial_state\x18\t \x01(\x0e2\x1f.twotier.router.v1.InitialStateR\finitialState\"\x8b\x02\n" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host*s\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x18\n" +
+	"\bhttp_1_0\x18\x04 \x01(\bR\x06http10\x123\n" +
+	"\aheaders\x18\x05 \x03(\v2\x19.twotier.router.v1.HeaderR\aheaders\x12\x12\n" +
+	"\x04body\x18\x06 \x01(\tR\x04body\x125\n" +
+	"\x06expect\x18\a \x03(\v2\x1d.twotier.router.v1.HttpExpectR\x06expect\x12$\n" +
+	"\x0edisable_on_404\x18\b \x01(\bR\fdisableOn404\"\xa8\x01\n" +
+	"\n" +
+	"HttpExpect\x12\x1a\n" +
+	"\bstatuses\x18\x01 \x03(\tR\bstatuses\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\x12\x1d\n" +
+	"\n" +
+	"body_regex\x18\x03 \x01(\tR\tbodyRegex\x12\x16\n" +
+	"\x06header\x18\x04 \x01(\tR\x06header\x12!\n" +
+	"\fheader_value\x18\x05 \x01(\tR\vheaderValue\x12\x10\n" +
+	"\x03not\x18\x06 \x01(\bR\x03not*s\n" +
 	"\n" +
 	"ClientAuth\x12\x1b\n" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2250,7 +2643,13 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x11ADMIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vADMIN_READY\x10\x01\x12\x0f\n" +
 	"\vADMIN_DRAIN\x10\x02\x12\x0f\n" +
-	"\vADMIN_MAINT\x10\x03B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
+	"\vADMIN_MAINT\x10\x03*\x95\x01\n" +
+	"\fInitialState\x12\x1d\n" +
+	"\x19INITIAL_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10INITIAL_STATE_UP\x10\x01\x12\x1a\n" +
+	"\x16INITIAL_STATE_FULLY_UP\x10\x02\x12\x16\n" +
+	"\x12INITIAL_STATE_DOWN\x10\x03\x12\x1c\n" +
+	"\x18INITIAL_STATE_FULLY_DOWN\x10\x04B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
 
 var (
 	file_router_v1_desired_proto_rawDescOnce sync.Once
@@ -2264,8 +2663,8 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -2274,72 +2673,85 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(Balance)(0),                // 4: twotier.router.v1.Balance
 	(Protocol)(0),               // 5: twotier.router.v1.Protocol
 	(Admin)(0),                  // 6: twotier.router.v1.Admin
-	(*Frontend)(nil),            // 7: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 8: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 9: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 10: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 11: twotier.router.v1.Forwarded
-	(*Rule)(nil),                // 12: twotier.router.v1.Rule
-	(*Condition)(nil),           // 13: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 14: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 15: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 16: twotier.router.v1.Redirect
-	(*Header)(nil),              // 17: twotier.router.v1.Header
-	(*Edit)(nil),                // 18: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 19: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 20: twotier.router.v1.Backend
-	(*Server)(nil),              // 21: twotier.router.v1.Server
-	(*Cookie)(nil),              // 22: twotier.router.v1.Cookie
-	(*Check)(nil),               // 23: twotier.router.v1.Check
-	(*HttpCheck)(nil),           // 24: twotier.router.v1.HttpCheck
-	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
+	(InitialState)(0),           // 7: twotier.router.v1.InitialState
+	(*Frontend)(nil),            // 8: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 9: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 10: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 11: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 12: twotier.router.v1.Forwarded
+	(*Rule)(nil),                // 13: twotier.router.v1.Rule
+	(*Condition)(nil),           // 14: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 15: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 16: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 17: twotier.router.v1.Redirect
+	(*Header)(nil),              // 18: twotier.router.v1.Header
+	(*Edit)(nil),                // 19: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 20: twotier.router.v1.PathEdit
+	(*Backend)(nil),             // 21: twotier.router.v1.Backend
+	(*Server)(nil),              // 22: twotier.router.v1.Server
+	(*Cookie)(nil),              // 23: twotier.router.v1.Cookie
+	(*Check)(nil),               // 24: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 25: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 26: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 27: twotier.router.v1.HttpExpect
+	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	12, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	25, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	25, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	25, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	9,  // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	8,  // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	11, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	10, // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	13, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	28, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	28, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	28, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	10, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	9,  // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	12, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	11, // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 8: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	25, // 9: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	28, // 9: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
 	1,  // 10: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
 	2,  // 11: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	13, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	15, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	16, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	18, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	14, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	16, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	17, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	19, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	3,  // 16: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	14, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	14, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	14, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	13, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	13, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	13, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	25, // 23: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	17, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	17, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	17, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	17, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	19, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	15, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	15, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	15, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	14, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	14, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	14, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	28, // 23: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	18, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	18, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	18, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	18, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	20, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
 	4,  // 29: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	21, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	22, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	23, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	25, // 33: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	25, // 34: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	22, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	23, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	24, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	28, // 33: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	28, // 34: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
 	5,  // 35: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
 	6,  // 36: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	24, // 37: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	25, // 38: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	25, // 39: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	25, // 37: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	26, // 38: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	28, // 39: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	28, // 40: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	28, // 41: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	28, // 42: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	7,  // 43: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	28, // 44: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	28, // 45: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	28, // 46: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	7,  // 47: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	18, // 48: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	27, // 49: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -2353,8 +2765,8 @@ func file_router_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   18,
+			NumEnums:      8,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,13 +2,17 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -58,8 +62,12 @@ type Result struct {
 	Duration time.Duration
 }
 
-// maxInterim is the most interim responses (1xx) before a final one.
-const maxInterim = 32
+const (
+	// MaxBody is the most bytes of a body that are looked at.
+	MaxBody = 64 << 10
+	// maxInterim is the most interim responses (1xx) before a final one.
+	maxInterim = 32
+)
 
 // Do checks the server at an address once, over a connection of its own, because a dead listener can hide behind a
 // connection that is kept. It ends at c.Timeout at the latest, or when ctx does. A panic is a bad result.
@@ -71,6 +79,12 @@ func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) (r Result) {
 		}
 		r.Duration = time.Since(begin)
 	}()
+	if c.Address.IsValid() {
+		address = netip.AddrPortFrom(c.Address, address.Port())
+	}
+	if c.Port != 0 {
+		address = netip.AddrPortFrom(address.Addr(), c.Port)
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	dialed, err := new(net.Dialer).DialContext(ctx, "tcp", address.String())
@@ -85,7 +99,7 @@ func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) (r Result) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a closed one waits for nothing
 	defer stop()
-	return ask(conn, address, c)
+	return ask(conn, address, &c.HTTP)
 }
 
 // failed tells a timeout from a fault on this side and from everything else.
@@ -101,8 +115,8 @@ func failed(err error, timeout, other Code) Result {
 }
 
 // ask sends the request of an HTTP check and judges the response.
-func ask(conn net.Conn, address netip.AddrPort, c *spec.Check) Result {
-	if _, err := conn.Write(request(address, c)); err != nil {
+func ask(conn net.Conn, address netip.AddrPort, h *spec.HTTPCheck) Result {
+	if _, err := conn.Write(request(address, h)); err != nil {
 		return failed(err, Layer7Timeout, Layer7Response)
 	}
 	var head http1.Head
@@ -113,19 +127,66 @@ func ask(conn net.Conn, address netip.AddrPort, c *spec.Check) Result {
 		if err != nil {
 			return failed(err, Layer7Timeout, Layer7Response)
 		}
+		buffer = rest
 		if head.Status() >= 200 {
 			break
 		}
 		if interim++; interim > maxInterim {
 			return Result{Code: Layer7Response, Reason: "too many interim responses"}
 		}
-		buffer = append(buffer[:0], rest...)
+		buffer = append(make([]byte, 0, max(4<<10, len(rest))), rest...)
 	}
+	var body []byte
+	if slices.ContainsFunc(h.Expect, func(e spec.Expect) bool { return e.Body != "" || e.Regex.Regexp != nil }) {
+		var err error
+		if body, err = readBody(conn, head.ResponseBody(h.Method == "HEAD"), buffer); err != nil {
+			return failed(err, Layer7Timeout, Layer7Response)
+		}
+	}
+	return judge(&head, body, h)
+}
+
+// judge says what a response means. All that is expected has to hold.
+func judge(head *http1.Head, body []byte, h *spec.HTTPCheck) Result {
 	r := Result{Code: Layer7OK, Status: head.Status(), Reason: fmt.Sprintf("status %d %s", head.Status(), head.Reason())}
-	if head.Status() > 399 {
+	if head.Status() == 404 && h.DisableOn404 {
+		r.Code = Layer7Condition
+		return r
+	}
+	if len(h.Expect) == 0 && head.Status() > 399 {
 		r.Code = Layer7Status
 	}
+	for i := range h.Expect {
+		e := &h.Expect[i]
+		holds, what, code := expected(e, head, body)
+		if holds == e.Not {
+			not := "is not expected"
+			if holds {
+				not = "must not be"
+			}
+			r.Code, r.Reason = code, fmt.Sprintf("%s: %s %s", r.Reason, what, not)
+			break
+		}
+	}
 	return r
+}
+
+// expected reports whether a response has what an expectation names, and tells what that is and what it means if that is
+// wrong.
+func expected(e *spec.Expect, head *http1.Head, body []byte) (holds bool, what string, code Code) {
+	switch {
+	case len(e.Statuses) > 0:
+		holds = slices.ContainsFunc(e.Statuses, func(r spec.StatusRange) bool { return r.From <= head.Status() && head.Status() <= r.To })
+		return holds, "this status", Layer7Status
+	case e.Header != "":
+		for i := range head.Fields() {
+			holds = holds || http1.EqualFold(head.Name(i), e.Header) && (e.HeaderValue == "" || string(head.Value(i)) == e.HeaderValue)
+		}
+		return holds, "field " + e.Header, Layer7Status
+	case e.Regex.Regexp != nil:
+		return e.Regex.Match(body), "what fits the body", Layer7Response
+	}
+	return bytes.Contains(body, []byte(e.Body)), "the text of the body", Layer7Response
 }
 
 // readHead reads up to the end of a head, of which the start may be in buffer. It returns what came behind the head.
@@ -149,15 +210,63 @@ func readHead(conn net.Conn, head *http1.Head, buffer []byte) (rest []byte, err 
 	}
 }
 
+// readBody reads a body, MaxBody bytes of it at most; begun is what has come of it.
+func readBody(conn net.Conn, framing http1.Body, begun []byte) ([]byte, error) {
+	from := io.MultiReader(bytes.NewReader(begun), conn)
+	switch framing.Framing {
+	case http1.NoBody:
+		return nil, nil
+	case http1.Length:
+		body := make([]byte, min(framing.Length, MaxBody))
+		_, err := io.ReadFull(from, body)
+		return body, err
+	case http1.UntilClose:
+		return io.ReadAll(io.LimitReader(from, MaxBody))
+	}
+	var chunks http1.ChunkReader
+	var body []byte
+	buffer := make([]byte, 0, 4<<10)
+	for !chunks.Done() && len(body) < MaxBody {
+		n, data, err := chunks.Next(buffer)
+		if err != nil {
+			return nil, err
+		}
+		body = append(body, data...)
+		buffer = append(buffer[:0], buffer[n:]...)
+		if n > 0 {
+			continue
+		}
+		if len(buffer) == cap(buffer) {
+			return nil, http1.ErrChunk // no line is as long
+		}
+		n, err = from.Read(buffer[len(buffer):cap(buffer)])
+		if n == 0 && err != nil {
+			return nil, err
+		}
+		buffer = buffer[:len(buffer)+n]
+	}
+	return body[:min(len(body), MaxBody)], nil
+}
+
 // request makes the request of an HTTP check.
-func request(address netip.AddrPort, c *spec.Check) []byte {
-	host := c.Host
+func request(address netip.AddrPort, h *spec.HTTPCheck) []byte {
+	host := h.Host
 	if host == "" {
 		host = address.String()
 	}
-	out := http1.AppendRequestLine(nil, []byte(c.Method), nil, []byte(c.Path))
+	out := http1.AppendRequestLine(nil, []byte(h.Method), []byte(h.Path), nil)
+	if h.Old {
+		out[len(out)-3] = '0' // HTTP/1.0, by which the server closes
+	} else {
+		out = http1.AppendField(out, "Connection", "close")
+	}
 	out = http1.AppendField(out, "Host", host)
 	out = http1.AppendField(out, "User-Agent", "twotier-probe")
-	out = http1.AppendField(out, "Connection", "close")
-	return http1.AppendEnd(out)
+	for _, f := range h.Headers {
+		out = http1.AppendField(out, f.Name, f.Value)
+	}
+	if h.Body != "" {
+		out = http1.AppendField(out, "Content-Length", strconv.Itoa(len(h.Body)))
+	}
+	return append(http1.AppendEnd(out), h.Body...)
 }

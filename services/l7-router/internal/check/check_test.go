@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func TestDo(t *testing.T) {
 	}
 	nobody := netip.MustParseAddrPort(dead.Addr().String())
 	_ = dead.Close()
-	http := spec.Check{Kind: spec.CheckHTTP, Method: "GET", Path: "/healthz", Timeout: patience}
+	http := spec.Check{Kind: spec.CheckHTTP, HTTP: spec.HTTPCheck{Method: "GET", Path: "/healthz"}, Timeout: patience}
 	soon := http
 	soon.Timeout = 50 * time.Millisecond
 	tests := []struct {
@@ -92,5 +93,81 @@ func TestDo(t *testing.T) {
 				t.Errorf("got %+v, want %s and status %d", r, test.code, test.status)
 			}
 		})
+	}
+}
+
+// TestExpect: what is expected of responses, of which all are here at once.
+func TestExpect(t *testing.T) {
+	t.Parallel()
+	status := func(from, to int) spec.Expect { return spec.Expect{Statuses: []spec.StatusRange{{From: from, To: to}}} }
+	not := func(e spec.Expect) spec.Expect { e.Not = true; return e }
+	text := func(s string) spec.Expect { return spec.Expect{Body: s} }
+	regex := func(s string) spec.Expect { return spec.Expect{Regex: spec.Regex{Regexp: regexp.MustCompile(s)}} }
+	plain := "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nX-State: ok\r\nX-State: good\r\n\r\nall right"
+	chunked := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nall \r\n5\r\nright\r\n0\r\n\r\n"
+	tests := []struct {
+		name     string
+		response string
+		check    spec.HTTPCheck
+		want     Code
+	}{
+		{"a range", plain, spec.HTTPCheck{Expect: []spec.Expect{status(200, 299)}}, Layer7OK},
+		{"another status", plain, spec.HTTPCheck{Expect: []spec.Expect{status(204, 204)}}, Layer7Status},
+		{"not this status", plain, spec.HTTPCheck{Expect: []spec.Expect{not(status(200, 200))}}, Layer7Status},
+		{"a bad status that is expected", "HTTP/1.1 503 Busy\r\n\r\n", spec.HTTPCheck{Expect: []spec.Expect{status(503, 503)}}, Layer7OK},
+		{"text", plain, spec.HTTPCheck{Expect: []spec.Expect{text("right")}}, Layer7OK},
+		{"text in chunks", chunked, spec.HTTPCheck{Expect: []spec.Expect{text("all right")}}, Layer7OK},
+		{"text up to the end", "HTTP/1.0 200 OK\r\n\r\nall right", spec.HTTPCheck{Expect: []spec.Expect{text("right")}}, Layer7OK},
+		{"no such text", plain, spec.HTTPCheck{Expect: []spec.Expect{text("wrong")}}, Layer7Response},
+		{"text that must not be", plain, spec.HTTPCheck{Expect: []spec.Expect{not(text("right"))}}, Layer7Response},
+		{"text beyond what is looked at", "HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat("x", MaxBody) + "right", spec.HTTPCheck{Expect: []spec.Expect{text("right")}}, Layer7Response},
+		{"a body that ends too early", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nright", spec.HTTPCheck{Expect: []spec.Expect{text("right")}}, Layer7Response},
+		{"a regular expression", chunked, spec.HTTPCheck{Expect: []spec.Expect{regex("^all r.*t$")}}, Layer7OK},
+		{"a field", plain, spec.HTTPCheck{Expect: []spec.Expect{{Header: "x-state"}}}, Layer7OK},
+		{"a field's second value", plain, spec.HTTPCheck{Expect: []spec.Expect{{Header: "X-State", HeaderValue: "good"}}}, Layer7OK},
+		{"a field's other value", plain, spec.HTTPCheck{Expect: []spec.Expect{{Header: "X-State", HeaderValue: "bad"}}}, Layer7Status},
+		{"all of them", plain, spec.HTTPCheck{Expect: []spec.Expect{status(200, 200), text("all"), text("wrong")}}, Layer7Response},
+		{"404 for no new clients", "HTTP/1.1 404 Not Found\r\n\r\n", spec.HTTPCheck{DisableOn404: true}, Layer7Condition},
+		{"500 stays bad", "HTTP/1.1 500 Oops\r\n\r\n", spec.HTTPCheck{DisableOn404: true}, Layer7Status},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := spec.Check{Kind: spec.CheckHTTP, Timeout: patience, HTTP: test.check}
+			c.HTTP.Method, c.HTTP.Path = "GET", "/"
+			if r := Do(context.Background(), server(t, test.response), &c); r.Code != test.want {
+				t.Errorf("got %+v, want %s", r, test.want)
+			}
+		})
+	}
+}
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	at := netip.MustParseAddrPort("172.16.0.88:80")
+	tests := []struct {
+		check spec.HTTPCheck
+		want  string
+	}{
+		{spec.HTTPCheck{Method: "OPTIONS", Path: "/"}, "OPTIONS / HTTP/1.1\r\nConnection: close\r\nHost: 172.16.0.88:80\r\nUser-Agent: twotier-probe\r\n\r\n"},
+		{
+			spec.HTTPCheck{Method: "POST", Path: "/a?b", Host: "www", Old: true, Headers: []spec.Header{{Name: "X-A", Value: "b"}}, Body: "ping"},
+			"POST /a?b HTTP/1.0\r\nHost: www\r\nUser-Agent: twotier-probe\r\nX-A: b\r\nContent-Length: 4\r\n\r\nping",
+		},
+	}
+	for _, test := range tests {
+		if got := string(request(at, &test.check)); got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+// TestElsewhere: another address and port are checked.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	at := server(t, "HTTP/1.1 200 OK\r\n\r\n")
+	c := spec.Check{Kind: spec.CheckHTTP, Timeout: patience, Address: at.Addr(), Port: at.Port(), HTTP: spec.HTTPCheck{Method: "GET", Path: "/"}}
+	if r := Do(context.Background(), netip.MustParseAddrPort("192.0.2.1:1"), &c); r.Code != Layer7OK {
+		t.Errorf("got %+v", r)
 	}
 }

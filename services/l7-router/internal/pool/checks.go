@@ -100,7 +100,7 @@ func checkText(c *spec.Check, r check.Result) string {
 	}
 	what := "connect"
 	if c.Kind == spec.CheckHTTP {
-		what = c.Method + " " + c.Path
+		what = c.HTTP.Method + " " + c.HTTP.Path
 	}
 	took := r.Duration.Round(10 * time.Microsecond)
 	if r.Code.Good() {

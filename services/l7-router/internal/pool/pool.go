@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -139,9 +140,9 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 		events = append(events, p.update(s.live, "desired state", func() {
 			s.override.under(&s.Spec)
 			s.vitals.admin = s.override.adminOf(&s.Spec)
-			if s.check != want.Check {
+			if c := want.CheckOf(&s.Spec); !reflect.DeepEqual(s.check, c) {
 				s.stopCheck()
-				s.check = want.Check
+				s.check = c
 				s.vitals.use(&s.check)
 			}
 			if before.Down && s.vitals.checked {

@@ -48,7 +48,10 @@ func checked(t *testing.T) (p *Pool, want spec.Backend, answer func(status int))
 	want = spec.Backend{
 		Name:    "web",
 		Servers: []spec.Server{{Name: "s1", Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Weight: 1, Cookie: "s1"}},
-		Check:   spec.Check{Kind: spec.CheckHTTP, Method: "GET", Path: "/healthz", Interval: time.Millisecond, Timeout: time.Minute, Rise: 2, Fall: 3},
+		Check: spec.Check{
+			Kind: spec.CheckHTTP, HTTP: spec.HTTPCheck{Method: "GET", Path: "/healthz"},
+			Interval: time.Millisecond, Timeout: time.Minute, Rise: 2, Fall: 3,
+		},
 	}
 	return p, want, answer
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -39,6 +40,7 @@ type vitals struct {
 	checked    bool // it has a check
 	checksOff  bool // and that is switched off
 	rise, fall int
+	initial    spec.Initial
 	points     int
 	stopping   bool // the last check asked for no new clients
 	admin      spec.Admin
@@ -75,11 +77,19 @@ func (v *vitals) serves() Health {
 func (v *vitals) balanced() bool { return v.serves() == Up && v.admin == spec.AdminReady }
 func (v *vitals) named() bool    { return v.serves() != Down }
 
-// start makes it as it is at the beginning: up, but one bad check takes it down.
+// start makes it as it is at the beginning, or after maintenance: nobody has looked at it.
 func (v *vitals) start() {
 	v.points, v.stopping = v.full(), false
-	if v.checked && !v.checksOff {
+	if !v.checked || v.checksOff {
+		return
+	}
+	switch v.initial {
+	case spec.InitialUnset, spec.InitialUp:
 		v.points = v.rise
+	case spec.InitialDown:
+		v.points = v.rise - 1
+	case spec.InitialFullyDown:
+		v.points = 0
 	}
 }
 
@@ -87,7 +97,7 @@ func (v *vitals) start() {
 // those of a server that is down anyway do not.
 func (v *vitals) observe(c check.Code) (failed bool) {
 	switch {
-	case c.Good():
+	case c.Good() && (c != check.Layer7Condition || v.points >= v.rise): // a server that is down does not come back to stop
 		if v.points < v.full() {
 			if v.points++; v.points >= v.rise {
 				v.points = v.full()
@@ -117,7 +127,7 @@ func (v *vitals) use(c *spec.Check) {
 	rise, fall := max(c.Rise, 1), max(c.Fall, 1)
 	had := v.checked
 	up, missing := v.points >= v.rise, v.full()-v.points
-	v.checked, v.rise, v.fall = c.Kind != spec.CheckNone, rise, fall
+	v.checked, v.rise, v.fall, v.initial = c.Kind != spec.CheckNone, rise, fall, c.Initial
 	switch {
 	case !v.checked:
 		v.points, v.stopping = v.full(), false // nobody would ever bring it back
@@ -131,7 +141,15 @@ func (v *vitals) use(c *spec.Check) {
 }
 
 // interval is the pause to the next check (HAProxy: srv_getinter).
-func (v *vitals) interval(c *spec.Check) time.Duration { return c.Interval }
+func (v *vitals) interval(c *spec.Check) time.Duration {
+	switch v.points {
+	case v.full():
+		return c.Interval
+	case 0:
+		return cmp.Or(c.Down, c.Interval)
+	}
+	return cmp.Or(c.Fast, c.Interval)
+}
 
 // status is HAProxy's column status.
 func (v *vitals) status() string {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 func TestVitals(t *testing.T) {
 	t.Parallel()
 	http := spec.Check{Kind: spec.CheckHTTP, Rise: 2, Fall: 3}
+	initially := func(i spec.Initial) spec.Check { c := http; c.Initial = i; return c }
 	tests := []struct {
 		name  string
 		check spec.Check
@@ -27,10 +29,14 @@ func TestVitals(t *testing.T) {
 		{"after maintenance the first check decides", http, "+mr-", "UP, MAINT, UP 1/3, DOWN"},
 		{"drain ends maintenance", http, "+md", "UP, MAINT, DRAIN 1/3"},
 		{"404 means no new clients", http, "+c-+", "UP, NOLB, NOLB 2/3, UP"},
+		{"404 of a server that is down is a failure", http, "-c+c", "DOWN, DOWN, DOWN 1/2, DOWN"},
 		{"forced down, and back by checks", http, "+D+-++", "UP, DOWN, DOWN 1/2, DOWN, DOWN 1/2, UP"},
 		{"forced up, and down by checks", http, "-U---", "DOWN, UP, UP 2/3, UP 1/3, DOWN"},
 		{"forced to stop", http, "+S+", "UP, NOLB, UP"},
 		{"checks off", http, "+oDUO", "UP, no check, DOWN, no check, UP"},
+		{"fully up at first", initially(spec.InitialFullyUp), "--mr-", "UP 2/3, UP 1/3, MAINT, UP, UP 2/3"},
+		{"down at first", initially(spec.InitialDown), "+mr+", "UP, MAINT, DOWN 1/2, UP"},
+		{"fully down at first", initially(spec.InitialFullyDown), "+-++", "DOWN 1/2, DOWN, DOWN 1/2, UP"},
 		{"no check", spec.Check{}, "dmrDU", "DRAIN, MAINT, no check, DOWN, no check"},
 	}
 	for _, test := range tests {
@@ -102,5 +108,20 @@ func TestVitalsUnderAnotherCheck(t *testing.T) {
 		if got := v.status(); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
 		}
+	}
+}
+
+func TestIntervals(t *testing.T) {
+	t.Parallel()
+	c := spec.Check{Kind: spec.CheckTCP, Rise: 2, Fall: 3, Interval: 1, Fast: 2, Down: 3}
+	v := unchecked
+	v.use(&c)
+	got := fmt.Sprint(int(v.interval(&c)))
+	for _, event := range "+--+---+-++" {
+		v.observe(map[rune]check.Code{'+': check.Layer4OK, '-': check.Layer4Refused}[event])
+		got += fmt.Sprint(int(v.interval(&c)))
+	}
+	if want := "2" + "12212232321"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

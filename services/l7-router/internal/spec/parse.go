@@ -151,6 +151,7 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 		if s.Cookie != "" && b.Cookie.Name == "" {
 			p.refuse(at+".cookie", "the backend has no cookie, so the value has no use")
 		}
+		p.serverCheck(at+".check", message.GetCheck(), &s, b.Check.Kind != CheckNone)
 		b.Servers = append(b.Servers, s)
 	}
 	return b
@@ -194,34 +195,6 @@ func (p *parser) cookie(path string, m *routerv1.Cookie) Cookie {
 		p.refuse(path+".name", "want a cookie name of 1 to %d characters, such as webserver, got %q", MaxName, m.GetName())
 	}
 	return Cookie{Name: m.GetName(), NoCache: m.GetNocache(), Indirect: m.GetIndirect(), HTTPOnly: m.GetHttponly(), Secure: m.GetSecure()}
-}
-
-func (p *parser) check(path string, m *routerv1.Check) Check {
-	if m == nil {
-		return Check{}
-	}
-	c := Check{
-		Kind:     CheckTCP,
-		Interval: p.duration(path+".interval", m.GetInterval(), DefaultInterval, 10*time.Millisecond, time.Hour),
-		Rise:     p.number(path+".rise", m.GetRise(), DefaultRise, 100),
-		Fall:     p.number(path+".fall", m.GetFall(), DefaultFall, 100),
-	}
-	c.Timeout = p.duration(path+".timeout", m.GetTimeout(), min(c.Interval, DefaultInterval), time.Millisecond, time.Minute)
-	h := m.GetHttp()
-	if h == nil {
-		return c
-	}
-	c.Kind, c.Method, c.Path, c.Host = CheckHTTP, cmp.Or(h.GetMethod(), "OPTIONS"), cmp.Or(h.GetPath(), "/"), h.GetHost()
-	if !token(c.Method) || c.Method == "CONNECT" {
-		p.refuse(path+".http.method", "want a method such as GET, got %q", c.Method)
-	}
-	if !strings.HasPrefix(c.Path, "/") || !visible(c.Path) || strings.Contains(c.Path, "#") {
-		p.refuse(path+".http.path", "want a path such as /healthz, got %q", c.Path)
-	}
-	if !visible(c.Host) || strings.ContainsAny(c.Host, "/@?#") {
-		p.refuse(path+".http.host", "want a host name such as www.example.org, got %q", c.Host)
-	}
-	return c
 }
 
 func (p *parser) name(path, name string) {

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 				{Name: "s2", Address: netip.MustParseAddrPort("172.16.0.99:80"), Weight: 1, Cookie: "s2"},
 			},
 			Cookie:         Cookie{Name: "webserver"},
-			Check:          Check{Kind: CheckHTTP, Method: "OPTIONS", Path: "/", Interval: 2 * time.Second, Timeout: 2 * time.Second, Rise: 2, Fall: 3},
+			Check:          Check{Kind: CheckHTTP, HTTP: HTTPCheck{Method: "OPTIONS", Path: "/"}, Interval: 2 * time.Second, Timeout: 2 * time.Second, Rise: 2, Fall: 3},
 			TimeoutConnect: 3 * time.Second, TimeoutServer: time.Minute,
 		}},
 	}

@@ -65,6 +65,8 @@ type Server struct {
 	Cookie string
 	// Admin is what the operator wants of it, as long as nothing else is asked for at run time.
 	Admin Admin
+	// Check is how it is checked otherwise than the backend's check says; Backend.CheckOf joins the two.
+	Check ServerCheck
 }
 
 // Admin is what the operator wants of a server.
@@ -85,27 +87,6 @@ type Cookie struct {
 	// Name of the cookie; empty: no persistence.
 	Name                                string
 	NoCache, Indirect, HTTPOnly, Secure bool
-}
-
-// CheckKind is how a server is checked.
-type CheckKind uint8
-
-// The kinds of check.
-const (
-	CheckNone CheckKind = iota
-	CheckTCP
-	CheckHTTP
-)
-
-// Check is how the servers of a backend are checked.
-type Check struct {
-	Kind CheckKind
-	// Method, Path and Host of the request; set when Kind is CheckHTTP. An empty Host is the server's address.
-	Method, Path, Host string
-	// Interval is the pause between two checks, Timeout how long one may take.
-	Interval, Timeout time.Duration
-	// Rise and Fall are how many results in a row change a server's health.
-	Rise, Fall int
 }
 
 // BindString prints an address to listen on as it is configured.
