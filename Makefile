@@ -43,7 +43,10 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 bench-router: ## l7-router against HAProxy, as lines of JSON; BENCH=quick is under 50 s
 	@scripts/bench-router
 
+bench-vrrp: ## vrrp-agent against keepalived, as root, as lines of JSON; BENCH=quick takes 2 minutes
+	@scripts/bench-vrrp
+
 clean: ## remove what was built
 	rm -rf dist
 
-.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz bench-router clean
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz bench-router bench-vrrp clean

@@ -52,6 +52,9 @@ type Config struct {
 	MasterInterval time.Duration
 	// SkewByInterval makes the skew a part of the master's interval, as in version 3, and not of a second.
 	SkewByInterval bool
+	// First: of all that would replace the master that is listened to, this node is the first, and nobody has to be waited
+	// for. It counts only where SkewByInterval does, and with a master that has been heard.
+	First bool
 	// Preempt: a backup takes over from a master of lower priority.
 	Preempt bool
 	// Self is the address that our adverts come from. It breaks ties of equal priority.
@@ -70,9 +73,13 @@ func (c Config) FollowedInterval() time.Duration {
 }
 
 // Skew is how long a backup waits after the master has resigned: less, the higher its priority. RFC 3768, section 6.1:
-// (256 - priority) / 256 seconds; RFC 5798, section 6.1: of the master's interval instead of a second.
+// (256 - priority) / 256 seconds; RFC 5798, section 6.1: of the master's interval instead of a second. Whose turn it is
+// first need not wait.
 func (c Config) Skew() time.Duration {
 	whole := time.Second
+	if c.First && c.SkewByInterval && c.MasterInterval > 0 {
+		return 0
+	}
 	if c.SkewByInterval {
 		whole = c.FollowedInterval()
 	}

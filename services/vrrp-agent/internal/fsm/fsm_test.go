@@ -162,3 +162,19 @@ func TestStepDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations per step", n)
 	}
 }
+
+func TestFirst(t *testing.T) {
+	t.Parallel()
+	c := Config{Priority: 99, Interval: 30 * time.Millisecond, SkewByInterval: true, First: true}
+	if got := c.MasterDown(); got <= 90*time.Millisecond {
+		t.Errorf("nobody has been heard: %v", got)
+	}
+	c.MasterInterval = 10 * time.Millisecond
+	if got, skew := c.MasterDown(), c.Skew(); got != 30*time.Millisecond || skew != 0 {
+		t.Errorf("got %v, skew %v", got, skew)
+	}
+	c.SkewByInterval = false
+	if got := c.Skew(); got == 0 {
+		t.Error("version 2: no skew")
+	}
+}

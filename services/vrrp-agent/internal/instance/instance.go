@@ -524,6 +524,7 @@ func (i *instance) receive(datagram []byte) {
 	from := a.From
 	if from != i.master {
 		i.master = from
+		i.config.First = i.first()
 		i.publish()
 	}
 	i.learn(a)

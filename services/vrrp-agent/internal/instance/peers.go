@@ -137,6 +137,24 @@ func newParleys() parleys {
 // ready tells whether this node would take an offer.
 func (i *instance) ready() bool { return i.state == fsm.Backup && !i.drained }
 
+// first tells whether no other member would replace the master before this node does: nobody but the master has a higher
+// priority.
+func (i *instance) first() bool {
+	if i.drained || !i.master.IsValid() {
+		return false
+	}
+	peers := i.order.local.Peers
+	for _, p := range peers {
+		if p.Priority < i.order.local.Priority || len(peers) == 1 {
+			continue
+		}
+		if a := i.agents[p.Node]; a == nil || !slices.Contains(a.addresses, i.master) {
+			return false
+		}
+	}
+	return len(peers) > 0
+}
+
 // message begins a message of ours.
 func (i *instance) message(kind parley.Kind, echo uint64) parley.Message {
 	l := i.order.local
@@ -255,6 +273,7 @@ func (i *instance) listen(w word) {
 		i.concluded(m)
 	}
 	if news {
+		i.config.First = i.first()
 		i.publish()
 	}
 }

@@ -137,7 +137,7 @@ func TestAllCut(t *testing.T) {
 		l.cut = func(netip.Addr, netip.Addr) bool { return true }
 		l.mu.Unlock()
 		pass(time.Second)
-		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (no advert for 108.398437ms)")
+		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (no advert for 90ms)")
 		l.mu.Lock()
 		l.cut = func(a, _ netip.Addr) bool { return !control(a) }
 		l.mu.Unlock()

@@ -105,6 +105,7 @@ func (i *instance) build() {
 	i.config = fsm.Config{
 		Priority: i.priority(), Interval: l.Interval, MasterInterval: i.config.MasterInterval,
 		SkewByInterval: l.Version == packet.V3, Preempt: i.preempt(), Self: i.port.Source,
+		First: i.first(),
 	}
 	i.expect = packet.Expect{
 		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,

@@ -112,7 +112,7 @@ func TestOn(t *testing.T) {
 	got := On("haproxy2", instances)
 	want := []Local{
 		{
-			Name: "VI_1", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.22")}}}, VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
+			Name: "VI_1", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Priority: 105, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.22")}}}, VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
 			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Check{{
 				Name: "router", Address: "unix:/run/router.sock", Service: "twotier.router.v1.Router",
@@ -120,7 +120,7 @@ func TestOn(t *testing.T) {
 			}},
 		},
 		{
-			Name: "VI_3", Node: "haproxy2", Peers: []Peer{{Node: "haproxy"}}, VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
+			Name: "VI_3", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Priority: 99}}, VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
 			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}

@@ -163,6 +163,8 @@ type Local struct {
 type Peer struct {
 	// Node name.
 	Node string
+	// Priority of it.
+	Priority uint8
 	// Addresses by which it can be asked; empty: those that it tells.
 	Addresses []netip.Addr
 }
@@ -201,7 +203,7 @@ func (i Instance) on(m Member) Local {
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
-			l.Peers = append(l.Peers, Peer{Node: other.Node, Addresses: other.Addresses})
+			l.Peers = append(l.Peers, Peer{Node: other.Node, Priority: other.Priority, Addresses: other.Addresses})
 		}
 	}
 	for _, t := range i.Trackers {
