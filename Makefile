@@ -40,6 +40,9 @@ build: ## build the programs of all services into dist/bin
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@scripts/fuzz
 
+fuzz-requests: ## odd requests at random: do all servers read what the router passes on alike?
+	@scripts/fuzz-requests
+
 bench-router: ## l7-router against HAProxy, as lines of JSON; BENCH=quick is under 50 s
 	@scripts/bench-router
 
@@ -49,4 +52,4 @@ bench-vrrp: ## vrrp-agent against keepalived, as root, as lines of JSON; BENCH=q
 clean: ## remove what was built
 	rm -rf dist
 
-.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz bench-router bench-vrrp clean
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz fuzz-requests bench-router bench-vrrp clean

@@ -499,7 +499,9 @@ type Frontend struct {
 	Http2 *Http2 `protobuf:"bytes,13,opt,name=http2,proto3" json:"http2,omitempty"`
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
-	Forwarded     *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// The statistics page (HAProxy: stats enable), answered before any rule, so that its forms reach it. Default: none.
+	Stats         *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,6 +616,13 @@ func (x *Frontend) GetHttp2() *Http2 {
 func (x *Frontend) GetForwarded() *Forwarded {
 	if x != nil {
 		return x.Forwarded
+	}
+	return nil
+}
+
+func (x *Frontend) GetStats() *StatsPage {
+	if x != nil {
+		return x.Stats
 	}
 	return nil
 }
@@ -2441,11 +2450,178 @@ func (x *HttpExpect) GetNot() bool {
 	return false
 }
 
+// StatsPage is the page that shows how everything stands, and where servers can be set (HAProxy: stats).
+type StatsPage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the target of a GET, HEAD or POST begins with to be for the page (HAProxy: stats uri). Default /haproxy?stats
+	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	// What the browser shows when it asks for the password (HAProxy: stats realm). Default "HAProxy Statistics"
+	Realm string `protobuf:"bytes,2,opt,name=realm,proto3" json:"realm,omitempty"`
+	// Who may see it, at most 64 (HAProxy: stats auth, stats admin). Default: the user admin, with a password that the router
+	// makes at its first start and keeps in STATE-DIR/stats-password, readable for its own user only.
+	Users []*StatsUser `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
+	// How often the page loads itself again, 1s to 1h (HAProxy: stats refresh). Default: never.
+	Refresh *durationpb.Duration `protobuf:"bytes,4,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	// Leave the version out (HAProxy: stats hide-version).
+	HideVersion bool `protobuf:"varint,5,opt,name=hide_version,json=hideVersion,proto3" json:"hide_version,omitempty"`
+	// Names of the frontends and backends that are shown and can be changed (HAProxy: stats scope), at most 256; others
+	// are denied as if they were not there. Default: all.
+	Scope         []string `protobuf:"bytes,6,rep,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsPage) Reset() {
+	*x = StatsPage{}
+	mi := &file_router_v1_desired_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsPage) ProtoMessage() {}
+
+func (x *StatsPage) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
+func (*StatsPage) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StatsPage) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *StatsPage) GetRealm() string {
+	if x != nil {
+		return x.Realm
+	}
+	return ""
+}
+
+func (x *StatsPage) GetUsers() []*StatsUser {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *StatsPage) GetRefresh() *durationpb.Duration {
+	if x != nil {
+		return x.Refresh
+	}
+	return nil
+}
+
+func (x *StatsPage) GetHideVersion() bool {
+	if x != nil {
+		return x.HideVersion
+	}
+	return false
+}
+
+func (x *StatsPage) GetScope() []string {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+// StatsUser is somebody who may see the page. There is no default password, and none is stored: either its bcrypt hash, or
+// the name of a file.
+type StatsUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, without ":". Example: operator
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The password's bcrypt hash (htpasswd -nbB NAME PASSWORD), of cost 4 to 14.
+	PasswordBcrypt string `protobuf:"bytes,2,opt,name=password_bcrypt,json=passwordBcrypt,proto3" json:"password_bcrypt,omitempty"`
+	// Absolute path of a file on the router whose first line is the password, 8 to 72 bytes; read again when it changes.
+	PasswordFile string `protobuf:"bytes,3,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// May change servers too (HAProxy: stats admin).
+	Admin         bool `protobuf:"varint,4,opt,name=admin,proto3" json:"admin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsUser) Reset() {
+	*x = StatsUser{}
+	mi := &file_router_v1_desired_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsUser) ProtoMessage() {}
+
+func (x *StatsUser) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
+func (*StatsUser) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StatsUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatsUser) GetPasswordBcrypt() string {
+	if x != nil {
+		return x.PasswordBcrypt
+	}
+	return ""
+}
+
+func (x *StatsUser) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *StatsUser) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
 var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb6\x04\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xea\x04\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -2459,7 +2635,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x03tls\x18\n" +
 	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12.\n" +
 	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12:\n" +
-	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\"w\n" +
+	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x122\n" +
+	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"w\n" +
 	"\x05Http2\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12\x1c\n" +
 	"\tcleartext\x18\x02 \x01(\bR\tcleartext\x124\n" +
@@ -2610,7 +2787,19 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"body_regex\x18\x03 \x01(\tR\tbodyRegex\x12\x16\n" +
 	"\x06header\x18\x04 \x01(\tR\x06header\x12!\n" +
 	"\fheader_value\x18\x05 \x01(\tR\vheaderValue\x12\x10\n" +
-	"\x03not\x18\x06 \x01(\bR\x03not*s\n" +
+	"\x03not\x18\x06 \x01(\bR\x03not\"\xd5\x01\n" +
+	"\tStatsPage\x12\x10\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x14\n" +
+	"\x05realm\x18\x02 \x01(\tR\x05realm\x122\n" +
+	"\x05users\x18\x03 \x03(\v2\x1c.twotier.router.v1.StatsUserR\x05users\x123\n" +
+	"\arefresh\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\arefresh\x12!\n" +
+	"\fhide_version\x18\x05 \x01(\bR\vhideVersion\x12\x14\n" +
+	"\x05scope\x18\x06 \x03(\tR\x05scope\"\x83\x01\n" +
+	"\tStatsUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x0fpassword_bcrypt\x18\x02 \x01(\tR\x0epasswordBcrypt\x12#\n" +
+	"\rpassword_file\x18\x03 \x01(\tR\fpasswordFile\x12\x14\n" +
+	"\x05admin\x18\x04 \x01(\bR\x05admin*s\n" +
 	"\n" +
 	"ClientAuth\x12\x1b\n" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -2664,7 +2853,7 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -2694,64 +2883,69 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(*ServerCheckSettings)(nil), // 25: twotier.router.v1.ServerCheckSettings
 	(*HttpCheck)(nil),           // 26: twotier.router.v1.HttpCheck
 	(*HttpExpect)(nil),          // 27: twotier.router.v1.HttpExpect
-	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
+	(*StatsPage)(nil),           // 28: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 29: twotier.router.v1.StatsUser
+	(*durationpb.Duration)(nil), // 30: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
 	13, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	28, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	28, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	28, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	30, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	30, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	30, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
 	10, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
 	9,  // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
 	12, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	11, // 7: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 8: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	28, // 9: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	1,  // 10: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 11: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	14, // 12: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	16, // 13: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	17, // 14: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	19, // 15: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 16: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	15, // 17: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	15, // 18: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	15, // 19: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	14, // 20: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	14, // 21: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	14, // 22: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	28, // 23: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	18, // 24: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	18, // 25: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	18, // 26: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	18, // 27: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	20, // 28: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	4,  // 29: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	22, // 30: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	23, // 31: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	24, // 32: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	28, // 33: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	28, // 34: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	5,  // 35: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	6,  // 36: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	25, // 37: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	26, // 38: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	28, // 39: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	28, // 40: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	28, // 41: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	28, // 42: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	7,  // 43: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	28, // 44: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	28, // 45: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	28, // 46: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	7,  // 47: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	18, // 48: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	27, // 49: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	28, // 7: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	11, // 8: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 9: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	30, // 10: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	1,  // 11: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 12: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	14, // 13: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	16, // 14: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	17, // 15: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	19, // 16: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 17: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	15, // 18: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	15, // 19: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	15, // 20: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	14, // 21: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	14, // 22: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	14, // 23: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	30, // 24: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	18, // 25: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	18, // 26: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	18, // 27: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	18, // 28: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	20, // 29: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	4,  // 30: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	22, // 31: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	23, // 32: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	24, // 33: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	30, // 34: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	30, // 35: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	5,  // 36: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	6,  // 37: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	25, // 38: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	26, // 39: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	30, // 40: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	30, // 41: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	30, // 42: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	30, // 43: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	7,  // 44: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	30, // 45: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	30, // 46: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	30, // 47: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	7,  // 48: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	18, // 49: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	27, // 50: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	29, // 51: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	30, // 52: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -2766,7 +2960,7 @@ func file_router_v1_desired_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -20,9 +20,12 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/control"
 	"github.com/twotier/twotier/services/l7-router/internal/engine"
 	"github.com/twotier/twotier/services/l7-router/internal/epoll"
+	"github.com/twotier/twotier/services/l7-router/internal/export"
 	"github.com/twotier/twotier/services/l7-router/internal/loop"
+	"github.com/twotier/twotier/services/l7-router/internal/page"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/proxy"
+	"github.com/twotier/twotier/services/l7-router/internal/report"
 )
 
 func main() {
@@ -66,7 +69,8 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	if err != nil {
 		return err
 	}
-	figures, err := metrics.Server(p.MetricsListen, tls, metrics.New(p.Service, p.Version))
+	registry := metrics.New(p.Service, p.Version)
+	figures, err := metrics.Server(p.MetricsListen, tls, registry)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -79,7 +83,14 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	if err != nil {
 		return err
 	}
+	statistics, err := page.Open(page.Config{StateDir: wanted.StateDir, Servers: servers, Log: p.Log})
+	if err != nil {
+		return fmt.Errorf("statistics page: %w", err)
+	}
+	servers.SetPage(statistics.Backend())
 	router := engine.New(engine.Config{Pool: servers, Cleartext: cleartext, Full: full, Log: p.Log})
+	now := report.New(report.Config{Pool: servers, Observe: router.Observe, Node: p.Node, Version: p.Version})
+	registry.Registry().MustRegister(export.New(now.Report, nil))
 	reconciler := loop.New(loop.Config{
 		Store: store, Status: reporter, Plane: router, Log: p.Log,
 		Serving: func(ok bool) {
@@ -100,6 +111,7 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	group.Add("metrics", figures.Run)
 	group.Add("pool", servers.Run)
 	group.Add("engine", router.Run)
+	group.Add("page", func(ctx context.Context) error { return statistics.Run(ctx, now.Report) })
 	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, router.Changed()) })
 	return group.Run(ctx)
 }

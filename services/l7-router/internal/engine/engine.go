@@ -174,8 +174,15 @@ func (e *Engine) setBackend(name string, b *pool.Backend) {
 		e.backends[name] = b
 	}
 	for _, f := range e.frontends {
-		f.Set(exchange.NewFrontend(f.Current().Spec, e.backends, f.Current().Seen))
+		f.Set(e.frontend(f.Current().Spec))
 	}
+}
+
+// frontend makes a frontend of what there is now. The caller holds e.mu.
+func (e *Engine) frontend(s spec.Frontend) *exchange.Frontend {
+	f := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
+	f.Page = e.pool.Page()
+	return f
 }
 
 // setFrontend changes nothing when the files of its TLS cannot be used.
@@ -191,7 +198,7 @@ func (e *Engine) setFrontend(s spec.Frontend) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
+	now := e.frontend(s)
 	f := e.frontends[s.Name]
 	if f == nil {
 		f = front.New(now, e.wake)

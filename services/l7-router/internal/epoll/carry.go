@@ -94,7 +94,8 @@ func (c *conn) next() bool {
 
 // dial begins a connection to the server; false when that has failed at once.
 func (c *conn) dial() bool {
-	u, err := c.loop.dial(c.flight.server)
+	f := c.flight
+	u, err := c.loop.dial(f.server, pool.Caller{Address: c.address, Frontend: &f.front.Spec})
 	if err != nil {
 		c.passOver()
 		return false

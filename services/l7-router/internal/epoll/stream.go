@@ -250,12 +250,17 @@ func (s *stream) look() error {
 			if n == 0 {
 				break
 			}
-			s.passed += n
-			if s.unchunk {
+			from, to := s.chunks.Drop()
+			switch {
+			case s.unchunk:
 				s.ready += copy(in.b[s.ready:], data)
-			} else {
-				s.ready = s.passed
+			case from == to && s.ready == s.passed:
+				s.ready += n
+			default:
+				s.ready += copy(in.b[s.ready:], in.b[s.passed:s.passed+from])
+				s.ready += copy(in.b[s.ready:], in.b[s.passed+to:s.passed+n])
 			}
+			s.passed += n
 		}
 		s.over = s.chunks.Done()
 		if s.ready == in.r { // framing only, and none of it is passed on

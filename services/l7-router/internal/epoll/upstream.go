@@ -24,8 +24,14 @@ type upstream struct {
 type shelf struct{ idle []*upstream }
 
 // dial begins a connection to a server.
-func (l *loop) dial(s *pool.Server) (*upstream, error) {
-	fd, err := tcp.Connect(s.Spec.Address)
+func (l *loop) dial(s *pool.Server, caller pool.Caller) (*upstream, error) {
+	var fd int
+	var err error
+	if s.Inside != nil {
+		fd, err = s.Inside(caller)
+	} else {
+		fd, err = tcp.Connect(s.Spec.Address)
+	}
 	if err != nil {
 		return nil, err
 	}

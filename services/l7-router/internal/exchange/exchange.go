@@ -18,6 +18,8 @@ type Frontend struct {
 	Backends map[string]*pool.Backend
 	// Seen is what is counted of it.
 	Seen *stats.Set
+	// Page answers the requests that are for the statistics page; nil: there is none.
+	Page *pool.Backend
 }
 
 // NewFrontend picks the backends that a frontend can send to out of those that there are. Seen is what is counted of it.
@@ -90,7 +92,12 @@ type Request struct {
 func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	method := h.Method()
 	r.asked.Reset(h, c.Address, &f.Spec.Forwarded)
-	r.decision.Decide(&f.Spec, &r.asked, nil)
+	page := f.page(h)
+	if page != nil {
+		r.decision = route.Decision{Rule: route.NoRule} // no rule is asked, and nothing is edited
+	} else {
+		r.decision.Decide(&f.Spec, &r.asked, nil)
+	}
 	r.Body = h.RequestBody()
 	r.Repeatable = idempotent(method)
 	r.ToHead = string(method) == "HEAD"
@@ -102,6 +109,8 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.Head = r.Head[:0]
 	r.Backend, r.Answer = nil, nil
 	switch d := &r.decision; {
+	case page != nil:
+		r.Backend = page
 	case d.Deny != nil:
 		r.deny(d.Deny)
 	case d.Redirect != nil:

@@ -1,13 +1,40 @@
 package exchange
 
 import (
+	"bytes"
+
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
 // What is counted and logged of a request. A driver calls, in this order: Await with the first byte, Begin with the head,
 // Assigned for each server, Connected or ConnectFailed, Responded, perhaps Refused or Record.End, and Settle, whatever
 // happens. Each takes the driver's clock, which is read once for many.
+
+// page returns the statistics page when a request is for it (HAProxy: a GET, HEAD or POST whose target begins with the URI).
+// It is asked before any rule, so that no rule can send its forms to a server.
+func (f *Frontend) page(h *http1.Head) *pool.Backend {
+	if f.Page == nil || f.Spec.Stats.URI == "" {
+		return nil
+	}
+	target := h.Target()
+	if h.Authority() != nil { // absolute form: http://host/path
+		if _, rest, ok := bytes.Cut(target, []byte("://")); ok {
+			target = rest[min(len(h.Authority()), len(rest)):]
+		}
+	}
+	uri := f.Spec.Stats.URI
+	if len(target) < len(uri) || string(target[:len(uri)]) != uri {
+		return nil
+	}
+	switch string(h.Method()) {
+	case "GET", "HEAD", "POST":
+		return f.Page
+	}
+	return nil
+}
 
 // seen is what a request carries for this.
 type seen struct {
@@ -30,6 +57,9 @@ func (r *Request) Await(f *Frontend, shard int, accepted, now stats.Moment) {
 func (r *Request) begun(f *Frontend) {
 	r.front, r.last, r.first, r.done = f, balance.None, balance.None, false
 	f.Seen.Add(r.shard, stats.Requests, 1)
+	if r.Backend != nil && r.Backend == f.Page {
+		f.Seen.Add(r.shard, stats.Intercepted, 1)
+	}
 	if b := r.Backend; b != nil {
 		b.Seen.Enter()
 		b.Seen.Add(r.shard, stats.Sessions, 1)

@@ -13,23 +13,28 @@ const (
 )
 
 // ChunkReader follows a chunked body (RFC 9112 section 7.1). It checks every byte of the framing, so that what it has
-// consumed can be passed on as it is. The zero value stands at the start of a body.
+// consumed can be passed on, but for what Drop says. The zero value stands at the start of a body.
 type ChunkReader struct {
 	state    chunkState
 	left     int64 // bytes of the present chunk that are still to come
 	trailers int
 	trailer  int // where in what Next consumed last the trailer lines begin, and one more; 0: there are none
+	// What of the bytes consumed last is not to be passed on.
+	dropFrom, dropTo int
 }
 
 // Next consumes the start of b: framing, then data up to the end of b or of the chunk. It returns how many bytes it
 // consumed and which of them are data. It consumes nothing when it needs more than b to go on, or when the body has
 // ended; so the caller calls it until n is 0, and then reads more unless Done. A line of framing is consumed whole, so
-// the caller must have room for MaxTrailerBytes.
+// the caller must have room for MaxTrailerBytes. Zeros before a size and extensions behind it are taken out of what is
+// consumed, because servers differ about how much of them they read: the size moves to the end of its line in b, and Drop
+// tells what is left over before it.
 func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 	c.trailer = 0
 	if c.state == chunkTrailer {
 		c.trailer = 1
 	}
+	c.dropFrom, c.dropTo = 0, 0
 	for {
 		rest := b[n:]
 		switch c.state {
@@ -54,8 +59,13 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 			if line == nil || err != nil {
 				return n, nil, err
 			}
-			if c.left, err = chunkLine(line); err != nil {
+			zeros, digits := 0, 0
+			if c.left, zeros, digits, err = chunkLine(line); err != nil {
 				return n, nil, err
+			}
+			if digits < len(line) {
+				copy(line[len(line)-digits:], line[zeros:zeros+digits])
+				c.dropFrom, c.dropTo = n, n+len(line)-digits
 			}
 			n += len(line) + 2
 			c.state = chunkData
@@ -82,6 +92,9 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 		}
 	}
 }
+
+// Drop returns the span of the bytes consumed by the last call of Next that is not to be passed on; mostly it is empty.
+func (c *ChunkReader) Drop() (from, to int) { return c.dropFrom, c.dropTo }
 
 // Done reports whether the body has ended, trailers included.
 func (c *ChunkReader) Done() bool { return c.state == chunkDone }
@@ -127,12 +140,13 @@ func cutLine(b []byte, limit int, refuse *Error) ([]byte, error) {
 	return b[: end-1 : end-1], nil
 }
 
-// chunkLine reads "SIZE" or "SIZE;extensions". Space around the size is refused: programs differ about it.
-func chunkLine(line []byte) (size int64, err error) {
-	digits := 0
-	for digits < len(line) {
+// chunkLine reads "SIZE" or "SIZE;extensions" and returns how many zeros stand before the digits that count, and how many
+// those are. Space around the size is refused: programs differ about it.
+func chunkLine(line []byte) (size int64, zeros, digits int, err error) {
+	end := 0
+	for end < len(line) {
 		var value byte
-		switch c := lower(line[digits]); {
+		switch c := lower(line[end]); {
 		case '0' <= c && c <= '9':
 			value = c - '0'
 		case 'a' <= c && c <= 'f':
@@ -143,17 +157,20 @@ func chunkLine(line []byte) (size int64, err error) {
 		if value == 16 {
 			break
 		}
+		if size == 0 && value == 0 {
+			zeros = end
+		}
 		size = size<<4 | int64(value)
-		digits++
+		end++
 	}
 	// 15 digits fit an int64 with room to spare: an exbibyte.
-	if digits == 0 || digits > 15 {
-		return 0, ErrChunk
+	if end == 0 || end > 15 || !extensions(line[end:]) {
+		return 0, 0, 0, ErrChunk
 	}
-	if !extensions(line[digits:]) {
-		return 0, ErrChunk
+	if size > 0 && line[zeros] == '0' {
+		zeros++
 	}
-	return size, nil
+	return size, zeros, end - zeros, nil
 }
 
 // extensions reports whether b is a list of chunk extensions (7.1.1) without space around their parts, and with every

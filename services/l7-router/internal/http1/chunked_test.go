@@ -98,7 +98,49 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// FuzzChunks checks that a body means the same however it arrives.
+// passOn returns what of a body is passed on, fed at most step bytes at a time.
+func passOn(body string, step int) (out string, done bool) {
+	var c ChunkReader
+	var pending []byte
+	for {
+		for {
+			n, _, err := c.Next(pending)
+			if err != nil {
+				return out, false
+			}
+			from, to := c.Drop()
+			out += string(pending[:from]) + string(pending[to:n])
+			pending = pending[n:]
+			if n == 0 {
+				break
+			}
+		}
+		if c.Done() || len(body) == 0 {
+			return out, c.Done()
+		}
+		take := min(step, len(body))
+		pending = append(pending, body[:take]...)
+		body = body[take:]
+	}
+}
+
+func TestDrop(t *testing.T) {
+	t.Parallel()
+	for _, test := range [][2]string{
+		{"5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"},
+		{"005\r\nhello\r\n000\r\nA: b\r\n\r\n", "5\r\nhello\r\n0\r\nA: b\r\n\r\n"},
+		{"5;a=\"b\"\r\nhello\r\n0;c\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"},
+		{"010;a\r\n0123456789abcdef\r\n0\r\n\r\n", "10\r\n0123456789abcdef\r\n0\r\n\r\n"},
+	} {
+		for _, step := range []int{1, 2, 3, 7, 100} {
+			if got, done := passOn(test[0], step); got != test[1] || !done {
+				t.Errorf("%q in steps of %d: %q %t, want %q", test[0], step, got, done, test[1])
+			}
+		}
+	}
+}
+
+// FuzzChunks checks that a body means the same however it arrives, and that what is passed on of it means the same again.
 func FuzzChunks(f *testing.F) {
 	for _, seed := range []string{
 		"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\nGET /", "0\r\n\r\n", "5 \r\nhello", "5\r\nhello!", "1\n",
@@ -110,6 +152,16 @@ func FuzzChunks(f *testing.F) {
 		data2, rest2, done2, err2 := decode(body, int(step)+1)
 		if data != data2 || rest != rest2 || done != done2 || (err == nil) != (err2 == nil) {
 			t.Fatalf("at once: %q %q %t %v\nin steps: %q %q %t %v", data, rest, done, err, data2, rest2, done2, err2)
+		}
+		if !done {
+			return
+		}
+		out, _ := passOn(body, int(step)+1)
+		if data3, rest3, done3, err3 := decode(out, len(out)); data3 != data || rest3 != "" || !done3 || err3 != nil {
+			t.Fatalf("passed on: %q %q %t %v\nmeant: %q", data3, rest3, done3, err3, data)
+		}
+		if again, _ := passOn(out, len(out)); again != out {
+			t.Fatalf("passed on: %q\nonce more: %q", out, again)
 		}
 	})
 }

@@ -26,6 +26,7 @@ type Pool struct {
 	log   *zap.Logger
 	path  string        // of the file in which states outlast the process; empty: they do not
 	dirty chan struct{} // has a value when the file is older than the states
+	page  *Backend      // of the statistics pages
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	backends map[string]*Backend
@@ -55,8 +56,9 @@ type Backend struct {
 	// Spec is what was wanted of it.
 	Spec spec.Backend
 	// Seen is what is counted of it; it outlasts a new desired state.
-	Seen    *stats.Set
-	servers []*Server
+	Seen     *stats.Set
+	standing *standing
+	servers  []*Server
 
 	mu    sync.Mutex // guards turns
 	turns balance.Turns
@@ -66,6 +68,8 @@ type Backend struct {
 type Server struct {
 	// Spec is what was wanted of it.
 	Spec spec.Server
+	// Inside makes a connection when the server is in this process; nil: it is at its address.
+	Inside func(Caller) (fd int, err error)
 	*live
 }
 
@@ -116,9 +120,9 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 	b := &Backend{Spec: want}
 	var left []*live
 	if old := p.backends[want.Name]; old == nil {
-		b.Seen = stats.NewSet()
+		b.Seen, b.standing = stats.NewSet(), &standing{up: true, changed: time.Now()}
 	} else {
-		b.Seen = old.Seen
+		b.Seen, b.standing = old.Seen, old.standing
 		for _, s := range old.servers {
 			left = append(left, s.live)
 		}

@@ -35,6 +35,48 @@ func (p *Pool) Backend(name string) *Backend {
 	return p.backends[name]
 }
 
+// standing is how a backend as a whole has fared, seen once a second. Guarded by Pool.mu.
+type standing struct {
+	up      bool
+	changed time.Time
+	down    time.Duration // before changed
+	times   uint64
+}
+
+func (s *standing) look(up bool, now time.Time) {
+	if up == s.up {
+		return
+	}
+	if up {
+		s.down += now.Sub(s.changed)
+	} else {
+		s.times++
+	}
+	s.up, s.changed = up, now
+}
+
+// usable reports whether a server takes new requests.
+func (b *Backend) usable() bool {
+	for _, s := range b.servers {
+		if s.balanced.Load() && (s.weight.Load() > 0 || s.Spec.Backup) {
+			return true
+		}
+	}
+	return false
+}
+
+// Standing tells how often a backend has been without a server for new requests, when that last changed, and how long it has
+// been so, all told up to now.
+func (p *Pool) Standing(b *Backend, now time.Time) (times uint64, changed time.Time, downtime time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := *b.standing
+	if !s.up {
+		s.down += now.Sub(s.changed)
+	}
+	return s.times, s.changed, s.down
+}
+
 // tick takes the rates of everything.
 func (p *Pool) tick(now time.Time) {
 	p.mu.Lock()
@@ -44,6 +86,7 @@ func (p *Pool) tick(now time.Time) {
 	}
 	for _, b := range p.backends {
 		b.Seen.Tick(now)
+		b.standing.look(b.usable(), now)
 		for _, s := range b.servers {
 			s.Seen.Tick(now)
 		}

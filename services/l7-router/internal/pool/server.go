@@ -8,6 +8,7 @@ import (
 
 	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
 // Limits of idle connections.
@@ -168,6 +169,8 @@ type State struct {
 	Active        int64
 	Total         uint64
 	ConnectErrors uint64
+	// Seen is what is counted of it.
+	Seen *stats.Set
 }
 
 // Servers returns every server in the order of backend and configuration.
@@ -200,7 +203,7 @@ func (l *live) state() State {
 		Check: l.last, LastCheck: checkText(&l.check, l.last),
 		Rise: v.rise, Fall: v.fall, Points: v.points,
 		FailedChecks: l.failed, TimesDown: l.timesDown, LastChange: l.lastChange, Downtime: l.downtime, Changes: l.changes,
-		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(),
+		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(), Seen: l.Seen,
 	}
 	if s.Down {
 		s.Downtime += time.Since(l.lastChange)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -77,14 +78,19 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 			}
 		}
 	}
-	dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
-	dialed, err := dialer.Dial("tcp", server.Address())
+	var dialed net.Conn
+	if server.Inside != nil {
+		dialed, err = c.dialInside(f, server)
+	} else {
+		dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
+		dialed, err = dialer.Dial("tcp", server.Address())
+	}
 	if err != nil {
 		server.ConnectFailed()
 		x.ConnectFailed()
 		return false, err
 	}
-	srv, err := newSock(dialed.(*net.TCPConn))
+	srv, err := newSock(dialed.(stream))
 	if err != nil {
 		_ = dialed.Close() // it cannot be used
 		return false, err
@@ -93,10 +99,22 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	return c.through(f, server, srv, false, keep)
 }
 
+// dialInside connects to a server inside this process.
+func (c *conn) dialInside(f *exchange.Frontend, server *pool.Server) (net.Conn, error) {
+	fd, err := server.Inside(pool.Caller{Address: c.client.Address, Frontend: &f.Spec})
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "")
+	dialed, err := net.FileConn(file) // a duplicate
+	_ = file.Close()                  // nothing was written to it
+	return dialed, err
+}
+
 // whole reports whether everything of the request under way is here.
 func (c *conn) whole() bool {
 	body := &c.request.Body
-	if c.stream != nil && body.Framing == http1.Length {
+	if c.h2 != nil && body.Framing == http1.Length {
 		c.topUp(body.Length)
 	}
 	return body.Framing == http1.NoBody || body.Framing == http1.Length && body.Length <= int64(len(c.in.bytes()))
@@ -140,9 +158,9 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head}
 	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch}
 
-	if c.stream != nil {
-		c.stream.OnEnd(r.cancel)
-		defer c.stream.OnEnd(nil)
+	if c.h2 != nil {
+		c.h2.OnEnd(r.cancel)
+		defer c.h2.OnEnd(nil)
 	}
 	in := borrow()
 	defer func() { giveBack(in) }()
@@ -172,8 +190,8 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 			return false, nil
 		case sendErr != nil && reading(sendErr):
 			return c.refuseBody(sendErr), nil
-		case c.stream != nil && errors.Is(err, mux.ErrUntouched) && !c.whole():
-			c.stream.EndWith(http2.RefusedStream) // the client has what is needed to send it again
+		case c.h2 != nil && errors.Is(err, mux.ErrUntouched) && !c.whole():
+			c.h2.EndWith(http2.RefusedStream) // the client has what is needed to send it again
 			return false, nil
 		case repeat && !r.heard && (x.Repeatable && !errors.Is(err, errSilent) || unread):
 			c.in.r, c.in.w = from, to
@@ -333,7 +351,7 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	switch {
 	case err != nil && reading(err) && len(r.down.head) > 0:
 		return c.refuse(502, false), nil // the very start of the body is bad, and nothing has been sent yet
-	case err != nil && reading(err) && (reply.Body.Framing == http1.UntilClose || reply.Unchunk || c.stream != nil):
+	case err != nil && reading(err) && (reply.Body.Framing == http1.UntilClose || reply.Unchunk || c.h2 != nil):
 		c.passReset(err)
 		c.abort() // or the client would take what it has for the whole
 		return false, nil

@@ -73,7 +73,7 @@ func (c *conn) serve() {
 		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
-	if c.listener.TLS && c.stream == nil && !c.handshake() {
+	if c.listener.TLS && c.h2 == nil && !c.handshake() {
 		return
 	}
 	if c.secure != nil && c.secure.ConnectionState().NegotiatedProtocol == "h2" {
@@ -90,7 +90,7 @@ func (c *conn) serve() {
 			return
 		}
 		f = c.listener.Frontend().Current()
-		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.stream == nil && c.preface(f.Spec.TimeoutRequest) {
+		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.h2 == nil && c.preface(f.Spec.TimeoutRequest) {
 			c.multiplex()
 			return
 		}
@@ -270,7 +270,7 @@ func (c *conn) sendsMore() bool {
 
 // linger throws away what the client is still sending, within bounds.
 func (c *conn) linger() {
-	if c.stream != nil {
+	if c.h2 != nil {
 		return // a stream ends without destroying what is on its way
 	}
 	if c.CloseWrite() != nil {

@@ -201,24 +201,35 @@ func (d *direction) length(in *buffer, left int64) error {
 func (d *direction) chunks(in *buffer, unchunk bool) error {
 	var reader http1.ChunkReader
 	for {
-		passed := 0
+		passed, ready := 0, 0 // up to ready it may be written
 		for {
 			n, data, err := reader.Next(in.bytes()[passed:])
 			if err != nil {
+				if unchunk && ready > 0 { // data that had been told from its framing goes out before
+					if err := d.write(in.bytes()[:ready]); err != nil {
+						return err
+					}
+				}
 				return &failed{reading: true, err: err}
 			}
-			passed += n
 			if n == 0 {
 				break
 			}
-			if unchunk && len(data) > 0 {
-				if err := d.write(data); err != nil {
-					return err
-				}
+			held := in.bytes()
+			from, to := reader.Drop()
+			switch {
+			case unchunk:
+				ready += copy(held[ready:], data)
+			case from == to && ready == passed:
+				ready += n
+			default:
+				ready += copy(held[ready:], held[passed:passed+from])
+				ready += copy(held[ready:], held[passed+to:passed+n])
 			}
+			passed += n
 		}
-		if !unchunk && passed > 0 {
-			if err := d.write(in.bytes()[:passed]); err != nil {
+		if ready > 0 {
+			if err := d.write(in.bytes()[:ready]); err != nil {
 				return err
 			}
 		}

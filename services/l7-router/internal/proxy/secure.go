@@ -20,11 +20,11 @@ var past = time.Unix(1, 0)
 // again), so whether it may go on is asked here, below TLS: see sock.mayWait.
 type link struct{ *sock }
 
-func (l link) Read(p []byte) (int, error) { return l.TCPConn.Read(p) }
+func (l link) Read(p []byte) (int, error) { return l.stream.Read(p) }
 
 func (l link) Write(p []byte) (n int, err error) {
 	for {
-		m, err := l.TCPConn.Write(p[n:])
+		m, err := l.stream.Write(p[n:])
 		if n += m; err == nil {
 			return n, nil
 		}
@@ -41,7 +41,7 @@ func (l link) Write(p []byte) (n int, err error) {
 	}
 }
 
-func (l link) Close() error { return l.TCPConn.Close() }
+func (l link) Close() error { return l.stream.Close() }
 
 var _ net.Conn = link{}
 
@@ -80,8 +80,8 @@ func (c *conn) notTLS(err error) {
 	}
 	switch string(record.RecordHeader[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
-		_, _ = c.TCPConn.Write(exchange.Refusal(400).Append(nil, false, false)) // it is closed after
-		_ = c.TCPConn.CloseWrite()
+		_, _ = c.stream.Write(exchange.Refusal(400).Append(nil, false, false)) // it is closed after
+		_ = c.stream.CloseWrite()
 	}
 }
 
@@ -89,48 +89,48 @@ func (c *conn) notTLS(err error) {
 
 // Read reads what the other side has sent.
 func (s *sock) Read(p []byte) (int, error) {
-	if s.stream != nil {
-		return s.stream.Read(p)
+	if s.h2 != nil {
+		return s.h2.Read(p)
 	}
 	if s.secure != nil {
 		return s.secure.Read(p)
 	}
-	return s.TCPConn.Read(p)
+	return s.stream.Read(p)
 }
 
 // Write sends p.
 func (s *sock) Write(p []byte) (int, error) {
-	if s.stream != nil {
-		return s.stream.Write(p)
+	if s.h2 != nil {
+		return s.h2.Write(p)
 	}
 	if s.secure != nil {
 		return s.secure.Write(p)
 	}
-	return s.TCPConn.Write(p)
+	return s.stream.Write(p)
 }
 
 // CloseWrite ends the sending direction.
 func (s *sock) CloseWrite() error {
-	if s.stream != nil {
-		return s.stream.CloseWrite()
+	if s.h2 != nil {
+		return s.h2.CloseWrite()
 	}
 	if s.secure != nil {
 		if err := s.secure.CloseWrite(); err != nil {
 			return err
 		}
 	}
-	return s.TCPConn.CloseWrite()
+	return s.stream.CloseWrite()
 }
 
 // Close closes the connection. With TLS it says so to the other side.
 func (s *sock) Close() error {
-	if s.stream != nil {
-		return s.stream.Close()
+	if s.h2 != nil {
+		return s.h2.Close()
 	}
 	if s.secure != nil {
 		return s.secure.Close()
 	}
-	return s.TCPConn.Close()
+	return s.stream.Close()
 }
 
 // hangUp ends a connection on which nothing is under way, from another goroutine than its own, without waiting.

@@ -12,14 +12,21 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/mux"
 )
 
-// sock is one TCP connection with the few calls that package net has no words for. Its raw calls keep their results in
+// stream is a *net.TCPConn, or a *net.UnixConn to a server inside this process.
+type stream interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+// sock is one connection with the few calls that package net has no words for. Its raw calls keep their results in
 // the struct, so that none allocates; each may be used by one goroutine at a time.
 type sock struct {
-	*net.TCPConn
+	stream
 	raw    syscall.RawConn
 	secure *tls.Conn // what is spoken over it; nil: cleartext
-	// stream is what this is instead of a TCP connection; nil: it is one.
-	stream *mux.Stream
+	// h2 is what this is instead of a connection; nil: it is one.
+	h2 *mux.Stream
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
 	oneB    [1]byte
@@ -41,12 +48,12 @@ type sock struct {
 	peekNow func(uintptr)
 }
 
-func newSock(c *net.TCPConn) (*sock, error) {
+func newSock(c stream) (*sock, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	s := &sock{TCPConn: c, raw: raw}
+	s := &sock{stream: c, raw: raw}
 	s.readNow = s.readReady
 	s.fillNow = s.fillReady
 	s.peekNow = s.peekFD
@@ -58,7 +65,7 @@ func (s *sock) readFirst() (*buffer, error) {
 	if s.secure != nil {
 		return s.firstSecure()
 	}
-	if s.stream != nil {
+	if s.h2 != nil {
 		return s.firstStream()
 	}
 	s.read, s.readN, s.readErr = nil, 0, nil
@@ -97,7 +104,7 @@ func (s *sock) readReady(fd uintptr) bool {
 
 // peek looks at what can be read without waiting: n is 0 with nil error at the end of the stream.
 func (s *sock) peek() (n int, err error) {
-	if s.stream != nil {
+	if s.h2 != nil {
 		return s.peekStream()
 	}
 	if err := s.raw.Control(s.peekNow); err != nil {
@@ -117,7 +124,7 @@ func (s *sock) peekFD(fd uintptr) {
 
 // acked returns how many bytes the other side has acknowledged (tcpi_bytes_acked, RFC 4898 tcpEStatsAppHCThruOctetsAcked).
 func (s *sock) acked() (n int64, ok bool) {
-	if s.stream != nil {
+	if s.h2 != nil {
 		return 0, false // a server says so: mux.ErrUntouched
 	}
 	err := s.raw.Control(func(fd uintptr) {
@@ -137,8 +144,8 @@ func (s *sock) Alive() bool {
 
 // ended reports whether the other side has closed or reset the connection and nothing is left to read.
 func (s *sock) ended() bool {
-	if s.stream != nil {
-		return s.stream.Ended()
+	if s.h2 != nil {
+		return s.h2.Ended()
 	}
 	n, err := s.peek()
 	if s.secure != nil && err == nil && n > 0 {
@@ -149,12 +156,14 @@ func (s *sock) ended() bool {
 
 // abort closes with a reset, for streams whose end would otherwise look like a good one.
 func (s *sock) abort() {
-	if s.stream != nil {
-		s.stream.Abort()
+	if s.h2 != nil {
+		s.h2.Abort()
 		return
 	}
-	_ = s.SetLinger(0)    // without it the close is an ordinary one
-	_ = s.TCPConn.Close() // nothing to be saved
+	if tcp, ok := s.stream.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // without it the close is an ordinary one
+	}
+	_ = s.stream.Close() // nothing to be saved
 }
 
 // queued takes the connections that wait to be accepted, without waiting for more.
@@ -189,8 +198,8 @@ func queued(l *net.TCPListener) (all []*net.TCPConn) {
 
 // disconnect resets the connection, and has both sides see it: connect(2) with AF_UNSPEC. Any goroutine may call it.
 func (s *sock) disconnect() {
-	if s.stream != nil {
-		s.stream.Break()
+	if s.h2 != nil {
+		s.h2.Break()
 		return
 	}
 	_ = s.raw.Control(func(fd uintptr) { // a closed one has ended already

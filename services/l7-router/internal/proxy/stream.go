@@ -120,7 +120,7 @@ func (s *streamSet) serving(server uint64, to []*sock) []*sock {
 // serveStream carries the request of one stream.
 func (c *conn) serveStream(s *mux.Stream) {
 	one := streamConns.Get().(*conn)
-	one.stream, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
+	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
 	one.shard, one.accepted = c.shard, c.accepted
 	c.carrying.add(one)
 	defer func() {
@@ -132,7 +132,7 @@ func (c *conn) serveStream(s *mux.Stream) {
 			return
 		}
 		s.OnEnd(nil)
-		one.stream = nil
+		one.h2 = nil
 		streamConns.Put(one)
 	}()
 	one.serve()
@@ -144,8 +144,8 @@ func (r *relay) wake() { expire(r.srv) }
 // passReset has the client's stream end as that of the server has ended.
 func (c *conn) passReset(err error) {
 	var reset *mux.ResetError
-	if c.stream != nil && errors.As(err, &reset) {
-		c.stream.EndWith(reset.Code)
+	if c.h2 != nil && errors.As(err, &reset) {
+		c.h2.EndWith(reset.Code)
 	}
 }
 
@@ -189,7 +189,7 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 			x.ConnectFailed()
 			return false, err
 		}
-		goOn, err = c.through(f, server, &sock{stream: s, server: server.ID()}, !fresh, keep)
+		goOn, err = c.through(f, server, &sock{h2: s, server: server.ID()}, !fresh, keep)
 		if err == nil {
 			return goOn, nil
 		}
@@ -203,10 +203,10 @@ func (c *conn) topUp(length int64) {
 	for {
 		room := c.in.room()
 		left := int(length) - len(c.in.bytes())
-		if left <= 0 || left > len(room) || !c.stream.Buffered() {
+		if left <= 0 || left > len(room) || !c.h2.Buffered() {
 			return
 		}
-		n, err := c.stream.Read(room[:left])
+		n, err := c.h2.Read(room[:left])
 		if err != nil {
 			return
 		}
@@ -215,36 +215,36 @@ func (c *conn) topUp(length int64) {
 }
 
 // plain reports whether it is a TCP connection in cleartext, which the kernel can splice.
-func (s *sock) plain() bool { return s.secure == nil && s.stream == nil }
+func (s *sock) plain() bool { return s.secure == nil && s.h2 == nil }
 
 // SetDeadline is as that of a net.Conn.
 func (s *sock) SetDeadline(t time.Time) error {
-	if s.stream != nil {
-		return s.stream.SetDeadline(t)
+	if s.h2 != nil {
+		return s.h2.SetDeadline(t)
 	}
-	return s.TCPConn.SetDeadline(t)
+	return s.stream.SetDeadline(t)
 }
 
 // SetReadDeadline is as that of a net.Conn.
 func (s *sock) SetReadDeadline(t time.Time) error {
-	if s.stream != nil {
-		return s.stream.SetReadDeadline(t)
+	if s.h2 != nil {
+		return s.h2.SetReadDeadline(t)
 	}
-	return s.TCPConn.SetReadDeadline(t)
+	return s.stream.SetReadDeadline(t)
 }
 
 // SetWriteDeadline is as that of a net.Conn.
 func (s *sock) SetWriteDeadline(t time.Time) error {
-	if s.stream != nil {
-		return s.stream.SetWriteDeadline(t)
+	if s.h2 != nil {
+		return s.h2.SetWriteDeadline(t)
 	}
-	return s.TCPConn.SetWriteDeadline(t)
+	return s.stream.SetWriteDeadline(t)
 }
 
 // firstStream is readFirst for a stream.
 func (s *sock) firstStream() (*buffer, error) {
 	b := borrow()
-	n, err := s.stream.Read(b.b)
+	n, err := s.h2.Read(b.b)
 	if n == 0 {
 		giveBack(b)
 		return nil, err
@@ -256,11 +256,11 @@ func (s *sock) firstStream() (*buffer, error) {
 // peekStream is peek for a stream.
 func (s *sock) peekStream() (n int, err error) {
 	switch {
-	case s.stream.Buffered():
+	case s.h2.Buffered():
 		return 1, nil
-	case s.stream.Ended():
+	case s.h2.Ended():
 		return 0, syscall.ECONNRESET
-	case s.stream.Whole():
+	case s.h2.Whole():
 		return 0, nil
 	}
 	return 0, syscall.EAGAIN

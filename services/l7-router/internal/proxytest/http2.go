@@ -72,8 +72,8 @@ func ask2(c *http.Client, method, url string, body io.Reader, fields ...string) 
 	return a, string(text), err
 }
 
-// report is what the handler of testHTTP2 answers.
-func report(w http.ResponseWriter, r *http.Request) {
+// reporting is what the handler of testHTTP2 answers.
+func reporting(w http.ResponseWriter, r *http.Request) {
 	h, err := io.ReadAll(io.LimitReader(r.Body, 8<<20))
 	w.Header().Set("Trailer", "X-Down")
 	w.Header().Set("X-Te", r.Header.Get("Te"))
@@ -87,10 +87,10 @@ func testHTTP2(t *testing.T, open Open) {
 	t.Parallel()
 	for name, behind := range map[string]func(testing.TB) spec.Backend{
 		"before HTTP/1.1": func(t testing.TB) spec.Backend {
-			return backend("web", server("a", addressOf(origin(t, report))), server("b", addressOf(origin(t, report))))
+			return backend("web", server("a", addressOf(origin(t, reporting))), server("b", addressOf(origin(t, reporting))))
 		},
 		"before h2c": func(t testing.TB) spec.Backend {
-			b := backend("web", server("a", origin2(t, report)), server("b", origin2(t, report)))
+			b := backend("web", server("a", origin2(t, reporting)), server("b", origin2(t, reporting)))
 			b.H2C = true
 			return b
 		},
@@ -138,7 +138,7 @@ func testHTTP2(t *testing.T, open Open) {
 // testOldClientBeforeH2C asks in HTTP/1.1 for what a server says in HTTP/2.
 func testOldClientBeforeH2C(t *testing.T, open Open) {
 	t.Parallel()
-	b := backend("web", server("a", origin2(t, report)))
+	b := backend("web", server("a", origin2(t, reporting)))
 	b.H2C = true
 	w := newWorld(t, open, b)
 	c := dial(t, w.address())

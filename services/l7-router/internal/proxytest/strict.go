@@ -7,8 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/twotier/twotier/services/l7-router/internal/stricttest"
 )
@@ -136,4 +139,105 @@ func testOddResponses(t *testing.T, open Open) {
 		}
 	}
 	stricttest.Golden(t, "responses.golden", forwarded.String())
+}
+
+// testDifferential sends odd requests, made and spoiled at random, through the router, and what it passes on to five
+// incumbents and net/http: all have to read the same requests with the same bodies in it, or refuse some.
+func testDifferential(t *testing.T, open Open) {
+	t.Parallel()
+	origin := stricttest.NewOrigin(t)
+	w := newWorld(t, open, backend("web", server("a", origin.Address())))
+	viewers := []*stricttest.Viewer{stricttest.NewViewer(t, "")}
+	for _, k := range stricttest.Kinds() {
+		viewers = append(viewers, stricttest.NewViewer(t, k))
+	}
+	requests, seed := stricttest.Amount()
+	type forwarded struct {
+		n      uint64
+		stream string
+		views  []stricttest.View
+	}
+	lanes := make([]chan forwarded, len(viewers))
+	var group sync.WaitGroup
+	for i, v := range viewers {
+		lanes[i] = make(chan forwarded, 64)
+		group.Go(func() {
+			for f := range lanes[i] {
+				if err := v.Look(f.stream, f.views); err != nil {
+					t.Errorf("request %d: %s: %v\nrouter %.3000q", f.n, v.Name, err, f.stream)
+				}
+			}
+		})
+	}
+	var sent []stricttest.View
+	passed := 0
+	for i := range requests {
+		n := seed + uint64(i)
+		request := stricttest.NewGenerator(n).Next()
+		if err := push(w.address(), request); err != nil {
+			t.Errorf("request %d: %v\n%.3000q", n, err, request)
+			continue
+		}
+		f := forwarded{n: n}
+		var reached []stricttest.Reached
+		for _, r := range origin.Take() {
+			switch {
+			case strings.HasPrefix(r.Bytes, "GET "+stricttest.Fence+" "):
+				continue
+			case !r.Whole:
+				t.Errorf("request %d: a part reached the server: %.500q\n%.3000q", n, r.Bytes, request)
+			}
+			f.stream += r.Bytes
+			reached = append(reached, r)
+		}
+		if f.stream == "" {
+			continue
+		}
+		var err error
+		if f.views, err = stricttest.Views(reached); err != nil {
+			t.Errorf("request %d: what was passed on cannot be read: %v\nclient %.3000q\nrouter %.3000q", n, err, request, f.stream)
+			continue
+		}
+		passed++
+		sent = append(sent, f.views...)
+		for _, lane := range lanes {
+			lane <- f
+		}
+	}
+	for _, lane := range lanes {
+		close(lane)
+	}
+	group.Wait()
+	t.Logf("%d of %d were passed on, %d requests", passed, requests, len(sent))
+	if requests >= 100 && passed < requests/4 {
+		t.Errorf("only %d of %d were passed on: nothing is compared", passed, requests)
+	}
+	for _, v := range viewers {
+		seen := v.Seen()
+		t.Logf("%s has seen %d", v.Name, len(seen))
+		for _, stranger := range stricttest.Strangers(sent, seen) {
+			t.Errorf("%s has seen what nobody sent: request %q: %.3000s", v.Name, stranger.Mark, stranger.Shown)
+		}
+		if requests >= 100 && len(seen) < len(sent)/4 {
+			t.Errorf("%s has seen %d of %d: nothing is compared", v.Name, len(seen), len(sent))
+		}
+	}
+}
+
+// push sends bytes and a request behind them that ends the connection, and waits for that end.
+func push(address, b string) error {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	go func() {
+		_, _ = io.WriteString(c, b+"GET "+stricttest.Fence+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") // the router may refuse it
+	}()
+	_, err = io.Copy(io.Discard, c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("the router waits")
+	}
+	return nil // a reset is an end
 }

@@ -46,6 +46,7 @@ func Run(t *testing.T, open Open) {
 		{"MaxConn", testMaxConn},
 		{"GracefulStop", testGracefulStop},
 		{"Counters", testCounters},
+		{"StatsPage", testStatsPage},
 		{"Streams", testStreams},
 		{"BackPressure", testBackPressure},
 		{"SlowClient", testSlowClient},
@@ -64,6 +65,7 @@ func Run(t *testing.T, open Open) {
 		{"OddResponses", testOddResponses},
 		{"AdminStates", testAdminStates},
 		{"ShutdownSessions", testShutdownSessions},
+		{"Differential", testDifferential},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}

@@ -62,8 +62,13 @@ var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
 
 func newWorld(t testing.TB, open Open, backends ...spec.Backend) *world {
 	t.Helper()
+	return newWorldOver(t, open, pool.New(zap.NewNop()), backends...)
+}
+
+// newWorldOver is a world over a pool that has been prepared.
+func newWorldOver(t testing.TB, open Open, p *pool.Pool, backends ...spec.Backend) *world {
+	t.Helper()
 	log := zap.NewNop()
-	p := pool.New(log)
 	w := &world{t: t, pool: p, engine: open(t, p, log)}
 	w.want = spec.State{
 		Frontends: []spec.Frontend{{

@@ -111,6 +111,7 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 	case len(m.GetBindTls()) > 0:
 		p.refuse(path+".tls", "bind_tls needs it: at least one certificate")
 	}
+	f.Stats = p.statsPage(path+".stats", m.GetStats())
 	f.HTTP2 = p.http2(path+".http2", m.GetHttp2(), len(m.GetBindTls()) > 0)
 
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)

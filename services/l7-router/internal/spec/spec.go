@@ -35,6 +35,8 @@ type Frontend struct {
 	TimeoutKeepAlive time.Duration
 	// MaxConn is the most connections at a time.
 	MaxConn int
+	// Stats is the statistics page; the zero value is none.
+	Stats StatsPage
 }
 
 // Backend is a group of servers that can each answer the same requests.

@@ -347,7 +347,7 @@ func Requests() []Request {
 		{"CR behind the size", chunk, chunks("5\rhello\r\n0\r\n\r\n"), refused},
 		{"LF behind the data", chunk, chunks("5\r\nhello\n0\r\n\r\n"), refused},
 		{"LF behind the last size", chunk, chunks("0\n\r\n"), refused},
-		{"LF as the end", chunk, chunks("5\r\nhello\r\n0\r\n\n"), refused},
+		{"LF behind the last chunk", chunk, chunks("5\r\nhello\r\n0\r\n\n"), refused},
 		{"nothing behind the data", chunk, chunks("5\r\nhello0\r\n\r\n"), refused},
 		{"data longer than its size", chunk, chunks("5\r\nhello world\r\n0\r\n\r\n"), refused},
 		{"data shorter than its size", chunk, chunks("6\r\nhello\r\n0\r\n\r\n"), refused},
