@@ -27,6 +27,8 @@ type Prober interface {
 type Config struct {
 	// Interval is the pause between the end of one probe and the start of the next. Default 2s.
 	Interval time.Duration
+	// FastInterval is the pause instead while the results have turned and the state has not yet. Default: the interval.
+	FastInterval time.Duration
 	// Timeout is how long one probe may take. Default: the interval, 2s at most.
 	Timeout time.Duration
 	// Rise is how many good results in a row bring it up. Default 1.
@@ -79,7 +81,11 @@ func Run(ctx context.Context, cfg Config, p Prober, report func(Result)) error {
 		result := Result{Err: err, Duration: time.Since(begin)}
 		result.Up, result.Changed = threshold.Observe(err == nil)
 		report(result)
-		timer.Reset(cfg.Interval)
+		pause := cfg.Interval
+		if cfg.FastInterval > 0 && result.Up != (err == nil) {
+			pause = cfg.FastInterval
+		}
+		timer.Reset(pause)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,32 @@ up=false changed=true context deadline exceeded 1s`
 		// Five pauses, one second of hanging, and a stagger of a second at most.
 		if took := time.Since(begin); took < 51*time.Second || took > 52*time.Second {
 			t.Errorf("six probes took %v", took)
+		}
+	})
+}
+
+// While the results have turned and the state has not, the pauses are short.
+func TestFastInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, bad := func() error { return nil }, func() error { return errors.New("refused") }
+		s := script{good, bad, bad, bad, bad, good, good}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var pauses []time.Duration
+		last := time.Now()
+		err := Run(ctx, Config{Interval: 10 * time.Second, FastInterval: time.Second, Rise: 2, Fall: 3, Up: true}, &s, func(Result) {
+			pauses = append(pauses, time.Since(last))
+			last = time.Now()
+			if len(pauses) == 7 {
+				cancel()
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const slow, fast = 10 * time.Second, time.Second
+		if want := []time.Duration{slow, fast, fast, slow, slow, fast}; !slices.Equal(pauses[1:], want) {
+			t.Errorf("got %v, want %v", pauses[1:], want)
 		}
 	})
 }
