@@ -24,6 +24,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Health of a real server.
+type Health int32
+
+const (
+	// Not checked, or not yet.
+	Health_HEALTH_UNSPECIFIED Health = 0
+	// Its checks are good.
+	Health_HEALTH_UP Health = 1
+	// Its checks fail.
+	Health_HEALTH_DOWN Health = 2
+)
+
+// Enum value maps for Health.
+var (
+	Health_name = map[int32]string{
+		0: "HEALTH_UNSPECIFIED",
+		1: "HEALTH_UP",
+		2: "HEALTH_DOWN",
+	}
+	Health_value = map[string]int32{
+		"HEALTH_UNSPECIFIED": 0,
+		"HEALTH_UP":          1,
+		"HEALTH_DOWN":        2,
+	}
+)
+
+func (x Health) Enum() *Health {
+	p := new(Health)
+	*p = x
+	return p
+}
+
+func (x Health) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Health) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_control_proto_enumTypes[0].Descriptor()
+}
+
+func (Health) Type() protoreflect.EnumType {
+	return &file_director_v1_control_proto_enumTypes[0]
+}
+
+func (x Health) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Health.Descriptor instead.
+func (Health) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{0}
+}
+
 // Object is one desired object of any kind.
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -33,6 +86,7 @@ type Object struct {
 	//
 	//	*Object_VirtualService
 	//	*Object_Address
+	//	*Object_Drain
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -93,6 +147,15 @@ func (x *Object) GetAddress() *Address {
 	return nil
 }
 
+func (x *Object) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -107,9 +170,16 @@ type Object_Address struct {
 	Address *Address `protobuf:"bytes,2,opt,name=address,proto3,oneof"`
 }
 
+type Object_Drain struct {
+	// Kind drain.
+	Drain *Drain `protobuf:"bytes,3,opt,name=drain,proto3,oneof"`
+}
+
 func (*Object_VirtualService) isObject_Kind() {}
 
 func (*Object_Address) isObject_Kind() {}
+
+func (*Object_Drain) isObject_Kind() {}
 
 // StoredObject is a desired object as it is stored.
 type StoredObject struct {
@@ -581,7 +651,9 @@ type ServiceState struct {
 	// Its real servers.
 	RealServers []*RealServerState `protobuf:"bytes,3,rep,name=real_servers,json=realServers,proto3" json:"real_servers,omitempty"`
 	// Somebody else made it; the director leaves it alone.
-	Foreign       bool `protobuf:"varint,4,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	Foreign bool `protobuf:"varint,4,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// What is unusual about it, for people: panic, the sorry server, leaving. Empty: nothing.
+	Note          string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -644,6 +716,13 @@ func (x *ServiceState) GetForeign() bool {
 	return false
 }
 
+func (x *ServiceState) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // RealServerState is one real server as the kernel has it.
 type RealServerState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -656,8 +735,14 @@ type RealServerState struct {
 	// New connections since the real server was added. The ipvs plane adds them up every 2 s, in 32 bits; on the nftables
 	// plane they start again when damage to its table was mended.
 	TotalConnections uint64 `protobuf:"varint,4,opt,name=total_connections,json=totalConnections,proto3" json:"total_connections,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What the checks say.
+	Health Health `protobuf:"varint,5,opt,name=health,proto3,enum=twotier.director.v1.Health" json:"health,omitempty"`
+	// The result of the last check, for a person. Example: "good in 1.2ms"
+	LastCheck string `protobuf:"bytes,6,opt,name=last_check,json=lastCheck,proto3" json:"last_check,omitempty"`
+	// Whether it takes new connections, and why or why not. Example: "no new connections: drained (kernel update)"
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RealServerState) Reset() {
@@ -718,6 +803,164 @@ func (x *RealServerState) GetTotalConnections() uint64 {
 	return 0
 }
 
+func (x *RealServerState) GetHealth() Health {
+	if x != nil {
+		return x.Health
+	}
+	return Health_HEALTH_UNSPECIFIED
+}
+
+func (x *RealServerState) GetLastCheck() string {
+	if x != nil {
+		return x.LastCheck
+	}
+	return ""
+}
+
+func (x *RealServerState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DrainRequest names a real server.
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the virtual service. Example: web
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Address of the real server. Example: 192.168.60.78
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Port of the real server. Default: the port of the virtual service.
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// Why, for people. 200 characters at most.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DrainRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *DrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// UndrainRequest names a real server.
+type UndrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the virtual service.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Address of the real server.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Port of the real server. Default: the port of the virtual service.
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UndrainRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // ImportRequest sends in IPVS rules.
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -729,7 +972,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[12]
+	mi := &file_director_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +984,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[12]
+	mi := &file_director_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +997,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportRequest) GetRules() []byte {
@@ -777,7 +1020,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[13]
+	mi := &file_director_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +1032,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[13]
+	mi := &file_director_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +1045,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -828,7 +1071,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1083,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1096,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -868,7 +1111,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +1123,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +1136,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -907,10 +1150,11 @@ var File_director_v1_control_proto protoreflect.FileDescriptor
 
 const file_director_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19director/v1/control.proto\x12\x13twotier.director.v1\x1a\x16common/v1/common.proto\x1a\x19director/v1/desired.proto\"\x9a\x01\n" +
+	"\x19director/v1/control.proto\x12\x13twotier.director.v1\x1a\x16common/v1/common.proto\x1a\x19director/v1/desired.proto\"\xce\x01\n" +
 	"\x06Object\x12N\n" +
 	"\x0fvirtual_service\x18\x01 \x01(\v2#.twotier.director.v1.VirtualServiceH\x00R\x0evirtualService\x128\n" +
-	"\aaddress\x18\x02 \x01(\v2\x1c.twotier.director.v1.AddressH\x00R\aaddressB\x06\n" +
+	"\aaddress\x18\x02 \x01(\v2\x1c.twotier.director.v1.AddressH\x00R\aaddress\x122\n" +
+	"\x05drain\x18\x03 \x01(\v2\x1a.twotier.director.v1.DrainH\x00R\x05drainB\x06\n" +
 	"\x04kind\"W\n" +
 	"\fStoredObject\x123\n" +
 	"\x06object\x18\x01 \x01(\v2\x1b.twotier.director.v1.ObjectR\x06object\x12\x12\n" +
@@ -934,18 +1178,32 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x15\n" +
 	"\x13ListServicesRequest\"U\n" +
 	"\x14ListServicesResponse\x12=\n" +
-	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\xa9\x01\n" +
+	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\xbd\x01\n" +
 	"\fServiceState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tscheduler\x18\x02 \x01(\tR\tscheduler\x12G\n" +
 	"\freal_servers\x18\x03 \x03(\v2$.twotier.director.v1.RealServerStateR\vrealServers\x12\x18\n" +
-	"\aforeign\x18\x04 \x01(\bR\aforeign\"\xbb\x01\n" +
+	"\aforeign\x18\x04 \x01(\bR\aforeign\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\xa7\x02\n" +
 	"\x0fRealServerState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x122\n" +
 	"\x12active_connections\x18\x03 \x01(\x04H\x00R\x11activeConnections\x88\x01\x01\x12+\n" +
-	"\x11total_connections\x18\x04 \x01(\x04R\x10totalConnectionsB\x15\n" +
-	"\x13_active_connections\"%\n" +
+	"\x11total_connections\x18\x04 \x01(\x04R\x10totalConnections\x123\n" +
+	"\x06health\x18\x05 \x01(\x0e2\x1b.twotier.director.v1.HealthR\x06health\x12\x1d\n" +
+	"\n" +
+	"last_check\x18\x06 \x01(\tR\tlastCheck\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reasonB\x15\n" +
+	"\x13_active_connections\"n\n" +
+	"\fDrainRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"X\n" +
+	"\x0eUndrainRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"%\n" +
 	"\rImportRequest\x12\x14\n" +
 	"\x05rules\x18\x01 \x01(\fR\x05rules\"\x80\x01\n" +
 	"\x0eImportResponse\x125\n" +
@@ -953,7 +1211,11 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report\"\x0f\n" +
 	"\rExportRequest\"&\n" +
 	"\x0eExportResponse\x12\x14\n" +
-	"\x05rules\x18\x01 \x01(\tR\x05rules2\x80\x05\n" +
+	"\x05rules\x18\x01 \x01(\tR\x05rules*@\n" +
+	"\x06Health\x12\x16\n" +
+	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
+	"\vHEALTH_DOWN\x10\x022\x80\x05\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
@@ -961,12 +1223,14 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\vPreviewPlan\x12'.twotier.director.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12c\n" +
 	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12c\n" +
 	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12Q\n" +
-	"\x06Export\x12\".twotier.director.v1.ExportRequest\x1a#.twotier.director.v1.ExportResponse2\xd7\x02\n" +
+	"\x06Export\x12\".twotier.director.v1.ExportRequest\x1a#.twotier.director.v1.ExportResponse2\xf8\x03\n" +
 	"\rDirectorAdmin\x12L\n" +
 	"\x05Apply\x12!.twotier.director.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
 	"\tReconcile\x12#.twotier.common.v1.ReconcileRequest\x1a$.twotier.common.v1.ReconcileResponse\x12Q\n" +
-	"\x06Import\x12\".twotier.director.v1.ImportRequest\x1a#.twotier.director.v1.ImportResponseB9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
+	"\x06Import\x12\".twotier.director.v1.ImportRequest\x1a#.twotier.director.v1.ImportResponse\x12L\n" +
+	"\x05Drain\x12!.twotier.director.v1.DrainRequest\x1a .twotier.common.v1.ApplyResponse\x12Q\n" +
+	"\aUndrain\x12#.twotier.director.v1.UndrainRequest\x1a!.twotier.common.v1.DeleteResponseB9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
 
 var (
 	file_director_v1_control_proto_rawDescOnce sync.Once
@@ -980,77 +1244,88 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 	return file_director_v1_control_proto_rawDescData
 }
 
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_director_v1_control_proto_goTypes = []any{
-	(*Object)(nil),                 // 0: twotier.director.v1.Object
-	(*StoredObject)(nil),           // 1: twotier.director.v1.StoredObject
-	(*ListDesiredResponse)(nil),    // 2: twotier.director.v1.ListDesiredResponse
-	(*PreviewPlanRequest)(nil),     // 3: twotier.director.v1.PreviewPlanRequest
-	(*ApplyRequest)(nil),           // 4: twotier.director.v1.ApplyRequest
-	(*GetDataplaneRequest)(nil),    // 5: twotier.director.v1.GetDataplaneRequest
-	(*GetDataplaneResponse)(nil),   // 6: twotier.director.v1.GetDataplaneResponse
-	(*PlaneReport)(nil),            // 7: twotier.director.v1.PlaneReport
-	(*ListServicesRequest)(nil),    // 8: twotier.director.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 9: twotier.director.v1.ListServicesResponse
-	(*ServiceState)(nil),           // 10: twotier.director.v1.ServiceState
-	(*RealServerState)(nil),        // 11: twotier.director.v1.RealServerState
-	(*ImportRequest)(nil),          // 12: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),         // 13: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),          // 14: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),         // 15: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),         // 16: twotier.director.v1.VirtualService
-	(*Address)(nil),                // 17: twotier.director.v1.Address
-	(*v1.ImportReport)(nil),        // 18: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 19: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 20: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 21: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 22: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 23: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 24: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 25: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 26: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 27: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 28: twotier.common.v1.ReconcileResponse
+	(Health)(0),                    // 0: twotier.director.v1.Health
+	(*Object)(nil),                 // 1: twotier.director.v1.Object
+	(*StoredObject)(nil),           // 2: twotier.director.v1.StoredObject
+	(*ListDesiredResponse)(nil),    // 3: twotier.director.v1.ListDesiredResponse
+	(*PreviewPlanRequest)(nil),     // 4: twotier.director.v1.PreviewPlanRequest
+	(*ApplyRequest)(nil),           // 5: twotier.director.v1.ApplyRequest
+	(*GetDataplaneRequest)(nil),    // 6: twotier.director.v1.GetDataplaneRequest
+	(*GetDataplaneResponse)(nil),   // 7: twotier.director.v1.GetDataplaneResponse
+	(*PlaneReport)(nil),            // 8: twotier.director.v1.PlaneReport
+	(*ListServicesRequest)(nil),    // 9: twotier.director.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),   // 10: twotier.director.v1.ListServicesResponse
+	(*ServiceState)(nil),           // 11: twotier.director.v1.ServiceState
+	(*RealServerState)(nil),        // 12: twotier.director.v1.RealServerState
+	(*DrainRequest)(nil),           // 13: twotier.director.v1.DrainRequest
+	(*UndrainRequest)(nil),         // 14: twotier.director.v1.UndrainRequest
+	(*ImportRequest)(nil),          // 15: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),         // 16: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),          // 17: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),         // 18: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),         // 19: twotier.director.v1.VirtualService
+	(*Address)(nil),                // 20: twotier.director.v1.Address
+	(*Drain)(nil),                  // 21: twotier.director.v1.Drain
+	(*v1.ImportReport)(nil),        // 22: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 23: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 24: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 25: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 26: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 27: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 28: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 29: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 30: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 31: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 32: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	16, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	17, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	0,  // 2: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
-	1,  // 3: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
-	0,  // 4: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
-	0,  // 5: twotier.director.v1.ApplyRequest.object:type_name -> twotier.director.v1.Object
-	7,  // 6: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
-	10, // 7: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
-	11, // 8: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
-	0,  // 9: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	18, // 10: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	19, // 11: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	20, // 12: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	21, // 13: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	3,  // 14: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	5,  // 15: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	8,  // 16: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	14, // 17: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	4,  // 18: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	22, // 19: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	23, // 20: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	12, // 21: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	24, // 22: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	24, // 23: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	2,  // 24: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	25, // 25: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	6,  // 26: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	9,  // 27: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	15, // 28: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	26, // 29: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	27, // 30: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	28, // 31: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	13, // 32: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	22, // [22:33] is the sub-list for method output_type
-	11, // [11:22] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	20, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	21, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
+	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
+	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
+	1,  // 6: twotier.director.v1.ApplyRequest.object:type_name -> twotier.director.v1.Object
+	8,  // 7: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
+	11, // 8: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	12, // 9: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
+	0,  // 10: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
+	1,  // 11: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	22, // 12: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	23, // 13: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	24, // 14: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	25, // 15: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 16: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 17: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 18: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	17, // 19: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 20: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	26, // 21: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	27, // 22: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	15, // 23: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	13, // 24: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	14, // 25: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	28, // 26: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	28, // 27: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 28: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	29, // 29: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 30: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 31: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	18, // 32: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	30, // 33: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	31, // 34: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	32, // 35: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	16, // 36: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	30, // 37: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	31, // 38: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	26, // [26:39] is the sub-list for method output_type
+	13, // [13:26] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -1062,6 +1337,7 @@ func file_director_v1_control_proto_init() {
 	file_director_v1_control_proto_msgTypes[0].OneofWrappers = []any{
 		(*Object_VirtualService)(nil),
 		(*Object_Address)(nil),
+		(*Object_Drain)(nil),
 	}
 	file_director_v1_control_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
@@ -1069,13 +1345,14 @@ func file_director_v1_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   16,
+			NumEnums:      1,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
 		GoTypes:           file_director_v1_control_proto_goTypes,
 		DependencyIndexes: file_director_v1_control_proto_depIdxs,
+		EnumInfos:         file_director_v1_control_proto_enumTypes,
 		MessageInfos:      file_director_v1_control_proto_msgTypes,
 	}.Build()
 	File_director_v1_control_proto = out.File

@@ -382,6 +382,8 @@ const (
 	DirectorAdmin_Delete_FullMethodName    = "/twotier.director.v1.DirectorAdmin/Delete"
 	DirectorAdmin_Reconcile_FullMethodName = "/twotier.director.v1.DirectorAdmin/Reconcile"
 	DirectorAdmin_Import_FullMethodName    = "/twotier.director.v1.DirectorAdmin/Import"
+	DirectorAdmin_Drain_FullMethodName     = "/twotier.director.v1.DirectorAdmin/Drain"
+	DirectorAdmin_Undrain_FullMethodName   = "/twotier.director.v1.DirectorAdmin/Undrain"
 )
 
 // DirectorAdminClient is the client API for DirectorAdmin service.
@@ -406,6 +408,12 @@ type DirectorAdminClient interface {
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.
 	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
+	// Drain stores a desired object of kind drain: the real server gets no new connections, those that are open go on, until
+	// Undrain. It holds on every director and over restarts. NOT_FOUND: the service has no such real server; FAILED_PRECONDITION
+	// and UNAVAILABLE as in Apply.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*v1.ApplyResponse, error)
+	// Undrain takes it back. NOT_FOUND: the real server is not drained. Else as Drain.
+	Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
 }
 
 type directorAdminClient struct {
@@ -456,6 +464,26 @@ func (c *directorAdminClient) Import(ctx context.Context, in *ImportRequest, opt
 	return out, nil
 }
 
+func (c *directorAdminClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*v1.ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.ApplyResponse)
+	err := c.cc.Invoke(ctx, DirectorAdmin_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *directorAdminClient) Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v1.DeleteResponse)
+	err := c.cc.Invoke(ctx, DirectorAdmin_Undrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DirectorAdminServer is the server API for DirectorAdmin service.
 // All implementations must embed UnimplementedDirectorAdminServer
 // for forward compatibility.
@@ -478,6 +506,12 @@ type DirectorAdminServer interface {
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.
 	Import(context.Context, *ImportRequest) (*ImportResponse, error)
+	// Drain stores a desired object of kind drain: the real server gets no new connections, those that are open go on, until
+	// Undrain. It holds on every director and over restarts. NOT_FOUND: the service has no such real server; FAILED_PRECONDITION
+	// and UNAVAILABLE as in Apply.
+	Drain(context.Context, *DrainRequest) (*v1.ApplyResponse, error)
+	// Undrain takes it back. NOT_FOUND: the real server is not drained. Else as Drain.
+	Undrain(context.Context, *UndrainRequest) (*v1.DeleteResponse, error)
 	mustEmbedUnimplementedDirectorAdminServer()
 }
 
@@ -499,6 +533,12 @@ func (UnimplementedDirectorAdminServer) Reconcile(context.Context, *v1.Reconcile
 }
 func (UnimplementedDirectorAdminServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedDirectorAdminServer) Drain(context.Context, *DrainRequest) (*v1.ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedDirectorAdminServer) Undrain(context.Context, *UndrainRequest) (*v1.DeleteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undrain not implemented")
 }
 func (UnimplementedDirectorAdminServer) mustEmbedUnimplementedDirectorAdminServer() {}
 func (UnimplementedDirectorAdminServer) testEmbeddedByValue()                       {}
@@ -593,6 +633,42 @@ func _DirectorAdmin_Import_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DirectorAdmin_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorAdminServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DirectorAdmin_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorAdminServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DirectorAdmin_Undrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorAdminServer).Undrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DirectorAdmin_Undrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorAdminServer).Undrain(ctx, req.(*UndrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DirectorAdmin_ServiceDesc is the grpc.ServiceDesc for DirectorAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -615,6 +691,14 @@ var DirectorAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Import",
 			Handler:    _DirectorAdmin_Import_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _DirectorAdmin_Drain_Handler,
+		},
+		{
+			MethodName: "Undrain",
+			Handler:    _DirectorAdmin_Undrain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

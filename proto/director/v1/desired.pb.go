@@ -11,6 +11,7 @@ package directorv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -140,9 +141,26 @@ type VirtualService struct {
 	// Forwarding method. Default masquerade.
 	Forwarding Forwarding `protobuf:"varint,6,opt,name=forwarding,proto3,enum=twotier.director.v1.Forwarding" json:"forwarding,omitempty"`
 	// The real servers. No two with the same address and port.
-	RealServers   []*RealServer `protobuf:"bytes,7,rep,name=real_servers,json=realServers,proto3" json:"real_servers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RealServers []*RealServer `protobuf:"bytes,7,rep,name=real_servers,json=realServers,proto3" json:"real_servers,omitempty"`
+	// Health check of the real servers. Default: none, every real server counts as living.
+	Check *Check `protobuf:"bytes,8,opt,name=check,proto3" json:"check,omitempty"`
+	// When less than this share of the real servers lives, in per cent, health is ignored and all take connections: better
+	// some that fail than all on a few, and a check that is wrong everywhere takes nothing down. Drained ones do not count.
+	// 0 to 100. Default 0: never.
+	PanicThreshold uint32 `protobuf:"varint,9,opt,name=panic_threshold,json=panicThreshold,proto3" json:"panic_threshold,omitempty"`
+	// How much must live for the real servers to be used; below it the sorry server takes all. Default: one of any weight.
+	Quorum *Quorum `protobuf:"bytes,10,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	// Takes all new connections while the quorum is not met. Not one of the real servers. Its port defaults to the service's,
+	// its weight is of no matter.
+	SorryServer *RealServer `protobuf:"bytes,11,opt,name=sorry_server,json=sorryServer,proto3" json:"sorry_server,omitempty"`
+	// How long open connections to a real server that is not wanted any more are waited for (removal is always a drain:
+	// weight 0 first, until none is open or this is over), 1s to 24h. Default 5m.
+	DrainTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`
+	// Cut the connections that are still open at the end of drain_timeout. Default: they go on where the plane lets them
+	// (nftables); IPVS ends them with net.ipv4.vs.expire_nodest_conn=1.
+	ResetAfterDrain bool `protobuf:"varint,13,opt,name=reset_after_drain,json=resetAfterDrain,proto3" json:"reset_after_drain,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VirtualService) Reset() {
@@ -224,6 +242,693 @@ func (x *VirtualService) GetRealServers() []*RealServer {
 	return nil
 }
 
+func (x *VirtualService) GetCheck() *Check {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *VirtualService) GetPanicThreshold() uint32 {
+	if x != nil {
+		return x.PanicThreshold
+	}
+	return 0
+}
+
+func (x *VirtualService) GetQuorum() *Quorum {
+	if x != nil {
+		return x.Quorum
+	}
+	return nil
+}
+
+func (x *VirtualService) GetSorryServer() *RealServer {
+	if x != nil {
+		return x.SorryServer
+	}
+	return nil
+}
+
+func (x *VirtualService) GetDrainTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.DrainTimeout
+	}
+	return nil
+}
+
+func (x *VirtualService) GetResetAfterDrain() bool {
+	if x != nil {
+		return x.ResetAfterDrain
+	}
+	return false
+}
+
+// Quorum is the total weight of living real servers that a service needs (keepalived: quorum, hysteresis).
+type Quorum struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Weight that is needed, 1 to 16776960 (the weights of 256 real servers). Default 1.
+	Weight uint32 `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
+	// How far the weight must be above to come back and below to be lost, less than weight. Default 0.
+	Hysteresis    uint32 `protobuf:"varint,2,opt,name=hysteresis,proto3" json:"hysteresis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quorum) Reset() {
+	*x = Quorum{}
+	mi := &file_director_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quorum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quorum) ProtoMessage() {}
+
+func (x *Quorum) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quorum.ProtoReflect.Descriptor instead.
+func (*Quorum) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Quorum) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Quorum) GetHysteresis() uint32 {
+	if x != nil {
+		return x.Hysteresis
+	}
+	return 0
+}
+
+// Check is how the living real servers of a service are told from the dead. Exactly one of the kinds is set.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of check.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Check_Tcp
+	//	*Check_Http
+	//	*Check_Grpc
+	//	*Check_Udp
+	//	*Check_Dns
+	//	*Check_Icmp
+	Kind isCheck_Kind `protobuf_oneof:"kind"`
+	// Port to check. Default: the real server's.
+	Port uint32 `protobuf:"varint,8,opt,name=port,proto3" json:"port,omitempty"`
+	// Pause between two checks of one real server, 100ms to 1h. Default 2s.
+	Interval *durationpb.Duration `protobuf:"bytes,9,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Pause instead while a check has turned and the health has not yet, 10ms to the interval. Default: a fifth of the
+	// interval.
+	FastInterval *durationpb.Duration `protobuf:"bytes,10,opt,name=fast_interval,json=fastInterval,proto3" json:"fast_interval,omitempty"`
+	// How long one check may take, 10ms to 1m. Default: the interval, 2s at most.
+	Timeout *durationpb.Duration `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Good checks in a row until a dead real server lives, 1 to 100. Default 2.
+	Rise uint32 `protobuf:"varint,12,opt,name=rise,proto3" json:"rise,omitempty"`
+	// Bad checks in a row until a living one is dead, 1 to 100. Default 3. The first check after the start decides at once
+	// about a real server that the kernel did not have.
+	Fall          uint32 `protobuf:"varint,13,opt,name=fall,proto3" json:"fall,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_director_v1_desired_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Check) GetKind() isCheck_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Check) GetTcp() *TcpCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Tcp); ok {
+			return x.Tcp
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetHttp() *HttpCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetGrpc() *GrpcCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Grpc); ok {
+			return x.Grpc
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetUdp() *UdpCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Udp); ok {
+			return x.Udp
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetDns() *DnsCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Dns); ok {
+			return x.Dns
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetIcmp() *IcmpCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Icmp); ok {
+			return x.Icmp
+		}
+	}
+	return nil
+}
+
+func (x *Check) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Check) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Check) GetFastInterval() *durationpb.Duration {
+	if x != nil {
+		return x.FastInterval
+	}
+	return nil
+}
+
+func (x *Check) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Check) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *Check) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+type isCheck_Kind interface {
+	isCheck_Kind()
+}
+
+type Check_Tcp struct {
+	// A TCP connection can be made.
+	Tcp *TcpCheck `protobuf:"bytes,1,opt,name=tcp,proto3,oneof"`
+}
+
+type Check_Http struct {
+	// An HTTP request is answered well.
+	Http *HttpCheck `protobuf:"bytes,2,opt,name=http,proto3,oneof"`
+}
+
+type Check_Grpc struct {
+	// The gRPC health service says SERVING.
+	Grpc *GrpcCheck `protobuf:"bytes,3,opt,name=grpc,proto3,oneof"`
+}
+
+type Check_Udp struct {
+	// A datagram is answered, or at least not refused.
+	Udp *UdpCheck `protobuf:"bytes,4,opt,name=udp,proto3,oneof"`
+}
+
+type Check_Dns struct {
+	// A name is resolved.
+	Dns *DnsCheck `protobuf:"bytes,5,opt,name=dns,proto3,oneof"`
+}
+
+type Check_Icmp struct {
+	// An ICMP echo request is answered (ping).
+	Icmp *IcmpCheck `protobuf:"bytes,6,opt,name=icmp,proto3,oneof"`
+}
+
+func (*Check_Tcp) isCheck_Kind() {}
+
+func (*Check_Http) isCheck_Kind() {}
+
+func (*Check_Grpc) isCheck_Kind() {}
+
+func (*Check_Udp) isCheck_Kind() {}
+
+func (*Check_Dns) isCheck_Kind() {}
+
+func (*Check_Icmp) isCheck_Kind() {}
+
+// TcpCheck makes a TCP connection and closes it.
+type TcpCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TcpCheck) Reset() {
+	*x = TcpCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TcpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TcpCheck) ProtoMessage() {}
+
+func (x *TcpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TcpCheck.ProtoReflect.Descriptor instead.
+func (*TcpCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+// HttpCheck is one HTTP/1.1 request; a status of 200 to 399 is good.
+type HttpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Method. Default GET.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// Path, with its query if it has one. Default /
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Host header. Default: the address.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpCheck) Reset() {
+	*x = HttpCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpCheck) ProtoMessage() {}
+
+func (x *HttpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
+func (*HttpCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HttpCheck) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+// GrpcCheck asks grpc.health.v1.
+type GrpcCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the service. Default: the server as a whole.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrpcCheck) Reset() {
+	*x = GrpcCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrpcCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrpcCheck) ProtoMessage() {}
+
+func (x *GrpcCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrpcCheck.ProtoReflect.Descriptor instead.
+func (*GrpcCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GrpcCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// UdpCheck sends one datagram.
+type UdpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is sent, in JSON as base64, 512 bytes at most. Default: one byte 0.
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	// What the answer must begin with, in JSON as base64, 512 bytes at most. Default: any answer, or none, is good; only an ICMP
+	// refusal is bad (keepalived: UDP_CHECK).
+	Expect        []byte `protobuf:"bytes,2,opt,name=expect,proto3" json:"expect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UdpCheck) Reset() {
+	*x = UdpCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UdpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UdpCheck) ProtoMessage() {}
+
+func (x *UdpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UdpCheck.ProtoReflect.Descriptor instead.
+func (*UdpCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UdpCheck) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *UdpCheck) GetExpect() []byte {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+// DnsCheck asks for a name over UDP; an answer without error is good.
+type DnsCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name. Default: the root.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The type of record: A, AAAA, NS, SOA, MX, TXT or SRV. Default SOA.
+	Type          string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsCheck) Reset() {
+	*x = DnsCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsCheck) ProtoMessage() {}
+
+func (x *DnsCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsCheck.ProtoReflect.Descriptor instead.
+func (*DnsCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DnsCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsCheck) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+// IcmpCheck sends one ICMP echo request.
+type IcmpCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IcmpCheck) Reset() {
+	*x = IcmpCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IcmpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IcmpCheck) ProtoMessage() {}
+
+func (x *IcmpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IcmpCheck.ProtoReflect.Descriptor instead.
+func (*IcmpCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{8}
+}
+
+// Drain takes a real server out of the balance: it gets no new connections, those that are open go on. The verb Drain makes
+// it, Undrain deletes it.
+// Kind in the key space: drain
+type Drain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, unique among the drains; the verb Drain makes it of the service and the address.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the virtual service.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// Address of the real server.
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// Port of the real server. Default: the port of the virtual service.
+	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	// Why, for people. 200 characters at most.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_director_v1_desired_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Drain) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Drain) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Drain) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Drain) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Drain) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // RealServer takes a share of a virtual service's connections.
 type RealServer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -240,7 +945,7 @@ type RealServer struct {
 
 func (x *RealServer) Reset() {
 	*x = RealServer{}
-	mi := &file_director_v1_desired_proto_msgTypes[1]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +957,7 @@ func (x *RealServer) String() string {
 func (*RealServer) ProtoMessage() {}
 
 func (x *RealServer) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[1]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +970,7 @@ func (x *RealServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RealServer.ProtoReflect.Descriptor instead.
 func (*RealServer) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RealServer) GetAddress() string {
@@ -307,7 +1012,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_director_v1_desired_proto_msgTypes[2]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +1024,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[2]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +1037,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Address) GetName() string {
@@ -360,7 +1065,7 @@ var File_director_v1_desired_proto protoreflect.FileDescriptor
 
 const file_director_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x19director/v1/desired.proto\x12\x13twotier.director.v1\"\xb0\x02\n" +
+	"\x19director/v1/desired.proto\x12\x13twotier.director.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf0\x04\n" +
 	"\x0eVirtualService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -370,7 +1075,55 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\n" +
 	"forwarding\x18\x06 \x01(\x0e2\x1f.twotier.director.v1.ForwardingR\n" +
 	"forwarding\x12B\n" +
-	"\freal_servers\x18\a \x03(\v2\x1f.twotier.director.v1.RealServerR\vrealServers\"b\n" +
+	"\freal_servers\x18\a \x03(\v2\x1f.twotier.director.v1.RealServerR\vrealServers\x120\n" +
+	"\x05check\x18\b \x01(\v2\x1a.twotier.director.v1.CheckR\x05check\x12'\n" +
+	"\x0fpanic_threshold\x18\t \x01(\rR\x0epanicThreshold\x123\n" +
+	"\x06quorum\x18\n" +
+	" \x01(\v2\x1b.twotier.director.v1.QuorumR\x06quorum\x12B\n" +
+	"\fsorry_server\x18\v \x01(\v2\x1f.twotier.director.v1.RealServerR\vsorryServer\x12>\n" +
+	"\rdrain_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\x12*\n" +
+	"\x11reset_after_drain\x18\r \x01(\bR\x0fresetAfterDrain\"@\n" +
+	"\x06Quorum\x12\x16\n" +
+	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x1e\n" +
+	"\n" +
+	"hysteresis\x18\x02 \x01(\rR\n" +
+	"hysteresis\"\xb2\x04\n" +
+	"\x05Check\x121\n" +
+	"\x03tcp\x18\x01 \x01(\v2\x1d.twotier.director.v1.TcpCheckH\x00R\x03tcp\x124\n" +
+	"\x04http\x18\x02 \x01(\v2\x1e.twotier.director.v1.HttpCheckH\x00R\x04http\x124\n" +
+	"\x04grpc\x18\x03 \x01(\v2\x1e.twotier.director.v1.GrpcCheckH\x00R\x04grpc\x121\n" +
+	"\x03udp\x18\x04 \x01(\v2\x1d.twotier.director.v1.UdpCheckH\x00R\x03udp\x121\n" +
+	"\x03dns\x18\x05 \x01(\v2\x1d.twotier.director.v1.DnsCheckH\x00R\x03dns\x124\n" +
+	"\x04icmp\x18\x06 \x01(\v2\x1e.twotier.director.v1.IcmpCheckH\x00R\x04icmp\x12\x12\n" +
+	"\x04port\x18\b \x01(\rR\x04port\x125\n" +
+	"\binterval\x18\t \x01(\v2\x19.google.protobuf.DurationR\binterval\x12>\n" +
+	"\rfast_interval\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\ffastInterval\x123\n" +
+	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
+	"\x04rise\x18\f \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\r \x01(\rR\x04fallB\x06\n" +
+	"\x04kind\"\n" +
+	"\n" +
+	"\bTcpCheck\"K\n" +
+	"\tHttpCheck\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"%\n" +
+	"\tGrpcCheck\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"<\n" +
+	"\bUdpCheck\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12\x16\n" +
+	"\x06expect\x18\x02 \x01(\fR\x06expect\"2\n" +
+	"\bDnsCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\"\v\n" +
+	"\tIcmpCheck\"{\n" +
+	"\x05Drain\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"b\n" +
 	"\n" +
 	"RealServer\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
@@ -402,23 +1155,46 @@ func file_director_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_director_v1_desired_proto_goTypes = []any{
-	(Protocol)(0),          // 0: twotier.director.v1.Protocol
-	(Forwarding)(0),        // 1: twotier.director.v1.Forwarding
-	(*VirtualService)(nil), // 2: twotier.director.v1.VirtualService
-	(*RealServer)(nil),     // 3: twotier.director.v1.RealServer
-	(*Address)(nil),        // 4: twotier.director.v1.Address
+	(Protocol)(0),               // 0: twotier.director.v1.Protocol
+	(Forwarding)(0),             // 1: twotier.director.v1.Forwarding
+	(*VirtualService)(nil),      // 2: twotier.director.v1.VirtualService
+	(*Quorum)(nil),              // 3: twotier.director.v1.Quorum
+	(*Check)(nil),               // 4: twotier.director.v1.Check
+	(*TcpCheck)(nil),            // 5: twotier.director.v1.TcpCheck
+	(*HttpCheck)(nil),           // 6: twotier.director.v1.HttpCheck
+	(*GrpcCheck)(nil),           // 7: twotier.director.v1.GrpcCheck
+	(*UdpCheck)(nil),            // 8: twotier.director.v1.UdpCheck
+	(*DnsCheck)(nil),            // 9: twotier.director.v1.DnsCheck
+	(*IcmpCheck)(nil),           // 10: twotier.director.v1.IcmpCheck
+	(*Drain)(nil),               // 11: twotier.director.v1.Drain
+	(*RealServer)(nil),          // 12: twotier.director.v1.RealServer
+	(*Address)(nil),             // 13: twotier.director.v1.Address
+	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
 }
 var file_director_v1_desired_proto_depIdxs = []int32{
-	0, // 0: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
-	1, // 1: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
-	3, // 2: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	0,  // 0: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
+	1,  // 1: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
+	12, // 2: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
+	4,  // 3: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
+	3,  // 4: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
+	12, // 5: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
+	14, // 6: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
+	5,  // 7: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
+	6,  // 8: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
+	7,  // 9: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
+	8,  // 10: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
+	9,  // 11: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
+	10, // 12: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
+	14, // 13: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
+	14, // 14: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	14, // 15: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_desired_proto_init() }
@@ -426,14 +1202,22 @@ func file_director_v1_desired_proto_init() {
 	if File_director_v1_desired_proto != nil {
 		return
 	}
-	file_director_v1_desired_proto_msgTypes[1].OneofWrappers = []any{}
+	file_director_v1_desired_proto_msgTypes[2].OneofWrappers = []any{
+		(*Check_Tcp)(nil),
+		(*Check_Http)(nil),
+		(*Check_Grpc)(nil),
+		(*Check_Udp)(nil),
+		(*Check_Dns)(nil),
+		(*Check_Icmp)(nil),
+	}
+	file_director_v1_desired_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_desired_proto_rawDesc), len(file_director_v1_desired_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,7 +23,9 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/address"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/ipvs"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
+	"github.com/twotier/twotier/services/ipvs-director/internal/health"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
+	"github.com/twotier/twotier/services/ipvs-director/internal/recall"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
@@ -38,6 +40,7 @@ var candidates = []loop.Candidate{
 var kinds = []desired.Kind{
 	{Name: spec.KindVirtualService, New: func() proto.Message { return new(directorv1.VirtualService) }},
 	{Name: spec.KindAddress, New: func() proto.Message { return new(directorv1.Address) }},
+	{Name: spec.KindDrain, New: func() proto.Message { return new(directorv1.Drain) }},
 }
 
 func main() {
@@ -59,7 +62,8 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 	if err != nil {
 		return err
 	}
-	store, err := desired.Open(p.DesiredConfig(kinds, p.Log))
+	wanted := p.DesiredConfig(kinds, p.Log)
+	store, err := desired.Open(wanted)
 	if err != nil {
 		return err
 	}
@@ -81,18 +85,21 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 		server.SetServing(control.Service, ok)
 	}
 	serving(false)
+	checker := health.New(p.Log)
 	reconciler := loop.New(loop.Config{
 		Node: p.Node, Store: store, Status: reporter, Host: address.Host{}, Log: p.Log,
+		Health: checker, Recall: recall.File{Folder: wanted.StateDir},
 		Wanted: plane, Candidates: candidates,
 		Ready: func() { serving(true) },
 	})
-	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler)
+	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler, checker)
 
 	group := daemon.NewGroup(p.Log)
 	group.Add("desired", store.Run)
 	group.Add("status", reporter.Run)
 	group.Add("grpc", server.Run)
 	group.Add("metrics", endpoint.Run)
-	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed()) })
+	group.Add("health", checker.Run)
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed(), checker.Changed()) })
 	return group.Run(ctx)
 }

@@ -192,6 +192,7 @@ func desiredState(n *planetest.Network, weightB int) string {
 name: web
 address: %s
 port: 80
+drain_timeout: 2s
 real_servers:
   - {address: %s, port: %d}
   - {address: %s, port: %d, weight: %d}
@@ -287,13 +288,102 @@ func drive(t *testing.T, plane string, witness func(ns *netnstest.NS) string, wi
 	}
 	d.want("kind: address\nname: other\nprefix: 10.10.60.23/24\n")
 	d.start("--dataplane", plane)
-	d.until("the removal of the service and the VIP", done)
+	d.gone()
 	if text := n.Director.Exec(t, "ip", "-4", "address", "show", "dev", "outer"); strings.Contains(text, planetest.VIP) || !strings.Contains(text, "10.10.60.23/24") {
 		t.Errorf("the addresses are not as wanted:\n%s", text)
 	}
-	if services, err := d.client.ListServices(t.Context(), &directorv1.ListServicesRequest{}); err != nil || len(services.GetServices()) > 0 {
-		t.Errorf("services left: %v, %v", services, err)
+}
+
+// gone waits until no service is left: connections were open, so that it leaves only when its time is up.
+func (d *director) gone() {
+	d.t.Helper()
+	eventually(d.t, "the removal of the service", func() error {
+		services, err := d.client.ListServices(d.t.Context(), &directorv1.ListServicesRequest{})
+		if err == nil && len(services.GetServices()) > 0 {
+			err = fmt.Errorf("there is %v", services)
+		}
+		return err
+	})
+	d.until("a good pass after it", done)
+}
+
+// drainUnderLoad takes a real server out of the desired state while 100 connections are open, and has the director killed
+// meanwhile: no new connection goes there, no byte of the old ones is lost, and with the last of them it is gone. Before that,
+// a real server that cannot be reached gets none.
+func drainUnderLoad(t *testing.T, plane string) {
+	n := planetest.NewNetwork(t)
+	d := newDirector(t, n.Director, "")
+	want := func(reals ...netip.AddrPort) {
+		text := fmt.Sprintf("kind: virtual-service\nname: web\naddress: %s\nport: 80\nscheduler: rr\ncheck: {tcp: {}, interval: 0.2s, timeout: 0.5s, fall: 2}\nreal_servers:\n", planetest.VIP)
+		for _, r := range reals {
+			text += fmt.Sprintf("- {address: %s, port: %d}\n", r.Addr(), r.Port())
+		}
+		d.want(text)
 	}
+	weights := func(is ...uint32) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("weights %v", is), func() error {
+			services, err := d.client.ListServices(t.Context(), &directorv1.ListServicesRequest{}, grpc.WaitForReady(true))
+			var got []uint32
+			for _, s := range services.GetServices() {
+				for _, r := range s.GetRealServers() {
+					got = append(got, r.GetWeight())
+				}
+			}
+			if err == nil && !slices.Equal(got, is) {
+				err = fmt.Errorf("they are %v: %v", got, services)
+			}
+			return err
+		})
+	}
+	want(n.Reals[0], n.Reals[1])
+	d.start("--dataplane", plane)
+	weights(1, 1)
+	n.Director.Exec(t, "ip", "link", "set", "inner1", "down")
+	weights(1, 0)
+	if taken := spread(t, n, 4); taken[n.Reals[0]] != 4 {
+		t.Errorf("with one that cannot be reached 4 connections went %v", taken)
+	}
+	n.Director.Exec(t, "ip", "link", "set", "inner1", "up")
+	weights(1, 1)
+
+	var old, there []*planetest.Conn
+	for range 100 {
+		c, err := n.Dial(t, planetest.VIPPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old = append(old, c); c.Real == n.Reals[1] {
+			there = append(there, c)
+		}
+	}
+	if len(there) != 50 {
+		t.Fatalf("of 100 connections %d went to the one of two", len(there))
+	}
+	want(n.Reals[0])
+	weights(1, 0)
+	quiet := func(when string) {
+		t.Helper()
+		if taken := spread(t, n, 20); taken[n.Reals[1]] != 0 {
+			t.Errorf("%s: of 20 new connections %d went to the drained one", when, taken[n.Reals[1]])
+		}
+		for _, c := range old {
+			c.Echo(t, when)
+		}
+	}
+	quiet("draining")
+	d.stop(syscall.SIGKILL)
+	quiet("without a director")
+	d.start("--dataplane", plane)
+	d.until("a good pass after the crash", done)
+	weights(1, 0)
+	quiet("with a new director")
+	for _, c := range there {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	weights(1)
 }
 
 func TestKernelDirectorOnNFTables(t *testing.T) {
@@ -304,6 +394,7 @@ func TestKernelDirectorOnNFTables(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		testreq.Missing(t, "the nft program, as a witness: install nftables")
 	}
+	t.Run("drain", func(t *testing.T) { drainUnderLoad(t, dataplane.NFTables) })
 	drive(t, dataplane.NFTables,
 		func(ns *netnstest.NS) string { return ns.Exec(t, "nft", "list", "ruleset") },
 		func(ns *netnstest.NS) { ns.Exec(t, "nft", "flush", "ruleset") })
@@ -318,6 +409,7 @@ func TestKernelDirectorOnIPVS(t *testing.T) {
 	if _, err := exec.LookPath("ipvsadm"); err != nil {
 		testreq.Missing(t, "the ipvsadm program, as a witness: install ipvsadm")
 	}
+	t.Run("drain", func(t *testing.T) { drainUnderLoad(t, dataplane.IPVS) })
 	drive(t, dataplane.IPVS,
 		func(ns *netnstest.NS) string { return ns.Exec(t, "ipvsadm", "-Ln") },
 		func(ns *netnstest.NS) { ns.Exec(t, "ipvsadm", "-C") })
@@ -367,7 +459,7 @@ func TestKernelDirectorWithoutIPVS(t *testing.T) {
 	}
 	d.start()
 	s = d.until("the first good pass on another plane", done)
-	if text := strings.Join(s.GetNotes(), "\n"); !strings.Contains(text, "data plane nftables (asked for: auto)") || !strings.Contains(text, reason) || !strings.Contains(text, "weighted turns") {
+	if text := strings.Join(s.GetNotes(), "\n"); !strings.Contains(text, "data plane nftables (asked for: auto)") || !strings.Contains(text, reason) || !strings.Contains(text, "deals connections in turns") {
 		t.Errorf("notes:\n%s", text)
 	}
 	spread(t, n, 2)

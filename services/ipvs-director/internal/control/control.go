@@ -18,6 +18,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // Service is the name under which the director's health is told.
@@ -28,9 +29,14 @@ type World interface {
 	View() loop.View
 }
 
+// Health tells what is known of a real server, and the result of its last check.
+type Health interface {
+	State(steer.Key) (health steer.Health, last string)
+}
+
 // Register offers the Director and DirectorAdmin services.
-func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World) {
-	directorv1.RegisterDirectorServer(registrar, &director{Verbs: v, world: world})
+func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World, health Health) {
+	directorv1.RegisterDirectorServer(registrar, &director{Verbs: v, world: world, health: health})
 	directorv1.RegisterDirectorAdminServer(registrar, &admin{Verbs: v, world: world})
 }
 
@@ -38,7 +44,8 @@ func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World) {
 type director struct {
 	directorv1.UnsafeDirectorServer
 	*verbs.Verbs
-	world World
+	world  World
+	health Health
 }
 
 // admin is for those who may change.
@@ -92,7 +99,7 @@ func (d *director) ListServices(context.Context, *directorv1.ListServicesRequest
 	}
 	answer := &directorv1.ListServicesResponse{}
 	for _, s := range view.Have.Services {
-		answer.Services = append(answer.Services, serviceState(s))
+		answer.Services = append(answer.Services, d.serviceState(s, view.Course.Reasons))
 	}
 	return answer, nil
 }
@@ -155,15 +162,26 @@ func usable(world World) error {
 	return nil
 }
 
-func serviceState(s plan.Service) *directorv1.ServiceState {
-	state := &directorv1.ServiceState{Address: s.VIP.String(), Scheduler: string(s.Scheduler), Foreign: s.Foreign}
+func (d *director) serviceState(s plan.Service, reasons map[steer.Key]string) *directorv1.ServiceState {
+	state := &directorv1.ServiceState{
+		Address: s.VIP.String(), Scheduler: string(s.Scheduler), Foreign: s.Foreign, Note: reasons[steer.Key{VIP: s.VIP}],
+	}
 	for _, r := range s.Reals {
+		key := steer.Key{VIP: s.VIP, Real: r.Address}
+		health, last := d.health.State(key)
 		state.RealServers = append(state.RealServers, &directorv1.RealServerState{
 			Address:           r.Address.String(),
 			Weight:            uint32(r.Weight),
 			ActiveConnections: r.Active,
 			TotalConnections:  r.Total,
+			Health:            healths[health],
+			LastCheck:         last,
+			Reason:            reasons[key],
 		})
 	}
 	return state
+}
+
+var healths = map[steer.Health]directorv1.Health{
+	steer.Unknown: directorv1.Health_HEALTH_UNSPECIFIED, steer.Up: directorv1.Health_HEALTH_UP, steer.Down: directorv1.Health_HEALTH_DOWN,
 }

@@ -22,11 +22,17 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 type fixed loop.View
 
 func (f fixed) View() loop.View { return loop.View(f) }
+
+// unchecked knows nothing.
+type unchecked struct{}
+
+func (unchecked) State(steer.Key) (steer.Health, string) { return steer.Unknown, "" }
 
 func TestListServicesInventsNothing(t *testing.T) {
 	t.Parallel()
@@ -37,7 +43,7 @@ func TestListServicesInventsNothing(t *testing.T) {
 			{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.78:80")}},
 		},
 	}}}}
-	got, err := (&director{world: world}).ListServices(t.Context(), nil)
+	got, err := (&director{world: world, health: unchecked{}}).ListServices(t.Context(), nil)
 	want := &directorv1.ListServicesResponse{Services: []*directorv1.ServiceState{{
 		Address: "10.10.60.22:80", Scheduler: "wlc", Foreign: true, RealServers: []*directorv1.RealServerState{
 			{Address: "192.168.60.55:80", Weight: 7, ActiveConnections: &three, TotalConnections: 9},
@@ -58,7 +64,7 @@ func TestErrors(t *testing.T) {
 		"no plane": {fixed{Unusable: fmt.Errorf("%w: no IPVS", dataplane.ErrUnusable)}, codes.FailedPrecondition},
 		"not read": {fixed{Chosen: dataplane.NFTables}, codes.Unavailable},
 	} {
-		_, err := (&director{world: c.world}).ListServices(t.Context(), nil)
+		_, err := (&director{world: c.world, health: unchecked{}}).ListServices(t.Context(), nil)
 		if status.Code(err) != c.want {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
@@ -71,7 +77,7 @@ func TestErrors(t *testing.T) {
 func TestGetDataplane(t *testing.T) {
 	t.Parallel()
 	world := fixed{Chosen: dataplane.NFTables, Reports: []dataplane.Report{{Name: dataplane.IPVS, Reason: "no IPVS"}, {Name: dataplane.NFTables, Usable: true, Reason: "there"}}}
-	got, err := (&director{world: world}).GetDataplane(t.Context(), nil)
+	got, err := (&director{world: world, health: unchecked{}}).GetDataplane(t.Context(), nil)
 	want := &directorv1.GetDataplaneResponse{Chosen: "nftables", Planes: []*directorv1.PlaneReport{
 		{Name: "ipvs", Reason: "no IPVS"}, {Name: "nftables", Usable: true, Reason: "there"},
 	}}

@@ -105,9 +105,9 @@ func TestImportBounds(t *testing.T) {
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	want := parse(t, []*directorv1.VirtualService{
-		{Name: "b", Address: "10.10.60.23", Port: 443, Scheduler: "wrr"},
-		{Name: "c", Address: "10.10.60.24", Port: 443, Scheduler: "sh"}, {Name: "d", Address: "10.10.60.25", Port: 443, Scheduler: "mh"},
-		{Name: "a", Address: "10.10.60.22", Port: 80, RealServers: []*directorv1.RealServer{
+		{Name: "10.10.60.23-443", Address: "10.10.60.23", Port: 443, Scheduler: "wrr"},
+		{Name: "10.10.60.24-443", Address: "10.10.60.24", Port: 443, Scheduler: "sh"}, {Name: "10.10.60.25-443", Address: "10.10.60.25", Port: 443, Scheduler: "mh"},
+		{Name: "10.10.60.22-80", Address: "10.10.60.22", Port: 80, RealServers: []*directorv1.RealServer{
 			{Address: "192.168.60.78"}, {Address: "192.168.60.55", Port: 8080, Weight: proto.Uint32(0)}, {Address: "192.168.60.56", Weight: proto.Uint32(65535)},
 		}},
 	})

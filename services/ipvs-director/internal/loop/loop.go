@@ -21,6 +21,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 const (
@@ -38,6 +39,30 @@ type Plane interface {
 	// Remove takes away everything that a director has made with this plane.
 	Remove(ctx context.Context) error
 	Close() error
+}
+
+// Counter is a plane that counts open connections when asked, because Observe does not tell them.
+type Counter interface {
+	CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error)
+}
+
+// Resetter is a plane that can end the connections of a real server that it does not have any more.
+type Resetter interface {
+	Reset(ctx context.Context, keys []steer.Key) error
+}
+
+// Health checks real servers.
+type Health interface {
+	// Set says which, and how.
+	Set(map[steer.Key]spec.Check)
+	// State tells what is known of one, and the result of its last check, for people.
+	State(steer.Key) (health steer.Health, last string)
+}
+
+// Recall keeps what has to outlast a restart.
+type Recall interface {
+	Load() (steer.Memory, error)
+	Save(steer.Memory) error
 }
 
 // Candidate is a data plane that may be chosen.
@@ -72,12 +97,15 @@ type Config struct {
 	Store  Store
 	Status Status
 	Host   Host
+	Health Health
+	Recall Recall
 	// Wanted is the name of the plane, or dataplane.Auto for the first usable of Candidates.
 	Wanted     string
 	Candidates []Candidate
 	// Log gets the changes.
 	Log *zap.Logger
-	// Ready is called once, after the first pass that ended well.
+	// Ready is called once, after the first pass that ended well and knew the health of every real server: from then on this
+	// director may be given addresses.
 	Ready func()
 }
 
@@ -91,6 +119,10 @@ type View struct {
 	Have plan.Have
 	// Observed: Have was read from the kernel.
 	Observed bool
+	// Course is what the pass found to be right for the kernel.
+	Course steer.Course
+	// Memory is what was remembered before.
+	Memory steer.Memory
 }
 
 // Loop keeps the kernel as wanted.
@@ -106,6 +138,11 @@ type Loop struct {
 	choice      View        // Chosen, Unusable and Reports only
 	want        spec.Want
 	revision    int64 // of want; 0: there is none yet
+	memory      steer.Memory
+	recalled    bool // memory was loaded
+	course      steer.Course
+	open        map[steer.Key]uint64 // connections of those that leave, on a plane that has to be asked
+	counted     time.Time
 	lastChanges []string
 	lastError   string
 	ready       bool
@@ -149,7 +186,7 @@ func (l *Loop) Preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violati
 	case !view.Observed:
 		return nil, nil, errors.New("the kernel could not be read")
 	}
-	return lines(plan.Diff(want, view.Have)), nil, nil
+	return lines(changes(l.steer(want, view.Have, view.Memory, nil), want.Addresses, view.Have)), nil, nil
 }
 
 // pass is one look at everything.
@@ -172,8 +209,14 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		return l.report(outcome, nil, errors.New("there is no valid desired state yet"), violations, have, true)
 	}
 
-	changes := plan.Diff(l.want, have)
-	done, err := l.apply(ctx, changes)
+	l.recall()
+	l.check(l.want)
+	if err := l.count(ctx); err != nil {
+		return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, nil, err, violations, have, true)
+	}
+	course := l.steer(l.want, have, l.memory, l.open)
+	l.remember(course)
+	done, err := l.apply(ctx, changes(course, l.want.Addresses, have))
 	if len(done) > 0 {
 		// What the kernel says counts, not what it answered.
 		after, readErr := l.observe(ctx)
@@ -181,7 +224,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 			return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, done, errors.Join(err, readErr), violations, have, false)
 		}
 		have = after
-		if left := plan.Diff(l.want, have); err == nil && len(left) > 0 {
+		if left := changes(course, l.want.Addresses, have); err == nil && len(left) > 0 {
 			err = fmt.Errorf("the kernel accepted the changes and is not as wanted; left to do: %s", strings.Join(lines(left), "; "))
 		}
 	}
@@ -189,7 +232,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		err = errors.New("net.ipv4.ip_forward is 0: this node passes no packets on; set it to 1")
 	}
 	if err == nil {
-		err = l.removeOthers(ctx)
+		err = errors.Join(l.reset(ctx, course), l.removeOthers(ctx))
 	}
 	if err == nil && good {
 		err = l.cfg.Store.Accept(snapshot)
@@ -315,7 +358,7 @@ func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string,
 // report publishes what the pass saw and tells how it ended.
 func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violations []*commonv1.Violation, have plan.Have, observed bool) reconcile.Result {
 	view := l.choice
-	view.Have, view.Observed = have, observed
+	view.Have, view.Observed, view.Course, view.Memory = have, observed, l.course, l.memory
 	l.view.Store(&view)
 	if len(done) > 0 {
 		l.lastChanges = done
@@ -338,7 +381,7 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 		l.lastError = s.Error
 	}
 	l.cfg.Status.Report(s)
-	if outcome == commonv1.Outcome_OUTCOME_DONE && !l.ready {
+	if outcome == commonv1.Outcome_OUTCOME_DONE && len(l.course.Pending) == 0 && !l.ready {
 		l.ready = true
 		l.cfg.Ready()
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/memory"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // fakeStore hands out one snapshot and remembers which one was accepted.
@@ -108,20 +109,73 @@ func (f *fakeHost) edit(edit func(*plan.Host)) {
 	edit(&f.state)
 }
 
+// fakeHealth is what a test says; where it says nothing everybody lives.
+type fakeHealth struct {
+	mu      sync.Mutex
+	states  map[netip.AddrPort]steer.Health
+	checked map[steer.Key]spec.Check
+}
+
+func (f *fakeHealth) Set(checks map[steer.Key]spec.Check) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked = checks
+}
+
+func (f *fakeHealth) State(k steer.Key) (steer.Health, string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if health, said := f.states[k.Real]; said {
+		return health, ""
+	}
+	return steer.Up, ""
+}
+
+func (f *fakeHealth) say(real string, health steer.Health) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.states == nil {
+		f.states = map[netip.AddrPort]steer.Health{}
+	}
+	f.states[netip.MustParseAddrPort(real)] = health
+}
+
+// fakeRecall keeps in memory what outlasts a restart.
+type fakeRecall struct {
+	mu     sync.Mutex
+	memory steer.Memory
+}
+
+func (f *fakeRecall) Load() (steer.Memory, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.memory, nil
+}
+
+func (f *fakeRecall) Save(m steer.Memory) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.memory = m
+	return nil
+}
+
 // rig is a loop on fakes.
 type rig struct {
 	t             *testing.T
 	store         *fakeStore
 	status        *fakeStatus
 	host          *fakeHost
+	health        *fakeHealth
+	recall        *fakeRecall
 	first, second *memory.Kernel
 	noIPVS        atomic.Bool // the first plane cannot be used
 	ready         atomic.Int32
 	loop          *Loop
+	make          func() *Loop
 }
 
 func newRig(t *testing.T, wanted string) *rig {
-	r := &rig{t: t, store: new(fakeStore), status: new(fakeStatus), host: new(fakeHost), first: new(memory.Kernel), second: new(memory.Kernel)}
+	r := &rig{t: t, store: new(fakeStore), status: new(fakeStatus), host: new(fakeHost), health: new(fakeHealth), recall: new(fakeRecall), first: new(memory.Kernel), second: new(memory.Kernel)}
 	r.host.state = plan.Host{Forwarding: true, Addresses: []plan.HostAddress{{Prefix: netip.MustParsePrefix("10.10.60.21/24"), Card: 2, CardName: "eth0"}}}
 	candidate := func(name string, k *memory.Kernel) Candidate {
 		return Candidate{
@@ -132,11 +186,14 @@ func newRig(t *testing.T, wanted string) *rig {
 			Open: func() Plane { return memory.Open(k) },
 		}
 	}
-	r.loop = New(Config{
-		Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Wanted: wanted,
-		Candidates: []Candidate{candidate(dataplane.IPVS, r.first), candidate(dataplane.NFTables, r.second)},
-		Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) },
-	})
+	r.make = func() *Loop {
+		return New(Config{
+			Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Health: r.health, Recall: r.recall, Wanted: wanted,
+			Candidates: []Candidate{candidate(dataplane.IPVS, r.first), candidate(dataplane.NFTables, r.second)},
+			Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) },
+		})
+	}
+	r.loop = r.make()
 	return r
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // notes are the facts of the status that an operator would otherwise have to ask for.
@@ -32,8 +33,18 @@ func notes(wanted string, view View, want spec.Want) (all []string) {
 		if chosen == dataplane.NFTables && (w.Scheduler == spec.WLC || w.Scheduler == spec.LC) {
 			add("service %s: the data plane nftables deals connections in turns, whatever the number of open ones (asked for: %s)", w.VIP, w.Scheduler)
 		}
-		if !slices.ContainsFunc(w.Reals, func(r spec.Real) bool { return r.Weight > 0 }) {
-			add("service %s: no real server has a weight above 0, new connections are refused", w.VIP)
+	}
+	for _, s := range view.Course.Services {
+		if reason := view.Course.Reasons[steer.Key{VIP: s.VIP}]; reason != "" {
+			add("service %s: %s", s.VIP, reason)
+		}
+		if !slices.ContainsFunc(s.Reals, func(r spec.Real) bool { return r.Weight > 0 }) {
+			add("service %s: no real server takes connections, new ones are refused", s.VIP)
+		}
+	}
+	for _, a := range want.Addresses {
+		if view.Course.Pending[a.Prefix.Addr()] {
+			add("address %s: waits until the real servers behind it have been checked", a.Prefix)
 		}
 	}
 	for _, h := range view.Have.Services {

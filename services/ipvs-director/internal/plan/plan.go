@@ -166,8 +166,17 @@ func Diff(want spec.Want, have Have) []Change {
 		changes = services(want.Services, have.Services)
 	}
 	changes = append(changes, addresses(want.Addresses, have.Host)...)
-	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.Kind, b.Kind) })
+	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
 	return changes
+}
+
+// rank is the place of a change in the order of doing: that of its kind, and weights that grow before those that shrink.
+func (c Change) rank() int {
+	rank := int(c.Kind) * 2
+	if c.Kind == SetReal && c.Real.Weight < c.OldWeight {
+		rank++
+	}
+	return rank
 }
 
 func services(want []spec.Service, have []Service) (changes []Change) {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -23,7 +24,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		s, a := want.Services[0], want.Addresses[0]
-		if !s.VIP.Addr().Is4() || s.VIP.Port() == 0 || s.Scheduler != WLC && s.Scheduler != WRR {
+		if !s.VIP.Addr().Is4() || s.VIP.Port() == 0 || !slices.Contains(Schedulers, s.Scheduler) {
 			t.Errorf("service %+v", s)
 		}
 		if r := s.Reals[0]; !r.Address.Addr().Is4() || r.Address.Port() == 0 || r.Weight < 0 || r.Weight > MaxWeight || r.Address == s.VIP {

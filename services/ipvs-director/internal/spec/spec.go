@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,6 +20,7 @@ import (
 const (
 	KindVirtualService = "virtual-service"
 	KindAddress        = "address"
+	KindDrain          = "drain"
 )
 
 // Bounds that keep one pass and one kernel transaction small.
@@ -30,6 +32,8 @@ const (
 	// MaxAllRealServers is the most real servers of all virtual services together: each pass reads every one of them
 	// from the kernel.
 	MaxAllRealServers = 4096
+	// MaxDrains is the most drains one director takes.
+	MaxDrains = 4096
 	// MaxAddresses is the most addresses one director takes.
 	MaxAddresses = 256
 	// MaxWeight is the largest weight of a real server; IPVS tools and the IPVS library keep 16 bits of it.
@@ -68,16 +72,41 @@ type Want struct {
 	Services []Service
 	// Addresses that this node shall hold, in the order of the address. Those of other nodes are left out.
 	Addresses []Address
+	// Drains are the real servers that get no new connections, and why, for people.
+	Drains map[Drain]string
+}
+
+// Drain names a real server of a service.
+type Drain struct {
+	// Service is the name of the service.
+	Service string
+	// Real is the address of the real server.
+	Real netip.AddrPort
 }
 
 // Service is one virtual TCP service with LVS-NAT forwarding.
 type Service struct {
+	// Name of the object that asks for it.
+	Name string
 	// VIP is the address and port that clients connect to, IPv4.
 	VIP netip.AddrPort
 	// Scheduler chooses the real server.
 	Scheduler Scheduler
 	// Reals are the real servers in the order of address and port.
 	Reals []Real
+	// Check tells the living from the dead; the zero value checks nothing.
+	Check Check
+	// Panic is the share of living real servers in per cent below which health is ignored; 0: never.
+	Panic int
+	// Quorum is the weight of living real servers that is needed, at least 1, and Hysteresis how far above it comes back and
+	// below it is lost.
+	Quorum, Hysteresis int
+	// Sorry takes the connections while the quorum is not met; the zero value: nobody does.
+	Sorry netip.AddrPort
+	// DrainTimeout is how long connections to a real server that is not wanted any more are waited for.
+	DrainTimeout time.Duration
+	// ResetAfterDrain cuts those that are left then.
+	ResetAfterDrain bool
 }
 
 // Real is one real server of a service.
@@ -101,15 +130,24 @@ var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 // returned Want must not be used.
 func Parse(messages []proto.Message, node string) (Want, []*commonv1.Violation) {
 	p := parser{vips: map[netip.AddrPort]string{}, held: map[netip.Addr]string{}, names: map[string]bool{}}
+	var drains []*directorv1.Drain
 	for _, m := range messages {
 		switch m := m.(type) {
 		case *directorv1.VirtualService:
 			p.service(m)
 		case *directorv1.Address:
 			p.address(m, node)
+		case *directorv1.Drain:
+			drains = append(drains, m)
 		default:
 			p.bad(string(m.ProtoReflect().Descriptor().Name()), "not an object of the director")
 		}
+	}
+	for _, m := range drains { // their ports follow from the services
+		p.drain(m)
+	}
+	if len(drains) > MaxDrains {
+		p.bad(KindDrain, "%d objects, at most %d are taken", len(drains), MaxDrains)
 	}
 	if len(p.vips) > MaxServices {
 		p.bad(KindVirtualService, "%d objects, at most %d are taken", len(p.vips), MaxServices)
@@ -168,7 +206,7 @@ func (p *parser) service(m *directorv1.VirtualService) {
 	default:
 		p.bad(path+".forwarding", "want FORWARDING_MASQUERADE, got %s", m.GetForwarding())
 	}
-	service := Service{VIP: vip, Scheduler: WLC}
+	service := Service{Name: m.GetName(), VIP: vip, Scheduler: WLC}
 	if s := m.GetScheduler(); s != "" {
 		service.Scheduler = Scheduler(s)
 		if !slices.Contains(Schedulers, service.Scheduler) {
@@ -203,6 +241,7 @@ func (p *parser) service(m *directorv1.VirtualService) {
 		service.Reals = append(service.Reals, real)
 	}
 	slices.SortFunc(service.Reals, func(a, b Real) int { return a.Address.Compare(b.Address) })
+	p.life(path, m, &service)
 	p.want.Services = append(p.want.Services, service)
 }
 

@@ -31,6 +31,7 @@ func TestParse(t *testing.T) {
 	}
 	want := Want{
 		Services: []Service{{
+			Name: "web", Quorum: 1, DrainTimeout: DefaultDrainTimeout,
 			VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: WLC, Reals: []Real{
 				{Address: netip.MustParseAddrPort("192.168.60.55:8080"), Weight: 0},
 				{Address: netip.MustParseAddrPort("192.168.60.78:80"), Weight: 1},
@@ -89,19 +90,37 @@ func TestParseNamesEachViolation(t *testing.T) {
 			&directorv1.Address{Name: "a", Prefix: "10.0.0.1/24"}, &directorv1.Address{Name: "b", Prefix: "10.0.0.1/32"},
 		}, "address/b.prefix"},
 		{"empty node", []proto.Message{&directorv1.Address{Name: "a", Prefix: "10.0.0.1/24", Nodes: []string{" "}}}, "address/a.nodes[0]"},
+		{"2^16 real servers", many(1, 1<<16), "virtual-service/web0.real_servers virtual-service"},
+		{"services", many(MaxServices+1, 0), "virtual-service"},
+		{"no name", service(func(s *directorv1.VirtualService) { s.Name = "" }), "virtual-service/.name"},
+		{"long name", service(func(s *directorv1.VirtualService) { s.Name = strings.Repeat("a", 64) }), "virtual-service/" + strings.Repeat("a", 64) + ".name"},
+		{"name with a slash", service(func(s *directorv1.VirtualService) { s.Name = "a/b" }), "virtual-service/a/b.name"},
+		{"no vip", service(func(s *directorv1.VirtualService) { s.Address = "" }), "virtual-service/web.address"},
+		{"vip with a port", service(func(s *directorv1.VirtualService) { s.Address = "10.10.60.22:80" }), "virtual-service/web.address"},
+		{"vip with a length", service(func(s *directorv1.VirtualService) { s.Address = "10.10.60.22/24" }), "virtual-service/web.address"},
+		{"multicast vip", service(func(s *directorv1.VirtualService) { s.Address = "224.0.0.18" }), "virtual-service/web.address"},
+		{"broadcast vip", service(func(s *directorv1.VirtualService) { s.Address = "255.255.255.255" }), "virtual-service/web.address"},
+		{"any vip", service(func(s *directorv1.VirtualService) { s.Address = "0.0.0.0" }), "virtual-service/web.address"},
+		{"ipv6 real", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = "2001:db8::1" }), "virtual-service/web.real_servers[0].address"},
+		{"no real address", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = "" }), "virtual-service/web.real_servers[0].address"},
+		{"scheduler in capitals", service(func(s *directorv1.VirtualService) { s.Scheduler = "WLC" }), "virtual-service/web.scheduler"},
+		{"scheduler with a space", service(func(s *directorv1.VirtualService) { s.Scheduler = "wlc " }), "virtual-service/web.scheduler"},
 		{"other message", []proto.Message{&directorv1.Object{}}, "Object"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			_, violations := Parse(c.messages, "lvs")
-			var fields []string
-			for _, v := range violations {
-				fields = append(fields, v.GetField())
-			}
-			if got := strings.Join(fields, " "); got != c.want {
-				t.Errorf("got fields %q, want %q\n%v", got, c.want, violations)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { t.Parallel(); refused(t, c.messages, c.want) })
+	}
+}
+
+// refused compares the fields that are named with those that are wrong.
+func refused(t *testing.T, messages []proto.Message, want string) {
+	t.Helper()
+	_, violations := Parse(messages, "lvs")
+	var fields []string
+	for _, v := range violations {
+		fields = append(fields, v.GetField())
+	}
+	if got := strings.Join(fields, " "); got != want {
+		t.Errorf("got fields %q, want %q\n%v", got, want, violations)
 	}
 }
 
@@ -110,7 +129,7 @@ func many(services, reals int) (all []proto.Message) {
 	for n := range services {
 		s := &directorv1.VirtualService{Name: fmt.Sprintf("web%d", n), Address: "10.0.0.1", Port: uint32(1 + n)}
 		for r := range reals {
-			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: fmt.Sprintf("10.1.%d.%d", r/200, 1+r%200)})
+			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: fmt.Sprintf("10.%d.%d.%d", 1+r/40000, r/200%200, 1+r%200)})
 		}
 		all = append(all, s)
 	}

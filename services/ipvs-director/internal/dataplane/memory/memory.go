@@ -12,6 +12,7 @@ import (
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // Kernel is what outlives a plane, as the kernel outlives a process. The zero value is empty. Any goroutine may call.
@@ -20,6 +21,17 @@ type Kernel struct {
 	services map[netip.AddrPort]spec.Service
 	damage   string
 	fail     error
+	open     map[steer.Key]uint64
+}
+
+// Connect says how many connections a real server has open.
+func (k *Kernel) Connect(key steer.Key, n uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.open == nil {
+		k.open = map[steer.Key]uint64{}
+	}
+	k.open[key] = n
 }
 
 // Fail makes all calls of planes on this kernel end with err, until Fail(nil).
@@ -105,6 +117,21 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 		done = append(done, c)
 	}
 	return done, nil
+}
+
+// CountOpen tells what Connect said.
+func (p *Plane) CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error) {
+	k := p.kernel
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.err(ctx); err != nil {
+		return nil, err
+	}
+	open := map[steer.Key]uint64{}
+	for _, key := range keys {
+		open[key] = k.open[key]
+	}
+	return open, nil
 }
 
 // Remove empties the kernel.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -17,6 +18,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // network is a test network whose director has a kernel that can do it.
@@ -155,6 +157,61 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 			t.Errorf("tables after the removal: %q, want only %q", got, foreign.Name)
 		}
 	})
+}
+
+// Open connections are counted while they are open, however they came to be known, and are forgotten when that is asked for.
+func TestKernelConnectionsOfARealServer(t *testing.T) {
+	n := network(t)
+	vip := addrPort(planetest.VIP, planetest.VIPPort)
+	service := spec.Service{VIP: vip, Scheduler: spec.RR, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}, {Address: n.Reals[1], Weight: 1}}}
+	plane := n.Inside(t, Open())
+	if _, err := plane.Apply(t.Context(), plan.Diff(spec.Want{Services: []spec.Service{service}}, plan.Have{})); err != nil {
+		t.Fatal(err)
+	}
+	keys := []steer.Key{{VIP: vip, Real: n.Reals[0]}, {VIP: vip, Real: n.Reals[1]}, {VIP: vip, Real: n.Reals[2]}}
+	count := func() (open map[steer.Key]uint64) {
+		t.Helper()
+		n.Director.Do(t, func() {
+			var err error
+			if open, err = Open().CountOpen(t.Context(), keys); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return open
+	}
+	var conns []*planetest.Conn
+	for range 6 {
+		c, err := n.Dial(t, planetest.VIPPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	if got := count(); got[keys[0]] != 3 || got[keys[1]] != 3 || got[keys[2]] != 0 {
+		t.Errorf("of 6 open connections %v are counted", got)
+	}
+	for _, c := range conns {
+		if c.Real == n.Reals[0] {
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); count()[keys[0]] > 0; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("closed connections are counted: %v", count())
+		}
+	}
+	n.Director.Do(t, func() {
+		if err := Open().Reset(t.Context(), keys[1:2]); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got := count(); got[keys[1]] != 0 {
+		t.Errorf("after they were forgotten %v are counted", got)
+	}
 }
 
 // The counters of a real server go on when something beside it changes.

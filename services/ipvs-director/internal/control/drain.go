@@ -1,0 +1,83 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/grpcserver"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// Drain stores that a real server is drained.
+func (a *admin) Drain(ctx context.Context, request *directorv1.DrainRequest) (*commonv1.ApplyResponse, error) {
+	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort())
+	if err != nil {
+		return nil, err
+	}
+	drain.Reason = request.GetReason()
+	return a.ApplyObject(ctx, &directorv1.Object{Kind: &directorv1.Object_Drain{Drain: drain}}, "", false)
+}
+
+// Undrain takes it back.
+func (a *admin) Undrain(ctx context.Context, request *directorv1.UndrainRequest) (*commonv1.DeleteResponse, error) {
+	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort())
+	if err != nil {
+		return nil, err
+	}
+	return a.Delete(ctx, &commonv1.DeleteRequest{Kind: spec.KindDrain, Name: drain.GetName()})
+}
+
+// drained makes the object that says so of a real server that there is.
+func (a *admin) drained(service, address string, port uint32) (*directorv1.Drain, error) {
+	snapshot, ok := a.Store.Newest()
+	if !ok {
+		return nil, status.Error(codes.Unavailable, "no desired state has been read yet")
+	}
+	var messages []proto.Message
+	for _, object := range snapshot.Objects {
+		messages = append(messages, object.Message)
+	}
+	want, _ := spec.Parse(messages, "") // what is wrong with other objects does not matter here
+	at := slices.IndexFunc(want.Services, func(s spec.Service) bool { return s.Name == service })
+	if at < 0 {
+		return nil, status.Errorf(codes.NotFound, "there is no virtual service %q", service)
+	}
+	s := want.Services[at]
+	if port == 0 {
+		port = uint32(s.VIP.Port())
+	}
+	ip, err := netip.ParseAddr(address)
+	if err != nil || port > 65535 {
+		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "address", Description: "want an IPv4 address and a port up to 65535"}})
+	}
+	real := netip.AddrPortFrom(ip, uint16(port))
+	if !slices.ContainsFunc(s.Reals, func(r spec.Real) bool { return r.Address == real }) {
+		return nil, status.Errorf(codes.NotFound, "the virtual service %q has no real server %s", service, real)
+	}
+	return &directorv1.Drain{Name: drainName(service, real), Service: service, Address: address, Port: port}, nil
+}
+
+// maxName is the longest name of an object.
+const maxName = 63
+
+// drainName is the name of the drain of a real server: always the same, so that Undrain finds it.
+func drainName(service string, real netip.AddrPort) string {
+	name := fmt.Sprintf("%s-%s-%d", service, real.Addr(), real.Port())
+	if len(name) <= maxName {
+		return name
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // it cannot fail
+	tail := fmt.Sprintf("-%08x-%s-%d", h.Sum32(), real.Addr(), real.Port())
+	return service[:maxName-len(tail)] + tail
+}

@@ -1,0 +1,133 @@
+package loop
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
+)
+
+// checked has real servers 192.168.60.N with a check and a minute to leave.
+func checked(last ...string) *directorv1.VirtualService {
+	s := &directorv1.VirtualService{
+		Name: "web", Address: "10.10.60.22", Port: 80, DrainTimeout: durationpb.New(time.Minute),
+		Check: &directorv1.Check{Kind: &directorv1.Check_Tcp{Tcp: &directorv1.TcpCheck{}}},
+	}
+	for _, n := range last {
+		s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: "192.168.60." + n})
+	}
+	return s
+}
+
+func TestHealthDecidesWhoTakesConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		vip := &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"}
+		r.store.set(checked("78", "79"), vip)
+		r.health.say("192.168.60.78:80", steer.Unknown)
+		r.run()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=1")
+		h, _ := r.host.Observe(t.Context())
+		if len(h.Addresses) != 1 || r.ready.Load() != 0 {
+			t.Errorf("before all is checked: addresses %v, ready %d times", h.Addresses, r.ready.Load())
+		}
+		r.health.say("192.168.60.78:80", steer.Down)
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=1")
+		if h, _ = r.host.Observe(t.Context()); len(h.Addresses) != 2 || r.ready.Load() != 1 {
+			t.Errorf("when all is checked: addresses %v, ready %d times", h.Addresses, r.ready.Load())
+		}
+		r.health.say("192.168.60.78:80", steer.Up)
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=1")
+		if n := len(r.health.checked); n != 2 {
+			t.Errorf("%d real servers are checked", n)
+		}
+	})
+}
+
+// A real server that is not wanted any more stays without new connections until the last is over, over a restart too.
+func TestRemovalIsADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		r.store.set(checked("78", "79"))
+		r.first.Connect(key, 1)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.loop.Run(ctx) }()
+		synctest.Wait()
+		r.store.set(checked("78"))
+		const leaving, left = "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=0", "10.10.60.22:80 wlc 192.168.60.78:80=1"
+		for range 20 {
+			resync()
+			r.expect(good, "", leaving)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		r.loop = r.make()
+		r.run()
+		for range 35 {
+			resync()
+			r.expect(good, "", leaving)
+		}
+		for range 10 { // its minute began before the restart
+			resync()
+		}
+		r.expect(good, "", left)
+	})
+}
+
+func TestRemovalWaitsForTheLastConnectionOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		r.store.set(checked("78", "79"), &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"})
+		r.first.Connect(key, 1)
+		r.run()
+		r.store.set() // the service and its address
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=0")
+		for range 4 {
+			resync()
+		}
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.79:80=0")
+		if h, _ := r.host.Observe(t.Context()); len(h.Addresses) != 2 {
+			t.Errorf("the address went before the last connection: %v", h.Addresses)
+		}
+		if notes := strings.Join(r.status.latest.GetNotes(), "\n"); !strings.Contains(notes, "its open connections are waited for") {
+			t.Errorf("notes:\n%s", notes)
+		}
+		r.first.Connect(key, 0)
+		for range 4 {
+			resync()
+		}
+		r.expect(good, "")
+		if h, _ := r.host.Observe(t.Context()); len(h.Addresses) != 1 {
+			t.Errorf("the address stays: %v", h.Addresses)
+		}
+	})
+}
+
+func TestDrainsHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(checked("78", "79"), &directorv1.Drain{Name: "d", Service: "web", Address: "192.168.60.79", Reason: "disk"})
+		r.run()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=0")
+		r.store.set(checked("78", "79"))
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=1")
+	})
+}

@@ -1,0 +1,242 @@
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	directorv1 "github.com/twotier/twotier/proto/director/v1"
+)
+
+// CheckKind is how real servers are checked.
+type CheckKind uint8
+
+// The kinds of check.
+const (
+	CheckNone CheckKind = iota
+	CheckTCP
+	CheckHTTP
+	CheckGRPC
+	CheckUDP
+	CheckDNS
+	CheckICMP
+)
+
+// Check is how the real servers of a service are checked. It can be compared.
+type Check struct {
+	Kind CheckKind
+	// Port to check; 0: the real server's.
+	Port uint16
+	// Method, Path and Host of an HTTP request; an empty Host is the address.
+	Method, Path, Host string
+	// Service is the name that gRPC health is asked for.
+	Service string
+	// Payload is what is sent in a datagram; Expect what the answer begins with, empty: anything.
+	Payload, Expect string
+	// Name and Type are what is asked of DNS.
+	Name, Type string
+	// Interval is the pause between two checks, FastInterval that while a check has turned and the health has not.
+	Interval, FastInterval time.Duration
+	// Timeout is how long one check may take.
+	Timeout time.Duration
+	// Rise and Fall are how many results in a row change the health.
+	Rise, Fall int
+}
+
+// What holds where nothing is said.
+const (
+	DefaultInterval     = 2 * time.Second
+	MaxDefaultTimeout   = 2 * time.Second
+	DefaultRise         = 2
+	DefaultFall         = 3
+	DefaultDrainTimeout = 5 * time.Minute
+	DefaultDNSType      = "SOA"
+	// FastShare: the fast interval is this part of the interval.
+	FastShare = 5
+)
+
+// Bounds of what can be said.
+const (
+	MaxDatagram   = 512
+	MaxReason     = 200
+	MaxQuorum     = MaxRealServers * MaxWeight
+	maxWord       = 255  // a host, a name, a method
+	maxPath       = 2048 // of an HTTP check
+	minDrain      = time.Second
+	maxDrain      = 24 * time.Hour
+	minInterval   = 100 * time.Millisecond
+	maxInterval   = time.Hour
+	minFast       = 10 * time.Millisecond
+	minTimeout    = 10 * time.Millisecond
+	maxTimeout    = time.Minute
+	maxRiseOrFall = 100
+)
+
+// DNSTypes are the types of record that can be asked for.
+var DNSTypes = []string{"A", "AAAA", "NS", "SOA", "MX", "TXT", "SRV"}
+
+// life reads what is said about living, draining and dying.
+func (p *parser) life(path string, m *directorv1.VirtualService, s *Service) {
+	if c := m.GetCheck(); c != nil {
+		s.Check = p.check(path+".check", c)
+	}
+	s.Panic = p.number(path+".panic_threshold", m.GetPanicThreshold(), 0, 0, 100)
+	if s.Panic > 0 && s.Check.Kind == CheckNone {
+		p.bad(path+".panic_threshold", "there is no check that it could ignore")
+	}
+	s.Quorum = p.number(path+".quorum.weight", m.GetQuorum().GetWeight(), 1, 1, MaxQuorum)
+	s.Hysteresis = p.number(path+".quorum.hysteresis", m.GetQuorum().GetHysteresis(), 0, 0, MaxQuorum)
+	if s.Hysteresis >= s.Quorum {
+		p.bad(path+".quorum.hysteresis", "want less than the weight %d, got %d", s.Quorum, s.Hysteresis)
+	}
+	if m.GetQuorum() != nil && m.GetSorryServer() == nil {
+		p.bad(path+".quorum", "there is no sorry_server that would take over")
+	}
+	if sorry := m.GetSorryServer(); sorry != nil {
+		at := path + ".sorry_server"
+		port := s.VIP.Port()
+		if sorry.GetPort() != 0 {
+			port = p.port(at+".port", sorry.GetPort())
+		}
+		s.Sorry = netip.AddrPortFrom(p.ipv4(at+".address", sorry.GetAddress()), port)
+		if sorry.Weight != nil {
+			p.bad(at+".weight", "a sorry server takes all connections or none")
+		}
+		for i, r := range s.Reals {
+			if r.Address == s.Sorry {
+				p.bad(at+".address", "%s is a real server of the service already (number %d by address)", s.Sorry, i+1)
+			}
+		}
+		if s.Sorry == s.VIP {
+			p.bad(at+".address", "%s is the VIP itself", s.VIP)
+		}
+	}
+	s.DrainTimeout = p.duration(path+".drain_timeout", m.GetDrainTimeout(), DefaultDrainTimeout, minDrain, maxDrain)
+	s.ResetAfterDrain = m.GetResetAfterDrain()
+}
+
+func (p *parser) check(path string, m *directorv1.Check) Check {
+	c := Check{}
+	switch kind := m.GetKind().(type) {
+	case *directorv1.Check_Tcp:
+		c.Kind = CheckTCP
+	case *directorv1.Check_Http:
+		c.Kind = CheckHTTP
+		c.Method = p.word(path+".http.method", kind.Http.GetMethod(), "GET", maxWord)
+		c.Path = p.word(path+".http.path", kind.Http.GetPath(), "/", maxPath)
+		c.Host = p.word(path+".http.host", kind.Http.GetHost(), "", maxWord)
+		if !strings.HasPrefix(c.Path, "/") {
+			p.bad(path+".http.path", "want one that starts with /, got %q", c.Path)
+		}
+	case *directorv1.Check_Grpc:
+		c.Kind = CheckGRPC
+		c.Service = p.word(path+".grpc.service", kind.Grpc.GetService(), "", maxWord)
+	case *directorv1.Check_Udp:
+		c.Kind = CheckUDP
+		c.Payload = p.datagram(path+".udp.payload", kind.Udp.GetPayload())
+		if c.Payload == "" {
+			c.Payload = "\x00"
+		}
+		c.Expect = p.datagram(path+".udp.expect", kind.Udp.GetExpect())
+	case *directorv1.Check_Dns:
+		c.Kind = CheckDNS
+		c.Name = p.word(path+".dns.name", kind.Dns.GetName(), ".", maxWord)
+		c.Type = strings.ToUpper(p.word(path+".dns.type", kind.Dns.GetType(), DefaultDNSType, maxWord))
+		known := false
+		for _, t := range DNSTypes {
+			known = known || t == c.Type
+		}
+		if !known {
+			p.bad(path+".dns.type", "want one of %v, got %q", DNSTypes, c.Type)
+		}
+	case *directorv1.Check_Icmp:
+		c.Kind = CheckICMP
+	default:
+		p.bad(path+".kind", "want one of tcp, http, grpc, udp, dns, icmp")
+	}
+	if m.GetPort() != 0 {
+		if c.Kind == CheckICMP {
+			p.bad(path+".port", "ICMP has no ports")
+		}
+		c.Port = p.port(path+".port", m.GetPort())
+	}
+	c.Interval = p.duration(path+".interval", m.GetInterval(), DefaultInterval, minInterval, maxInterval)
+	c.FastInterval = p.duration(path+".fast_interval", m.GetFastInterval(), max(c.Interval/FastShare, minFast), minFast, c.Interval)
+	c.Timeout = p.duration(path+".timeout", m.GetTimeout(), min(c.Interval, MaxDefaultTimeout), minTimeout, maxTimeout)
+	c.Rise = p.number(path+".rise", m.GetRise(), DefaultRise, 1, maxRiseOrFall)
+	c.Fall = p.number(path+".fall", m.GetFall(), DefaultFall, 1, maxRiseOrFall)
+	return c
+}
+
+// drain reads a drain. One whose service or real server is not there waits for it: whoever takes a real server out of a
+// service need not care about its drains, and finds it drained when it is back.
+func (p *parser) drain(m *directorv1.Drain) {
+	path := p.named(KindDrain, m.GetName())
+	if !name.MatchString(m.GetService()) {
+		p.bad(path+".service", "want the name of a virtual service, got %q", m.GetService())
+	}
+	d := Drain{Service: m.GetService()}
+	port := uint16(0)
+	for _, s := range p.want.Services {
+		if s.Name == d.Service {
+			port = s.VIP.Port()
+		}
+	}
+	if m.GetPort() != 0 {
+		port = p.port(path+".port", m.GetPort())
+	}
+	d.Real = netip.AddrPortFrom(p.ipv4(path+".address", m.GetAddress()), port)
+	reason := m.GetReason()
+	if utf8.RuneCountInString(reason) > MaxReason || strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' }) {
+		p.bad(path+".reason", "want one line of %d characters at most", MaxReason)
+	}
+	if p.want.Drains == nil {
+		p.want.Drains = map[Drain]string{}
+	}
+	p.want.Drains[d] = reason
+}
+
+// word checks a short text that goes into a request.
+func (p *parser) word(field, s, otherwise string, longest int) string {
+	if s == "" {
+		return otherwise
+	}
+	if len(s) > longest || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		p.bad(field, "want %d characters at most and no spaces, got %q", longest, s[:min(len(s), longest)])
+	}
+	return s
+}
+
+func (p *parser) datagram(field string, b []byte) string {
+	if len(b) > MaxDatagram {
+		p.bad(field, "%d bytes, at most %d are sent", len(b), MaxDatagram)
+	}
+	return string(b)
+}
+
+func (p *parser) number(field string, n uint32, otherwise, least, most int) int {
+	if n == 0 {
+		return otherwise
+	}
+	if int64(n) < int64(least) || int64(n) > int64(most) {
+		p.bad(field, "want %d to %d, got %d", least, most, n)
+		return otherwise
+	}
+	return int(n)
+}
+
+func (p *parser) duration(field string, m *durationpb.Duration, otherwise, least, most time.Duration) time.Duration {
+	if m == nil {
+		return otherwise
+	}
+	d := m.AsDuration()
+	if m.CheckValid() != nil || d < least || d > most {
+		p.bad(field, "want %s to %s, got %s", least, most, fmt.Sprint(d))
+		return otherwise
+	}
+	return d
+}

@@ -1,0 +1,337 @@
+// Package steer answers: who takes new connections now, and why? It turns what is wanted into what the kernel shall have,
+// by what is known of health, drains and open connections. Pure: the clock and the memory are handed in.
+package steer
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// Key names one real server of one service.
+type Key struct {
+	VIP, Real netip.AddrPort
+}
+
+// MarshalText makes keys of what is kept in a file.
+func (k Key) MarshalText() ([]byte, error) {
+	return []byte(k.VIP.String() + " " + k.Real.String()), nil
+}
+
+// UnmarshalText reads what MarshalText has made.
+func (k *Key) UnmarshalText(text []byte) (err error) {
+	vip, real, _ := strings.Cut(string(text), " ")
+	if k.VIP, err = netip.ParseAddrPort(vip); err == nil {
+		k.Real, err = netip.ParseAddrPort(real)
+	}
+	return err
+}
+
+// Health is what the checks say of a real server.
+type Health uint8
+
+// The states of health.
+const (
+	// Unknown: it has not been checked yet.
+	Unknown Health = iota
+	Up
+	Down
+)
+
+func (h Health) String() string {
+	switch h {
+	case Up:
+		return "up"
+	case Down:
+		return "down"
+	}
+	return "unknown"
+}
+
+// World is what there is at one moment.
+type World struct {
+	Want spec.Want
+	Have plan.Have
+	// Health is asked for the real servers of services with a check.
+	Health func(Key) Health
+	// Open tells how many connections a real server has open, for a plane whose Have does not; nil, or false: it is not known.
+	Open func(Key) (uint64, bool)
+	Now  time.Time
+}
+
+// Memory is what has to be kept from one moment to the next, and over a restart. Its zero value remembers nothing.
+type Memory struct {
+	// Leaving are the real servers that are not wanted any more and may still have connections.
+	Leaving map[Key]Leave `json:"leaving,omitempty"`
+	// Lost are the services whose quorum is not met.
+	Lost map[netip.AddrPort]bool `json:"lost,omitempty"`
+	// Manners is how each service lets its real servers leave, for the time when the service itself is not wanted any more.
+	Manners map[netip.AddrPort]Manner `json:"manners,omitempty"`
+}
+
+// Manner is how real servers leave.
+type Manner struct {
+	Timeout time.Duration `json:"timeout"`
+	Reset   bool          `json:"reset,omitempty"`
+}
+
+// Leave is one real server that leaves.
+type Leave struct {
+	// Until is when it is taken away although connections are open.
+	Until time.Time `json:"until"`
+	// Reset: those are cut then.
+	Reset bool `json:"reset,omitempty"`
+}
+
+// Course is what shall be.
+type Course struct {
+	// Services is what the kernel shall have, in the order of VIP.
+	Services []spec.Service
+	// Reasons says of each real server in Services why it has its weight, and, with an empty Real, of a service what is
+	// unusual about it.
+	Reasons map[Key]string
+	// Leaving are those whose open connections are to be counted until the next moment.
+	Leaving []Key
+	// Reset are those that left with connections open that shall be cut, once they are out of the kernel.
+	Reset []Key
+	// Pending are the VIPs of services whose health is not known yet: no address of theirs comes up before.
+	Pending map[netip.Addr]bool
+	// ServiceLeaves: a whole service is leaving, so that no address may go.
+	ServiceLeaves bool
+	// Memory is what to remember.
+	Memory Memory
+}
+
+// Steer sets the course.
+func Steer(w World, m Memory) Course {
+	s := steering{w: w, have: map[netip.AddrPort]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
+		Reasons: map[Key]string{}, Pending: map[netip.Addr]bool{},
+		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[netip.AddrPort]bool{}, Manners: map[netip.AddrPort]Manner{}},
+	}}
+	for _, h := range w.Have.Services {
+		reals := make(map[netip.AddrPort]plan.Real, len(h.Reals))
+		for _, r := range h.Reals {
+			reals[r.Address] = r
+		}
+		s.have[h.VIP] = reals
+	}
+	wanted := map[netip.AddrPort]bool{}
+	for _, want := range w.Want.Services {
+		wanted[want.VIP] = true
+		s.service(want)
+	}
+	for _, have := range w.Have.Services {
+		if !wanted[have.VIP] && !have.Foreign {
+			s.leavingService(have)
+		}
+	}
+	slices.SortFunc(s.course.Services, func(a, b spec.Service) int { return a.VIP.Compare(b.VIP) })
+	return s.course
+}
+
+type steering struct {
+	w World
+	// have are the real servers that the kernel has, by VIP and address.
+	have   map[netip.AddrPort]map[netip.AddrPort]plan.Real
+	was    Memory
+	course Course
+}
+
+// service decides about one wanted service.
+func (s *steering) service(want spec.Service) {
+	s.course.Memory.Manners[want.VIP] = Manner{want.DrainTimeout, want.ResetAfterDrain}
+	have := s.have[want.VIP]
+	now := want
+	now.Reals = nil
+
+	// Who could take connections, and who of them lives?
+	var could, lives []spec.Real
+	down, unknown := map[netip.AddrPort]bool{}, false
+	for _, r := range want.Reals {
+		if _, drained := s.w.Want.Drains[spec.Drain{Service: want.Name, Real: r.Address}]; drained || r.Weight == 0 {
+			continue
+		}
+		could = append(could, r)
+		health := Up
+		if want.Check.Kind != spec.CheckNone {
+			health = s.w.Health(Key{want.VIP, r.Address})
+		}
+		if health == Unknown {
+			// Until its first check it counts for what the kernel takes it for.
+			unknown, health = true, Down
+			if h, there := have[r.Address]; there && h.Weight > 0 {
+				health = Up
+			}
+		}
+		if health == Up {
+			lives = append(lives, r)
+		}
+		down[r.Address] = health == Down
+	}
+	if unknown {
+		s.course.Pending[want.VIP.Addr()] = true
+	}
+	lost := s.lost(want, lives, unknown)
+	panics := !lost && want.Panic > 0 && len(lives)*100 < want.Panic*len(could)
+	if panics {
+		s.reason(want.VIP, netip.AddrPort{}, "panic: %d of %d live, health is ignored", len(lives), len(could))
+	}
+
+	for _, r := range want.Reals {
+		reason, drained := s.w.Want.Drains[spec.Drain{Service: want.Name, Real: r.Address}]
+		switch {
+		case drained && reason != "":
+			s.reason(want.VIP, r.Address, "no new connections: drained (%s)", reason)
+		case drained:
+			s.reason(want.VIP, r.Address, "no new connections: drained")
+		case r.Weight == 0:
+			s.reason(want.VIP, r.Address, "no new connections: its weight is 0")
+		case lost:
+			s.reason(want.VIP, r.Address, "no new connections: the quorum is not met")
+		case down[r.Address] && !panics:
+			s.reason(want.VIP, r.Address, "no new connections: its checks fail, or it has not been checked")
+		default:
+			s.reason(want.VIP, r.Address, "takes connections")
+			now.Reals = append(now.Reals, r)
+			continue
+		}
+		now.Reals = append(now.Reals, spec.Real{Address: r.Address})
+	}
+	if lost {
+		s.reason(want.VIP, netip.AddrPort{}, "the quorum is not met, the sorry server takes all connections")
+		s.reason(want.VIP, want.Sorry, "takes connections: sorry server")
+		now.Reals = append(now.Reals, spec.Real{Address: want.Sorry, Weight: 1})
+	}
+	now.Reals = s.leave(want.VIP, now.Reals)
+	s.course.Services = append(s.course.Services, now)
+}
+
+// lost decides whether the sorry server of a service takes over. While health is not known nothing changes.
+func (s *steering) lost(want spec.Service, lives []spec.Real, unknown bool) bool {
+	if !want.Sorry.IsValid() {
+		return false
+	}
+	weight := 0
+	for _, r := range lives {
+		weight += r.Weight
+	}
+	was := s.was.Lost[want.VIP]
+	lost := was
+	switch {
+	case was && weight >= want.Quorum+want.Hysteresis:
+		lost = false
+	case !was && !unknown && weight < want.Quorum-want.Hysteresis:
+		lost = true
+	}
+	if lost {
+		s.course.Memory.Lost[want.VIP] = true
+	}
+	return lost
+}
+
+// leavingService keeps a service that is not wanted any more for as long as it has connections.
+func (s *steering) leavingService(have plan.Service) {
+	reals := s.leave(have.VIP, nil)
+	if len(reals) == 0 {
+		return
+	}
+	s.course.ServiceLeaves = true
+	s.course.Memory.Manners[have.VIP] = s.was.Manners[have.VIP]
+	s.reason(have.VIP, netip.AddrPort{}, "not wanted any more; its open connections are waited for")
+	s.course.Services = append(s.course.Services, spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Reals: reals})
+}
+
+// leave adds the real servers that the kernel has, that are not among reals, and that may still have connections.
+func (s *steering) leave(vip netip.AddrPort, reals []spec.Real) []spec.Real {
+	stays := func(a netip.AddrPort) bool {
+		return slices.ContainsFunc(reals, func(r spec.Real) bool { return r.Address == a })
+	}
+	var going []spec.Real
+	for _, address := range s.there(vip) {
+		if stays(address) {
+			continue
+		}
+		key := Key{vip, address}
+		leave, known := s.was.Leaving[key]
+		if !known {
+			manner, ok := s.manner(vip)
+			if !ok {
+				manner.Timeout = spec.DefaultDrainTimeout
+			}
+			leave = Leave{Until: s.w.Now.Add(manner.Timeout), Reset: manner.Reset}
+		}
+		open, counted := s.open(key)
+		switch {
+		case known && counted && open == 0 && s.drained(key):
+			continue
+		case !s.w.Now.Before(leave.Until):
+			if leave.Reset {
+				s.course.Reset = append(s.course.Reset, key)
+			}
+			continue
+		}
+		s.course.Memory.Leaving[key] = leave
+		s.course.Leaving = append(s.course.Leaving, key)
+		text := "no new connections: not wanted any more"
+		if counted {
+			text += fmt.Sprintf(", %d open", open)
+		}
+		s.course.Reasons[key] = text + ", until " + leave.Until.UTC().Format(time.RFC3339)
+		going = append(going, spec.Real{Address: address})
+	}
+	reals = append(reals, going...)
+	slices.SortFunc(reals, func(a, b spec.Real) int { return a.Address.Compare(b.Address) })
+	return reals
+}
+
+// manner is how a service lets its real servers leave: as it says, or said when it was wanted.
+func (s *steering) manner(vip netip.AddrPort) (Manner, bool) {
+	if m, ok := s.course.Memory.Manners[vip]; ok {
+		return m, true
+	}
+	m, ok := s.was.Manners[vip]
+	return m, ok
+}
+
+// there are the real servers of a service that may have connections: those in the kernel; those that were leaving, when the
+// kernel's state is damaged.
+func (s *steering) there(vip netip.AddrPort) (all []netip.AddrPort) {
+	if s.w.Have.Damage != "" {
+		for key := range s.was.Leaving {
+			if key.VIP == vip {
+				all = append(all, key.Real)
+			}
+		}
+	} else {
+		all = slices.Collect(maps.Keys(s.have[vip]))
+	}
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	return all
+}
+
+// drained: the kernel gives it no new connections.
+func (s *steering) drained(key Key) bool {
+	h, there := s.have[key.VIP][key.Real]
+	return there && h.Weight == 0
+}
+
+// open tells how many connections a real server has.
+func (s *steering) open(key Key) (uint64, bool) {
+	if h := s.have[key.VIP][key.Real]; h.Active != nil {
+		return *h.Active, true
+	}
+	if s.w.Open == nil {
+		return 0, false
+	}
+	return s.w.Open(key)
+}
+
+func (s *steering) reason(vip, real netip.AddrPort, format string, args ...any) {
+	s.course.Reasons[Key{vip, real}] = fmt.Sprintf(format, args...)
+}
