@@ -523,9 +523,17 @@ type ServerState struct {
 	// How often it went down or into maintenance.
 	TimesDown uint64 `protobuf:"varint,16,opt,name=times_down,json=timesDown,proto3" json:"times_down,omitempty"`
 	// How often anything of its state has changed. A watcher that sees this grow by more than one has missed what was in between.
-	Changes       uint64 `protobuf:"varint,17,opt,name=changes,proto3" json:"changes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Changes uint64 `protobuf:"varint,17,opt,name=changes,proto3" json:"changes,omitempty"`
+	// The weight that counts while a slow start goes on, rounded up; otherwise weight.
+	EffectiveWeight uint32 `protobuf:"varint,19,opt,name=effective_weight,json=effectiveWeight,proto3" json:"effective_weight,omitempty"`
+	// How far a slow start has come, in percent; 100: it is over, or there is none.
+	Throttle uint32 `protobuf:"varint,20,opt,name=throttle,proto3" json:"throttle,omitempty"`
+	// Requests that wait for it, because it has as many under way as its maxconn allows and their cookie or hash names it.
+	QueuedRequests uint64 `protobuf:"varint,21,opt,name=queued_requests,json=queuedRequests,proto3" json:"queued_requests,omitempty"`
+	// The most that have ever waited for it at a time.
+	MostQueuedRequests uint64 `protobuf:"varint,22,opt,name=most_queued_requests,json=mostQueuedRequests,proto3" json:"most_queued_requests,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ServerState) Reset() {
@@ -677,6 +685,217 @@ func (x *ServerState) GetChanges() uint64 {
 	return 0
 }
 
+func (x *ServerState) GetEffectiveWeight() uint32 {
+	if x != nil {
+		return x.EffectiveWeight
+	}
+	return 0
+}
+
+func (x *ServerState) GetThrottle() uint32 {
+	if x != nil {
+		return x.Throttle
+	}
+	return 0
+}
+
+func (x *ServerState) GetQueuedRequests() uint64 {
+	if x != nil {
+		return x.QueuedRequests
+	}
+	return 0
+}
+
+func (x *ServerState) GetMostQueuedRequests() uint64 {
+	if x != nil {
+		return x.MostQueuedRequests
+	}
+	return 0
+}
+
+// ListQueuesRequest asks for the queues.
+type ListQueuesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of this backend. Default: of all.
+	Backend       string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQueuesRequest) Reset() {
+	*x = ListQueuesRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQueuesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQueuesRequest) ProtoMessage() {}
+
+func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
+func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListQueuesRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+// ListQueuesResponse holds the queues.
+type ListQueuesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of backend and configuration: that of each backend, then those of its servers that have a maxconn.
+	Queues        []*Queue `protobuf:"bytes,1,rep,name=queues,proto3" json:"queues,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQueuesResponse) Reset() {
+	*x = ListQueuesResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQueuesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQueuesResponse) ProtoMessage() {}
+
+func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
+func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListQueuesResponse) GetQueues() []*Queue {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+// Queue is one queue, live.
+type Queue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Backend it belongs to.
+	Backend string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Server whose queue it is: of requests whose cookie or hash names it. Empty: those that any server may take.
+	Server string `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	// How many requests wait.
+	Length uint64 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
+	// The most that have ever waited at a time.
+	Most uint64 `protobuf:"varint,4,opt,name=most,proto3" json:"most,omitempty"`
+	// The most that may wait.
+	Limit uint64 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// How long the first has waited; zero when nobody waits.
+	Oldest        *durationpb.Duration `protobuf:"bytes,6,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Queue) Reset() {
+	*x = Queue{}
+	mi := &file_router_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Queue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Queue) ProtoMessage() {}
+
+func (x *Queue) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Queue.ProtoReflect.Descriptor instead.
+func (*Queue) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Queue) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *Queue) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Queue) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Queue) GetMost() uint64 {
+	if x != nil {
+		return x.Most
+	}
+	return 0
+}
+
+func (x *Queue) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Queue) GetOldest() *durationpb.Duration {
+	if x != nil {
+		return x.Oldest
+	}
+	return nil
+}
+
 // ServerCheck is how a server's checks go.
 type ServerCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -704,7 +923,7 @@ type ServerCheck struct {
 
 func (x *ServerCheck) Reset() {
 	*x = ServerCheck{}
-	mi := &file_router_v1_control_proto_msgTypes[8]
+	mi := &file_router_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +935,7 @@ func (x *ServerCheck) String() string {
 func (*ServerCheck) ProtoMessage() {}
 
 func (x *ServerCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[8]
+	mi := &file_router_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +948,7 @@ func (x *ServerCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerCheck.ProtoReflect.Descriptor instead.
 func (*ServerCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ServerCheck) GetEnabled() bool {
@@ -806,7 +1025,7 @@ type WatchServersRequest struct {
 
 func (x *WatchServersRequest) Reset() {
 	*x = WatchServersRequest{}
-	mi := &file_router_v1_control_proto_msgTypes[9]
+	mi := &file_router_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1037,7 @@ func (x *WatchServersRequest) String() string {
 func (*WatchServersRequest) ProtoMessage() {}
 
 func (x *WatchServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[9]
+	mi := &file_router_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1050,7 @@ func (x *WatchServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServersRequest.ProtoReflect.Descriptor instead.
 func (*WatchServersRequest) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchServersRequest) GetBackend() string {
@@ -855,7 +1074,7 @@ type WatchServersResponse struct {
 
 func (x *WatchServersResponse) Reset() {
 	*x = WatchServersResponse{}
-	mi := &file_router_v1_control_proto_msgTypes[10]
+	mi := &file_router_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1086,7 @@ func (x *WatchServersResponse) String() string {
 func (*WatchServersResponse) ProtoMessage() {}
 
 func (x *WatchServersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[10]
+	mi := &file_router_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1099,7 @@ func (x *WatchServersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServersResponse.ProtoReflect.Descriptor instead.
 func (*WatchServersResponse) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchServersResponse) GetServers() []*ServerState {
@@ -923,7 +1142,7 @@ type SetServerRequest struct {
 
 func (x *SetServerRequest) Reset() {
 	*x = SetServerRequest{}
-	mi := &file_router_v1_control_proto_msgTypes[11]
+	mi := &file_router_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1154,7 @@ func (x *SetServerRequest) String() string {
 func (*SetServerRequest) ProtoMessage() {}
 
 func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[11]
+	mi := &file_router_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1167,7 @@ func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetServerRequest.ProtoReflect.Descriptor instead.
 func (*SetServerRequest) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetServerRequest) GetBackend() string {
@@ -1018,7 +1237,7 @@ type SetServerResponse struct {
 
 func (x *SetServerResponse) Reset() {
 	*x = SetServerResponse{}
-	mi := &file_router_v1_control_proto_msgTypes[12]
+	mi := &file_router_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1249,7 @@ func (x *SetServerResponse) String() string {
 func (*SetServerResponse) ProtoMessage() {}
 
 func (x *SetServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[12]
+	mi := &file_router_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1262,7 @@ func (x *SetServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetServerResponse.ProtoReflect.Descriptor instead.
 func (*SetServerResponse) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetServerResponse) GetServer() *ServerState {
@@ -1064,7 +1283,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_router_v1_control_proto_msgTypes[13]
+	mi := &file_router_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1295,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[13]
+	mi := &file_router_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1308,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImportRequest) GetConfig() []byte {
@@ -1112,7 +1331,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_router_v1_control_proto_msgTypes[14]
+	mi := &file_router_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1343,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_control_proto_msgTypes[14]
+	mi := &file_router_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1356,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_router_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1178,7 +1397,7 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x12ListServersRequest\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\"O\n" +
 	"\x13ListServersResponse\x128\n" +
-	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\xf9\x04\n" +
+	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\x9b\x06\n" +
 	"\vServerState\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1200,7 +1419,22 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\bdowntime\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bdowntime\x12\x1d\n" +
 	"\n" +
 	"times_down\x18\x10 \x01(\x04R\ttimesDown\x12\x18\n" +
-	"\achanges\x18\x11 \x01(\x04R\achanges\"\x8d\x02\n" +
+	"\achanges\x18\x11 \x01(\x04R\achanges\x12)\n" +
+	"\x10effective_weight\x18\x13 \x01(\rR\x0feffectiveWeight\x12\x1a\n" +
+	"\bthrottle\x18\x14 \x01(\rR\bthrottle\x12'\n" +
+	"\x0fqueued_requests\x18\x15 \x01(\x04R\x0equeuedRequests\x120\n" +
+	"\x14most_queued_requests\x18\x16 \x01(\x04R\x12mostQueuedRequests\"-\n" +
+	"\x11ListQueuesRequest\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\"F\n" +
+	"\x12ListQueuesResponse\x120\n" +
+	"\x06queues\x18\x01 \x03(\v2\x18.twotier.router.v1.QueueR\x06queues\"\xae\x01\n" +
+	"\x05Queue\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\x12\x16\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12\x16\n" +
+	"\x06length\x18\x03 \x01(\x04R\x06length\x12\x12\n" +
+	"\x04most\x18\x04 \x01(\x04R\x04most\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x04R\x05limit\x121\n" +
+	"\x06oldest\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06oldest\"\x8d\x02\n" +
 	"\vServerCheck\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12 \n" +
@@ -1240,13 +1474,15 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
 	"\vHEALTH_DOWN\x10\x02\x12\x13\n" +
 	"\x0fHEALTH_NO_CHECK\x10\x03\x12\x13\n" +
-	"\x0fHEALTH_STOPPING\x10\x042\x9e\x04\n" +
+	"\x0fHEALTH_STOPPING\x10\x042\xf9\x04\n" +
 	"\x06Router\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12U\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a&.twotier.router.v1.ListDesiredResponse\x12\\\n" +
 	"\vPreviewPlan\x12%.twotier.router.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12\\\n" +
-	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse\x12a\n" +
+	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse\x12Y\n" +
+	"\n" +
+	"ListQueues\x12$.twotier.router.v1.ListQueuesRequest\x1a%.twotier.router.v1.ListQueuesResponse\x12a\n" +
 	"\fWatchServers\x12&.twotier.router.v1.WatchServersRequest\x1a'.twotier.router.v1.WatchServersResponse0\x012\xa7\x03\n" +
 	"\vRouterAdmin\x12J\n" +
 	"\x05Apply\x12\x1f.twotier.router.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
@@ -1268,7 +1504,7 @@ func file_router_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_router_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.router.v1.Health
 	(*Object)(nil),                 // 1: twotier.router.v1.Object
@@ -1279,77 +1515,84 @@ var file_router_v1_control_proto_goTypes = []any{
 	(*ListServersRequest)(nil),     // 6: twotier.router.v1.ListServersRequest
 	(*ListServersResponse)(nil),    // 7: twotier.router.v1.ListServersResponse
 	(*ServerState)(nil),            // 8: twotier.router.v1.ServerState
-	(*ServerCheck)(nil),            // 9: twotier.router.v1.ServerCheck
-	(*WatchServersRequest)(nil),    // 10: twotier.router.v1.WatchServersRequest
-	(*WatchServersResponse)(nil),   // 11: twotier.router.v1.WatchServersResponse
-	(*SetServerRequest)(nil),       // 12: twotier.router.v1.SetServerRequest
-	(*SetServerResponse)(nil),      // 13: twotier.router.v1.SetServerResponse
-	(*ImportRequest)(nil),          // 14: twotier.router.v1.ImportRequest
-	(*ImportResponse)(nil),         // 15: twotier.router.v1.ImportResponse
-	(*Frontend)(nil),               // 16: twotier.router.v1.Frontend
-	(*Backend)(nil),                // 17: twotier.router.v1.Backend
-	(Admin)(0),                     // 18: twotier.router.v1.Admin
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
-	(*v1.ImportReport)(nil),        // 21: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 22: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 23: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 24: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 25: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 26: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 27: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 28: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 29: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 30: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 31: twotier.common.v1.ReconcileResponse
+	(*ListQueuesRequest)(nil),      // 9: twotier.router.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),     // 10: twotier.router.v1.ListQueuesResponse
+	(*Queue)(nil),                  // 11: twotier.router.v1.Queue
+	(*ServerCheck)(nil),            // 12: twotier.router.v1.ServerCheck
+	(*WatchServersRequest)(nil),    // 13: twotier.router.v1.WatchServersRequest
+	(*WatchServersResponse)(nil),   // 14: twotier.router.v1.WatchServersResponse
+	(*SetServerRequest)(nil),       // 15: twotier.router.v1.SetServerRequest
+	(*SetServerResponse)(nil),      // 16: twotier.router.v1.SetServerResponse
+	(*ImportRequest)(nil),          // 17: twotier.router.v1.ImportRequest
+	(*ImportResponse)(nil),         // 18: twotier.router.v1.ImportResponse
+	(*Frontend)(nil),               // 19: twotier.router.v1.Frontend
+	(*Backend)(nil),                // 20: twotier.router.v1.Backend
+	(Admin)(0),                     // 21: twotier.router.v1.Admin
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*v1.ImportReport)(nil),        // 24: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 25: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 26: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 27: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 28: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 29: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 30: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 31: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 32: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 33: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 34: twotier.common.v1.ReconcileResponse
 }
 var file_router_v1_control_proto_depIdxs = []int32{
-	16, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
-	17, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
+	19, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
+	20, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
 	1,  // 2: twotier.router.v1.StoredObject.object:type_name -> twotier.router.v1.Object
 	2,  // 3: twotier.router.v1.ListDesiredResponse.objects:type_name -> twotier.router.v1.StoredObject
 	1,  // 4: twotier.router.v1.PreviewPlanRequest.object:type_name -> twotier.router.v1.Object
 	1,  // 5: twotier.router.v1.ApplyRequest.object:type_name -> twotier.router.v1.Object
 	8,  // 6: twotier.router.v1.ListServersResponse.servers:type_name -> twotier.router.v1.ServerState
 	0,  // 7: twotier.router.v1.ServerState.health:type_name -> twotier.router.v1.Health
-	18, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
-	9,  // 9: twotier.router.v1.ServerState.check:type_name -> twotier.router.v1.ServerCheck
-	19, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
-	20, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
-	20, // 12: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
-	8,  // 13: twotier.router.v1.WatchServersResponse.servers:type_name -> twotier.router.v1.ServerState
-	18, // 14: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
-	0,  // 15: twotier.router.v1.SetServerRequest.health:type_name -> twotier.router.v1.Health
-	8,  // 16: twotier.router.v1.SetServerResponse.server:type_name -> twotier.router.v1.ServerState
-	1,  // 17: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
-	21, // 18: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	22, // 19: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	23, // 20: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	24, // 21: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 22: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
-	6,  // 23: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
-	10, // 24: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
-	5,  // 25: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
-	25, // 26: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	26, // 27: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	14, // 28: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
-	12, // 29: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
-	27, // 30: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
-	27, // 31: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 32: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
-	28, // 33: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 34: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
-	11, // 35: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
-	29, // 36: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	30, // 37: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	31, // 38: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	15, // 39: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
-	13, // 40: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
-	30, // [30:41] is the sub-list for method output_type
-	19, // [19:30] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	21, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
+	12, // 9: twotier.router.v1.ServerState.check:type_name -> twotier.router.v1.ServerCheck
+	22, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
+	23, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
+	11, // 12: twotier.router.v1.ListQueuesResponse.queues:type_name -> twotier.router.v1.Queue
+	23, // 13: twotier.router.v1.Queue.oldest:type_name -> google.protobuf.Duration
+	23, // 14: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
+	8,  // 15: twotier.router.v1.WatchServersResponse.servers:type_name -> twotier.router.v1.ServerState
+	21, // 16: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
+	0,  // 17: twotier.router.v1.SetServerRequest.health:type_name -> twotier.router.v1.Health
+	8,  // 18: twotier.router.v1.SetServerResponse.server:type_name -> twotier.router.v1.ServerState
+	1,  // 19: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
+	24, // 20: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	25, // 21: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	26, // 22: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	27, // 23: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 24: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
+	6,  // 25: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
+	9,  // 26: twotier.router.v1.Router.ListQueues:input_type -> twotier.router.v1.ListQueuesRequest
+	13, // 27: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
+	5,  // 28: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
+	28, // 29: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	29, // 30: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	17, // 31: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
+	15, // 32: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
+	30, // 33: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
+	30, // 34: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 35: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
+	31, // 36: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 37: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
+	10, // 38: twotier.router.v1.Router.ListQueues:output_type -> twotier.router.v1.ListQueuesResponse
+	14, // 39: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
+	32, // 40: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	33, // 41: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	34, // 42: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	18, // 43: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
+	16, // 44: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
+	33, // [33:45] is the sub-list for method output_type
+	21, // [21:33] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_control_proto_init() }
@@ -1362,14 +1605,14 @@ func file_router_v1_control_proto_init() {
 		(*Object_Frontend)(nil),
 		(*Object_Backend)(nil),
 	}
-	file_router_v1_control_proto_msgTypes[11].OneofWrappers = []any{}
+	file_router_v1_control_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_control_proto_rawDesc), len(file_router_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

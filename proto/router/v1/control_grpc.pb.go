@@ -27,6 +27,7 @@ const (
 	Router_ListDesired_FullMethodName  = "/twotier.router.v1.Router/ListDesired"
 	Router_PreviewPlan_FullMethodName  = "/twotier.router.v1.Router/PreviewPlan"
 	Router_ListServers_FullMethodName  = "/twotier.router.v1.Router/ListServers"
+	Router_ListQueues_FullMethodName   = "/twotier.router.v1.Router/ListQueues"
 	Router_WatchServers_FullMethodName = "/twotier.router.v1.Router/WatchServers"
 )
 
@@ -46,6 +47,8 @@ type RouterClient interface {
 	PreviewPlan(ctx context.Context, in *PreviewPlanRequest, opts ...grpc.CallOption) (*v1.PreviewPlanResponse, error)
 	// ListServers shows every server of every backend with its health, live.
 	ListServers(ctx context.Context, in *ListServersRequest, opts ...grpc.CallOption) (*ListServersResponse, error)
+	// ListQueues shows how many requests wait for servers whose maxconn is reached, live.
+	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
 	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
 	WatchServers(ctx context.Context, in *WatchServersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServersResponse], error)
@@ -118,6 +121,16 @@ func (c *routerClient) ListServers(ctx context.Context, in *ListServersRequest, 
 	return out, nil
 }
 
+func (c *routerClient) ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListQueuesResponse)
+	err := c.cc.Invoke(ctx, Router_ListQueues_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *routerClient) WatchServers(ctx context.Context, in *WatchServersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServersResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Router_ServiceDesc.Streams[1], Router_WatchServers_FullMethodName, cOpts...)
@@ -153,6 +166,8 @@ type RouterServer interface {
 	PreviewPlan(context.Context, *PreviewPlanRequest) (*v1.PreviewPlanResponse, error)
 	// ListServers shows every server of every backend with its health, live.
 	ListServers(context.Context, *ListServersRequest) (*ListServersResponse, error)
+	// ListQueues shows how many requests wait for servers whose maxconn is reached, live.
+	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
 	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
 	WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error
@@ -180,6 +195,9 @@ func (UnimplementedRouterServer) PreviewPlan(context.Context, *PreviewPlanReques
 }
 func (UnimplementedRouterServer) ListServers(context.Context, *ListServersRequest) (*ListServersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServers not implemented")
+}
+func (UnimplementedRouterServer) ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListQueues not implemented")
 }
 func (UnimplementedRouterServer) WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchServers not implemented")
@@ -288,6 +306,24 @@ func _Router_ListServers_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Router_ListQueues_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListQueuesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServer).ListQueues(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Router_ListQueues_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServer).ListQueues(ctx, req.(*ListQueuesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Router_WatchServers_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchServersRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -321,6 +357,10 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListServers",
 			Handler:    _Router_ListServers_Handler,
+		},
+		{
+			MethodName: "ListQueues",
+			Handler:    _Router_ListQueues_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -258,6 +258,24 @@ const (
 	Balance_BALANCE_UNSPECIFIED Balance = 0
 	// By turns, in proportion to the weights, smoothly (HAProxy: balance roundrobin).
 	Balance_BALANCE_ROUNDROBIN Balance = 1
+	// By turns out of a table; slow start has no effect (HAProxy: balance static-rr).
+	Balance_BALANCE_STATIC_RR Balance = 2
+	// The server with the fewest requests under way for its weight; equal ones by turns (HAProxy: balance leastconn).
+	Balance_BALANCE_LEASTCONN Balance = 3
+	// The first server that has a free slot, so that those behind it can sleep; give the servers a maxconn (HAProxy: balance
+	// first).
+	Balance_BALANCE_FIRST Balance = 4
+	// By the client's address (HAProxy: balance source).
+	Balance_BALANCE_SOURCE Balance = 5
+	// By the request's target, so that a cache keeps what it has (HAProxy: balance uri).
+	Balance_BALANCE_URI Balance = 6
+	// By the first value of the header field named in hash; without it by turns (HAProxy: balance hdr(NAME)).
+	Balance_BALANCE_HEADER Balance = 7
+	// Of two servers drawn at random the one with fewer requests under way for its weight (HAProxy: balance random(2)).
+	Balance_BALANCE_RANDOM Balance = 8
+	// Of two servers drawn at random the one that is expected to answer first: its latency, in which a slow answer counts at
+	// once and is forgotten within some 10 s, times the requests under way. HAProxy has nothing like it.
+	Balance_BALANCE_PEAK_EWMA Balance = 9
 )
 
 // Enum value maps for Balance.
@@ -265,10 +283,26 @@ var (
 	Balance_name = map[int32]string{
 		0: "BALANCE_UNSPECIFIED",
 		1: "BALANCE_ROUNDROBIN",
+		2: "BALANCE_STATIC_RR",
+		3: "BALANCE_LEASTCONN",
+		4: "BALANCE_FIRST",
+		5: "BALANCE_SOURCE",
+		6: "BALANCE_URI",
+		7: "BALANCE_HEADER",
+		8: "BALANCE_RANDOM",
+		9: "BALANCE_PEAK_EWMA",
 	}
 	Balance_value = map[string]int32{
 		"BALANCE_UNSPECIFIED": 0,
 		"BALANCE_ROUNDROBIN":  1,
+		"BALANCE_STATIC_RR":   2,
+		"BALANCE_LEASTCONN":   3,
+		"BALANCE_FIRST":       4,
+		"BALANCE_SOURCE":      5,
+		"BALANCE_URI":         6,
+		"BALANCE_HEADER":      7,
+		"BALANCE_RANDOM":      8,
+		"BALANCE_PEAK_EWMA":   9,
 	}
 )
 
@@ -297,6 +331,127 @@ func (x Balance) Number() protoreflect.EnumNumber {
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+// HashType is how a hash becomes a server.
+type HashType int32
+
+const (
+	// The same as HASH_TYPE_MAP_BASED.
+	HashType_HASH_TYPE_UNSPECIFIED HashType = 0
+	// Modulo the sum of the weights (HAProxy: hash-type map-based): even, but when a server comes or goes nearly all clients
+	// change their server.
+	HashType_HASH_TYPE_MAP_BASED HashType = 1
+	// The nearest point on a ring (HAProxy: hash-type consistent): only the share of the server that comes or goes moves. The
+	// points hang on the server's place in the list.
+	HashType_HASH_TYPE_CONSISTENT HashType = 2
+	// A table that every server fills by its own permutation (Maglev): as even as map-based, nearly as little moves as with
+	// consistent, and it hangs on the servers' names, so that the list may be put in another order.
+	HashType_HASH_TYPE_MAGLEV HashType = 3
+)
+
+// Enum value maps for HashType.
+var (
+	HashType_name = map[int32]string{
+		0: "HASH_TYPE_UNSPECIFIED",
+		1: "HASH_TYPE_MAP_BASED",
+		2: "HASH_TYPE_CONSISTENT",
+		3: "HASH_TYPE_MAGLEV",
+	}
+	HashType_value = map[string]int32{
+		"HASH_TYPE_UNSPECIFIED": 0,
+		"HASH_TYPE_MAP_BASED":   1,
+		"HASH_TYPE_CONSISTENT":  2,
+		"HASH_TYPE_MAGLEV":      3,
+	}
+)
+
+func (x HashType) Enum() *HashType {
+	p := new(HashType)
+	*p = x
+	return p
+}
+
+func (x HashType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HashType) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[5].Descriptor()
+}
+
+func (HashType) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[5]
+}
+
+func (x HashType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HashType.Descriptor instead.
+func (HashType) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+// HashFunction makes a hash of text; bit by bit as HAProxy does.
+type HashFunction int32
+
+const (
+	// The same as HASH_FUNCTION_SDBM; with HASH_TYPE_CONSISTENT also with avalanche, as in HAProxy.
+	HashFunction_HASH_FUNCTION_UNSPECIFIED HashFunction = 0
+	// sdbm.
+	HashFunction_HASH_FUNCTION_SDBM HashFunction = 1
+	// djb2.
+	HashFunction_HASH_FUNCTION_DJB2 HashFunction = 2
+	// wt6.
+	HashFunction_HASH_FUNCTION_WT6 HashFunction = 3
+	// CRC-32 (ISO 3309).
+	HashFunction_HASH_FUNCTION_CRC32 HashFunction = 4
+)
+
+// Enum value maps for HashFunction.
+var (
+	HashFunction_name = map[int32]string{
+		0: "HASH_FUNCTION_UNSPECIFIED",
+		1: "HASH_FUNCTION_SDBM",
+		2: "HASH_FUNCTION_DJB2",
+		3: "HASH_FUNCTION_WT6",
+		4: "HASH_FUNCTION_CRC32",
+	}
+	HashFunction_value = map[string]int32{
+		"HASH_FUNCTION_UNSPECIFIED": 0,
+		"HASH_FUNCTION_SDBM":        1,
+		"HASH_FUNCTION_DJB2":        2,
+		"HASH_FUNCTION_WT6":         3,
+		"HASH_FUNCTION_CRC32":       4,
+	}
+)
+
+func (x HashFunction) Enum() *HashFunction {
+	p := new(HashFunction)
+	*p = x
+	return p
+}
+
+func (x HashFunction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HashFunction) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[6].Descriptor()
+}
+
+func (HashFunction) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[6]
+}
+
+func (x HashFunction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HashFunction.Descriptor instead.
+func (HashFunction) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 // Protocol is what is spoken with servers.
@@ -336,11 +491,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[5].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[7].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[5]
+	return &file_router_v1_desired_proto_enumTypes[7]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -349,7 +504,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 // Admin is what an operator wants of a server.
@@ -393,11 +548,11 @@ func (x Admin) String() string {
 }
 
 func (Admin) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[6].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[8].Descriptor()
 }
 
 func (Admin) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[6]
+	return &file_router_v1_desired_proto_enumTypes[8]
 }
 
 func (x Admin) Number() protoreflect.EnumNumber {
@@ -406,7 +561,7 @@ func (x Admin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Admin.Descriptor instead.
 func (Admin) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 // InitialState is how a server is taken before its first check.
@@ -454,11 +609,11 @@ func (x InitialState) String() string {
 }
 
 func (InitialState) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[7].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[9].Descriptor()
 }
 
 func (InitialState) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[7]
+	return &file_router_v1_desired_proto_enumTypes[9]
 }
 
 func (x InitialState) Number() protoreflect.EnumNumber {
@@ -467,7 +622,7 @@ func (x InitialState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InitialState.Descriptor instead.
 func (InitialState) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -1714,6 +1869,115 @@ func (x *PathEdit) GetReplacement() string {
 	return ""
 }
 
+// Hash is what balance source, uri and header go by (HAProxy: hash-type, and the arguments of balance).
+type Hash struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How a hash becomes a server. Default: map-based.
+	Type HashType `protobuf:"varint,1,opt,name=type,proto3,enum=twotier.router.v1.HashType" json:"type,omitempty"`
+	// How text becomes a hash; an address is always its 32-bit words, combined by exclusive or. Default: sdbm.
+	Function HashFunction `protobuf:"varint,2,opt,name=function,proto3,enum=twotier.router.v1.HashFunction" json:"function,omitempty"`
+	// Mix the bits once more, against texts that differ in their last characters only (HAProxy: avalanche).
+	Avalanche bool `protobuf:"varint,3,opt,name=avalanche,proto3" json:"avalanche,omitempty"`
+	// Name of the header field, for balance header. Example: X-User
+	Header string `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"`
+	// For balance uri: with the query (HAProxy: whole). Default: without.
+	UriWhole bool `protobuf:"varint,5,opt,name=uri_whole,json=uriWhole,proto3" json:"uri_whole,omitempty"`
+	// For balance uri: without scheme and authority, which a client may send (HAProxy: path-only).
+	UriPathOnly bool `protobuf:"varint,6,opt,name=uri_path_only,json=uriPathOnly,proto3" json:"uri_path_only,omitempty"`
+	// For balance uri: only this many folders count, 1 to 100 (HAProxy: depth). Default: all.
+	UriDepth uint32 `protobuf:"varint,7,opt,name=uri_depth,json=uriDepth,proto3" json:"uri_depth,omitempty"`
+	// For balance uri: only this many bytes count, 1 to 65536 (HAProxy: len). Default: all.
+	UriLen        uint32 `protobuf:"varint,8,opt,name=uri_len,json=uriLen,proto3" json:"uri_len,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hash) Reset() {
+	*x = Hash{}
+	mi := &file_router_v1_desired_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hash) ProtoMessage() {}
+
+func (x *Hash) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hash.ProtoReflect.Descriptor instead.
+func (*Hash) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Hash) GetType() HashType {
+	if x != nil {
+		return x.Type
+	}
+	return HashType_HASH_TYPE_UNSPECIFIED
+}
+
+func (x *Hash) GetFunction() HashFunction {
+	if x != nil {
+		return x.Function
+	}
+	return HashFunction_HASH_FUNCTION_UNSPECIFIED
+}
+
+func (x *Hash) GetAvalanche() bool {
+	if x != nil {
+		return x.Avalanche
+	}
+	return false
+}
+
+func (x *Hash) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *Hash) GetUriWhole() bool {
+	if x != nil {
+		return x.UriWhole
+	}
+	return false
+}
+
+func (x *Hash) GetUriPathOnly() bool {
+	if x != nil {
+		return x.UriPathOnly
+	}
+	return false
+}
+
+func (x *Hash) GetUriDepth() uint32 {
+	if x != nil {
+		return x.UriDepth
+	}
+	return 0
+}
+
+func (x *Hash) GetUriLen() uint32 {
+	if x != nil {
+		return x.UriLen
+	}
+	return 0
+}
+
 // Backend is a group of servers that can each answer the same requests (HAProxy: backend).
 // Kind in the key space: backend
 type Backend struct {
@@ -1732,6 +1996,14 @@ type Backend struct {
 	TimeoutConnect *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout_connect,json=timeoutConnect,proto3" json:"timeout_connect,omitempty"`
 	// How long a server may stay silent while a request or response is under way (HAProxy: timeout server). Default 60s.
 	TimeoutServer *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout_server,json=timeoutServer,proto3" json:"timeout_server,omitempty"`
+	// What balance source, uri and header go by; for no other balance. Default: a map-based hash.
+	Hash *Hash `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
+	// When no server that is not a backup is usable, every backup takes its share, not only the first (HAProxy: option
+	// allbackups).
+	AllBackups bool `protobuf:"varint,9,opt,name=all_backups,json=allBackups,proto3" json:"all_backups,omitempty"`
+	// How long a request may wait for a server with a free slot; then it gets 503 (HAProxy: timeout queue). Default: as
+	// timeout_connect.
+	TimeoutQueue *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout_queue,json=timeoutQueue,proto3" json:"timeout_queue,omitempty"`
 	// What the servers speak. Health checks of h2c servers over HTTP are made in HTTP/1.1; use a TCP check where they do not
 	// speak it.
 	Protocol      Protocol `protobuf:"varint,20,opt,name=protocol,proto3,enum=twotier.router.v1.Protocol" json:"protocol,omitempty"`
@@ -1741,7 +2013,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2025,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2038,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Backend) GetName() string {
@@ -1818,6 +2090,27 @@ func (x *Backend) GetTimeoutServer() *durationpb.Duration {
 	return nil
 }
 
+func (x *Backend) GetHash() *Hash {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Backend) GetAllBackups() bool {
+	if x != nil {
+		return x.AllBackups
+	}
+	return false
+}
+
+func (x *Backend) GetTimeoutQueue() *durationpb.Duration {
+	if x != nil {
+		return x.TimeoutQueue
+	}
+	return nil
+}
+
 func (x *Backend) GetProtocol() Protocol {
 	if x != nil {
 		return x.Protocol
@@ -1840,6 +2133,15 @@ type Server struct {
 	// Value of the persistence cookie. Under one cookie name, one address has one value in every backend. Default: the
 	// server gets no cookie of its own.
 	Cookie string `protobuf:"bytes,5,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	// The most requests under way on it (HAProxy: maxconn), 1 to 1048576; further ones wait in the order in which they came,
+	// for it if their cookie or hash names it, else for any server. Default: no limit.
+	Maxconn uint32 `protobuf:"varint,6,opt,name=maxconn,proto3" json:"maxconn,omitempty"`
+	// The most requests that wait for this server and no other (HAProxy: maxqueue), 1 to 1048576; further ones are sent to
+	// another server. Default: no limit of its own.
+	Maxqueue uint32 `protobuf:"varint,7,opt,name=maxqueue,proto3" json:"maxqueue,omitempty"`
+	// How long its share and its maxconn grow, step by step, after it has come back (HAProxy: slowstart), 1s to 24h. It has no
+	// effect with balance static-rr and first, and with map-based hashes. Default: it has all of it at once.
+	SlowStart *durationpb.Duration `protobuf:"bytes,8,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
 	// What is wanted of it (HAProxy: disabled is ADMIN_MAINT). Default ADMIN_READY. RouterAdmin.SetServer asks for something
 	// else on one router, until this field changes.
 	Admin Admin `protobuf:"varint,9,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
@@ -1851,7 +2153,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2165,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2178,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Server) GetName() string {
@@ -1914,6 +2216,27 @@ func (x *Server) GetCookie() string {
 	return ""
 }
 
+func (x *Server) GetMaxconn() uint32 {
+	if x != nil {
+		return x.Maxconn
+	}
+	return 0
+}
+
+func (x *Server) GetMaxqueue() uint32 {
+	if x != nil {
+		return x.Maxqueue
+	}
+	return 0
+}
+
+func (x *Server) GetSlowStart() *durationpb.Duration {
+	if x != nil {
+		return x.SlowStart
+	}
+	return nil
+}
+
 func (x *Server) GetAdmin() Admin {
 	if x != nil {
 		return x.Admin
@@ -1947,7 +2270,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2282,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2295,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Cookie) GetName() string {
@@ -2040,7 +2363,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2375,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2388,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -2158,7 +2481,7 @@ type ServerCheckSettings struct {
 
 func (x *ServerCheckSettings) Reset() {
 	*x = ServerCheckSettings{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2493,7 @@ func (x *ServerCheckSettings) String() string {
 func (*ServerCheckSettings) ProtoMessage() {}
 
 func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2506,7 @@ func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerCheckSettings.ProtoReflect.Descriptor instead.
 func (*ServerCheckSettings) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServerCheckSettings) GetOff() bool {
@@ -2275,7 +2598,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2610,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2623,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -2380,7 +2703,7 @@ type HttpExpect struct {
 
 func (x *HttpExpect) Reset() {
 	*x = HttpExpect{}
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2715,7 @@ func (x *HttpExpect) String() string {
 func (*HttpExpect) ProtoMessage() {}
 
 func (x *HttpExpect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2728,7 @@ func (x *HttpExpect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpExpect.ProtoReflect.Descriptor instead.
 func (*HttpExpect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HttpExpect) GetStatuses() []string {
@@ -2473,7 +2796,7 @@ type StatsPage struct {
 
 func (x *StatsPage) Reset() {
 	*x = StatsPage{}
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2808,7 @@ func (x *StatsPage) String() string {
 func (*StatsPage) ProtoMessage() {}
 
 func (x *StatsPage) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2821,7 @@ func (x *StatsPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
 func (*StatsPage) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatsPage) GetUri() string {
@@ -2561,7 +2884,7 @@ type StatsUser struct {
 
 func (x *StatsUser) Reset() {
 	*x = StatsUser{}
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2896,7 @@ func (x *StatsUser) String() string {
 func (*StatsUser) ProtoMessage() {}
 
 func (x *StatsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2909,7 @@ func (x *StatsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
 func (*StatsUser) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatsUser) GetName() string {
@@ -2724,7 +3047,16 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05regex\x18\x03 \x01(\tR\x05regex\x12 \n" +
-	"\vreplacement\x18\x04 \x01(\tR\vreplacement\"\xaa\x03\n" +
+	"\vreplacement\x18\x04 \x01(\tR\vreplacement\"\xa1\x02\n" +
+	"\x04Hash\x12/\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x1b.twotier.router.v1.HashTypeR\x04type\x12;\n" +
+	"\bfunction\x18\x02 \x01(\x0e2\x1f.twotier.router.v1.HashFunctionR\bfunction\x12\x1c\n" +
+	"\tavalanche\x18\x03 \x01(\bR\tavalanche\x12\x16\n" +
+	"\x06header\x18\x04 \x01(\tR\x06header\x12\x1b\n" +
+	"\turi_whole\x18\x05 \x01(\bR\buriWhole\x12\"\n" +
+	"\ruri_path_only\x18\x06 \x01(\bR\vuriPathOnly\x12\x1b\n" +
+	"\turi_depth\x18\a \x01(\rR\buriDepth\x12\x17\n" +
+	"\auri_len\x18\b \x01(\rR\x06uriLen\"\xb8\x04\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -2732,14 +3064,23 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x06cookie\x18\x04 \x01(\v2\x19.twotier.router.v1.CookieR\x06cookie\x12.\n" +
 	"\x05check\x18\x05 \x01(\v2\x18.twotier.router.v1.CheckR\x05check\x12B\n" +
 	"\x0ftimeout_connect\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0etimeoutConnect\x12@\n" +
-	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\x127\n" +
-	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xfc\x01\n" +
+	"\x0etimeout_server\x18\a \x01(\v2\x19.google.protobuf.DurationR\rtimeoutServer\x12+\n" +
+	"\x04hash\x18\b \x01(\v2\x17.twotier.router.v1.HashR\x04hash\x12\x1f\n" +
+	"\vall_backups\x18\t \x01(\bR\n" +
+	"allBackups\x12>\n" +
+	"\rtimeout_queue\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x127\n" +
+	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xec\x02\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
 	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x16\n" +
 	"\x06backup\x18\x04 \x01(\bR\x06backup\x12\x16\n" +
-	"\x06cookie\x18\x05 \x01(\tR\x06cookie\x12.\n" +
+	"\x06cookie\x18\x05 \x01(\tR\x06cookie\x12\x18\n" +
+	"\amaxconn\x18\x06 \x01(\rR\amaxconn\x12\x1a\n" +
+	"\bmaxqueue\x18\a \x01(\rR\bmaxqueue\x128\n" +
+	"\n" +
+	"slow_start\x18\b \x01(\v2\x19.google.protobuf.DurationR\tslowStart\x12.\n" +
 	"\x05admin\x18\t \x01(\x0e2\x18.twotier.router.v1.AdminR\x05admin\x12<\n" +
 	"\x05check\x18\n" +
 	" \x01(\v2&.twotier.router.v1.ServerCheckSettingsR\x05checkB\t\n" +
@@ -2820,10 +3161,29 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x15PATH_FORM_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePATH_FORM_SENT\x10\x01\x12\x18\n" +
 	"\x14PATH_FORM_NORMALISED\x10\x02\x12\x15\n" +
-	"\x11PATH_FORM_DECODED\x10\x03*:\n" +
+	"\x11PATH_FORM_DECODED\x10\x03*\xdf\x01\n" +
 	"\aBalance\x12\x17\n" +
 	"\x13BALANCE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12BALANCE_ROUNDROBIN\x10\x01*J\n" +
+	"\x12BALANCE_ROUNDROBIN\x10\x01\x12\x15\n" +
+	"\x11BALANCE_STATIC_RR\x10\x02\x12\x15\n" +
+	"\x11BALANCE_LEASTCONN\x10\x03\x12\x11\n" +
+	"\rBALANCE_FIRST\x10\x04\x12\x12\n" +
+	"\x0eBALANCE_SOURCE\x10\x05\x12\x0f\n" +
+	"\vBALANCE_URI\x10\x06\x12\x12\n" +
+	"\x0eBALANCE_HEADER\x10\a\x12\x12\n" +
+	"\x0eBALANCE_RANDOM\x10\b\x12\x15\n" +
+	"\x11BALANCE_PEAK_EWMA\x10\t*n\n" +
+	"\bHashType\x12\x19\n" +
+	"\x15HASH_TYPE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13HASH_TYPE_MAP_BASED\x10\x01\x12\x18\n" +
+	"\x14HASH_TYPE_CONSISTENT\x10\x02\x12\x14\n" +
+	"\x10HASH_TYPE_MAGLEV\x10\x03*\x8d\x01\n" +
+	"\fHashFunction\x12\x1d\n" +
+	"\x19HASH_FUNCTION_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12HASH_FUNCTION_SDBM\x10\x01\x12\x16\n" +
+	"\x12HASH_FUNCTION_DJB2\x10\x02\x12\x15\n" +
+	"\x11HASH_FUNCTION_WT6\x10\x03\x12\x17\n" +
+	"\x13HASH_FUNCTION_CRC32\x10\x04*J\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP1\x10\x01\x12\x10\n" +
@@ -2852,100 +3212,108 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
 	(ClientFrom)(0),             // 2: twotier.router.v1.ClientFrom
 	(PathForm)(0),               // 3: twotier.router.v1.PathForm
 	(Balance)(0),                // 4: twotier.router.v1.Balance
-	(Protocol)(0),               // 5: twotier.router.v1.Protocol
-	(Admin)(0),                  // 6: twotier.router.v1.Admin
-	(InitialState)(0),           // 7: twotier.router.v1.InitialState
-	(*Frontend)(nil),            // 8: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 9: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 10: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 11: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 12: twotier.router.v1.Forwarded
-	(*Rule)(nil),                // 13: twotier.router.v1.Rule
-	(*Condition)(nil),           // 14: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 15: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 16: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 17: twotier.router.v1.Redirect
-	(*Header)(nil),              // 18: twotier.router.v1.Header
-	(*Edit)(nil),                // 19: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 20: twotier.router.v1.PathEdit
-	(*Backend)(nil),             // 21: twotier.router.v1.Backend
-	(*Server)(nil),              // 22: twotier.router.v1.Server
-	(*Cookie)(nil),              // 23: twotier.router.v1.Cookie
-	(*Check)(nil),               // 24: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 25: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 26: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 27: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 28: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 29: twotier.router.v1.StatsUser
-	(*durationpb.Duration)(nil), // 30: google.protobuf.Duration
+	(HashType)(0),               // 5: twotier.router.v1.HashType
+	(HashFunction)(0),           // 6: twotier.router.v1.HashFunction
+	(Protocol)(0),               // 7: twotier.router.v1.Protocol
+	(Admin)(0),                  // 8: twotier.router.v1.Admin
+	(InitialState)(0),           // 9: twotier.router.v1.InitialState
+	(*Frontend)(nil),            // 10: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 11: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 12: twotier.router.v1.Tls
+	(*Certificate)(nil),         // 13: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 14: twotier.router.v1.Forwarded
+	(*Rule)(nil),                // 15: twotier.router.v1.Rule
+	(*Condition)(nil),           // 16: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 17: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 18: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 19: twotier.router.v1.Redirect
+	(*Header)(nil),              // 20: twotier.router.v1.Header
+	(*Edit)(nil),                // 21: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 22: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 23: twotier.router.v1.Hash
+	(*Backend)(nil),             // 24: twotier.router.v1.Backend
+	(*Server)(nil),              // 25: twotier.router.v1.Server
+	(*Cookie)(nil),              // 26: twotier.router.v1.Cookie
+	(*Check)(nil),               // 27: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 28: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 29: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 30: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 31: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 32: twotier.router.v1.StatsUser
+	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	13, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	30, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	30, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	30, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	10, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	9,  // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	12, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	28, // 7: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	11, // 8: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	15, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	33, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	33, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	33, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	12, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	11, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	14, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	31, // 7: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	13, // 8: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 9: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	30, // 10: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	33, // 10: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
 	1,  // 11: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
 	2,  // 12: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	14, // 13: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	16, // 14: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	17, // 15: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	19, // 16: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	16, // 13: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	18, // 14: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	19, // 15: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	21, // 16: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	3,  // 17: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	15, // 18: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	15, // 19: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	15, // 20: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	14, // 21: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	14, // 22: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	14, // 23: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	30, // 24: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	18, // 25: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	18, // 26: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	18, // 27: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	18, // 28: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	20, // 29: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	4,  // 30: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	22, // 31: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	23, // 32: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	24, // 33: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	30, // 34: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	30, // 35: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	5,  // 36: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	6,  // 37: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	25, // 38: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	26, // 39: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	30, // 40: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	30, // 41: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	30, // 42: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	30, // 43: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	7,  // 44: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	30, // 45: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	30, // 46: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	30, // 47: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	7,  // 48: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	18, // 49: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	27, // 50: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	29, // 51: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	30, // 52: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	17, // 18: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	17, // 19: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	17, // 20: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	16, // 21: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	16, // 22: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	16, // 23: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	33, // 24: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	20, // 25: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	20, // 26: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	20, // 27: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	20, // 28: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	22, // 29: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	5,  // 30: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
+	6,  // 31: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
+	4,  // 32: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	25, // 33: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	26, // 34: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	27, // 35: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	33, // 36: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	33, // 37: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	23, // 38: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	33, // 39: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	7,  // 40: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	33, // 41: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	8,  // 42: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	28, // 43: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	29, // 44: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	33, // 45: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	33, // 46: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	33, // 47: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	33, // 48: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	9,  // 49: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	33, // 50: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	33, // 51: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	33, // 52: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	9,  // 53: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	20, // 54: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	30, // 55: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	32, // 56: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	33, // 57: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -2953,14 +3321,14 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[14].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   22,
+			NumEnums:      10,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,133 +1,138 @@
 // Package balance chooses the server that takes the next request: pure.
 //
-// The order is the one of HAProxy's roundrobin. The turns of all servers are laid out on one line of positions, one for
-// each request. A server of weight w among servers of total weight W has a turn every W/w positions, counted exactly by
-// carrying the remainder. At each position the server whose turn came first is due; equal turns go to the one that has
-// more of its share ahead of it, and then to the one that has waited longer.
-// When nobody is due, a server that has not had its first turn starts, larger weights first; when there is none either,
-// the server whose turn comes soonest is taken. Weights 3:2:1 give ABACAB, 5:1:1 give AAABAAC.
+// Each algorithm has a file. The caller serialises the calls to one algorithm; what is live of a server (Load) may be read
+// and changed by anyone at any time.
 package balance
 
-// Server is what has to be known of a server, in the order of configuration.
-type Server struct {
-	// Weight is its share of the requests; 0: it has no turns.
-	Weight int
-	// Backup servers have no turns: the first usable one takes all when no other server is usable.
-	Backup bool
-	// Usable says that it takes requests.
-	Usable bool
-}
+import (
+	"sync/atomic"
+
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
+)
 
 // None is chosen when no server can take the request.
 const None = -1
 
-type turn struct {
-	weight  int
-	started bool
-	next    uint64 // position of the next turn
-	carry   int    // the part of a position, in 1/weight, that next is short of the exact place
-	last    uint64 // position of the turn before
+// Scale is how many parts a configured weight has, so that a server can be given less than 1 while it starts
+// (HAProxy: BE_WEIGHT_SCALE).
+const Scale = 16
+
+// MaxServers is the most servers of one algorithm.
+const MaxServers = spec.MaxServers
+
+// Load is what is live of a server. Its zero value is an idle server without a limit.
+type Load struct {
+	// Active is the number of requests under way, Waiting of those in its own queue.
+	Active, Waiting atomic.Int64
+	// Limit is how many may be under way, 0: any number.
+	Limit atomic.Int64
+	// Moved is when Active last changed, in a count of the caller's that grows with each change: among equals the one that
+	// has been as it is for longest is next.
+	Moved atomic.Uint64
+	// Latency is how long it takes to answer.
+	Latency Latency
 }
 
-// Turns hands out the turns of one backend. Its zero value has no servers. It is not safe for use by several goroutines.
-type Turns struct {
-	turns    []turn
-	backups  []int
-	total    int
-	position uint64
+// Full reports whether another request would have to wait.
+func (l *Load) Full() bool {
+	limit := l.Limit.Load()
+	return limit > 0 && (l.Waiting.Load() > 0 || l.Active.Load() >= limit)
 }
 
-// Set tells the servers. Those that keep their index and stay usable keep their turns; one that becomes usable, or
-// changes its weight, starts anew.
-func (t *Turns) Set(servers []Server) {
-	turns := make([]turn, len(servers))
-	t.total, t.backups = 0, nil
-	for i, s := range servers {
-		if !s.Usable || s.Weight <= 0 {
-			continue
+// Server is what has to be known of a server, in the order of configuration.
+type Server struct {
+	// Name of the server.
+	Name string
+	// Base is its configured weight, 0 to 256.
+	Base int
+	// Weight is its share of the requests now, in parts of 1/Scale; 0: it takes none.
+	Weight int
+	// Load is what is live of it; not nil.
+	Load *Load
+}
+
+// Set holds indexes of servers.
+type Set [MaxServers / 64]uint64
+
+// Add puts i in.
+func (s *Set) Add(i int) { s[i/64] |= 1 << (i % 64) }
+
+// Has reports whether i is in.
+func (s *Set) Has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
+
+// Query is what a choice goes by.
+type Query struct {
+	// Hash of what the algorithm goes by, when Hashed; without it a keyed algorithm goes by turns.
+	Hash   uint32
+	Hashed bool
+	// Tried holds the servers that have failed this request already.
+	Tried Set
+	// Now is the time in nanoseconds since some moment, for PeakEWMA.
+	Now int64
+}
+
+// Algorithm chooses among the servers of one backend. It is not safe for use by several goroutines.
+type Algorithm interface {
+	// Set tells the servers, MaxServers at most. Those that keep index and weight keep their place in the order.
+	Set(servers []Server)
+	// Next chooses a server and takes the turn. A server that is full is passed over, but not by a hash: the caller has the
+	// request wait. None: nobody who takes requests, is not full and has not been tried is left.
+	Next(q *Query) int
+	// Peek returns what Next would, without taking the turn.
+	Peek(q *Query) int
+}
+
+// New makes what a backend is wanted to choose by.
+func New(b spec.Balance) Algorithm {
+	switch b.Algorithm {
+	case spec.StaticRR:
+		return new(StaticRR)
+	case spec.LeastConn:
+		return new(LeastConn)
+	case spec.First:
+		return new(First)
+	case spec.Random:
+		return newRandom()
+	case spec.PeakEWMA:
+		return newPeakEWMA()
+	case spec.Source, spec.URI, spec.ByHeader:
+		switch b.Hash {
+		case spec.HashConsistent:
+			return new(Ring)
+		case spec.HashMaglev:
+			return new(Maglev)
 		}
-		if s.Backup {
-			t.backups = append(t.backups, i)
-			continue
-		}
-		if i < len(t.turns) && t.turns[i].weight == s.Weight {
-			turns[i] = t.turns[i]
-		}
-		turns[i].weight = s.Weight
-		t.total += s.Weight
+		return new(Map)
 	}
-	t.turns = turns
+	return new(RoundRobin)
 }
 
-// Next chooses a server, or None. Tried holds the indexes of servers that have failed this request already.
-func (t *Turns) Next(tried []int) int {
-	chosen := t.choose(tried)
-	if chosen == None {
-		for _, i := range t.backups {
-			if !contains(tried, i) {
-				return i
-			}
+// Candidate is what decides whether a server takes balanced requests.
+type Candidate struct {
+	Server
+	Backup bool
+	Usable bool
+}
+
+// Candidates tells the servers among which an algorithm chooses: all of them, with weight 0 for those that take none. As
+// long as one server that is not a backup can take requests, backups take none; else the first backup takes all, or with
+// all, every backup takes its share (HAProxy: backup, option allbackups).
+func Candidates(all []Candidate, allBackups bool) []Server {
+	servers := make([]Server, len(all))
+	backups := true
+	for _, c := range all {
+		backups = backups && !(c.Usable && c.Weight > 0 && !c.Backup)
+	}
+	taken := false
+	for i, c := range all {
+		servers[i] = c.Server
+		if !c.Usable || c.Backup != backups || taken {
+			servers[i].Weight = 0
 		}
-		return None
+		taken = taken || backups && !allBackups && servers[i].Weight > 0
 	}
-	s := &t.turns[chosen]
-	if !s.started {
-		s.started, s.next, s.carry = true, t.position, 0
-	}
-	s.next += uint64(t.total / s.weight)
-	s.carry += t.total % s.weight
-	if s.carry >= s.weight {
-		s.carry -= s.weight
-		s.next++
-	}
-	s.last = t.position
-	t.position++
-	return chosen
+	return servers
 }
 
-func (t *Turns) choose(tried []int) int {
-	soonest, fresh := None, None
-	for i := range t.turns {
-		s := &t.turns[i]
-		switch {
-		case s.weight == 0 || contains(tried, i):
-		case !s.started:
-			if fresh == None || s.weight > t.turns[fresh].weight {
-				fresh = i
-			}
-		case soonest == None || s.before(&t.turns[soonest]):
-			soonest = i
-		}
-	}
-	if fresh != None && (soonest == None || t.turns[soonest].next > t.position) {
-		return fresh
-	}
-	return soonest
-}
-
-func (s *turn) before(other *turn) bool {
-	if s.next != other.next {
-		return s.next < other.next
-	}
-	if ahead, others := s.carry-s.weight, other.carry-other.weight; ahead != others {
-		return ahead < others
-	}
-	return s.last < other.last
-}
-
-func contains(list []int, i int) bool {
-	for _, x := range list {
-		if x == i {
-			return true
-		}
-	}
-	return false
-}
-
-// Clone returns a copy that goes on by itself.
-func (t *Turns) Clone() Turns {
-	c := *t
-	c.turns = append([]turn(nil), t.turns...)
-	c.backups = append([]int(nil), t.backups...)
-	return c
-}
+// free reports whether a server may be chosen by an algorithm that looks for one with a free slot.
+func free(s *Server, i int, q *Query) bool { return s.Weight > 0 && !q.Tried.Has(i) && !s.Load.Full() }

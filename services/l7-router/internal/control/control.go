@@ -25,6 +25,7 @@ type Servers interface {
 	Servers() []pool.State
 	Changes(after uint64) (pool.Changes, <-chan struct{})
 	SetServer(backend, server string, c pool.Change, by string) (pool.State, error)
+	Queues() []pool.Queue
 }
 
 // server answers both services.

@@ -103,6 +103,24 @@ func (s *server) WatchServers(request *routerv1.WatchServersRequest, stream grpc
 	}
 }
 
+// ListQueues shows the queues, live.
+func (s *server) ListQueues(_ context.Context, request *routerv1.ListQueuesRequest) (*routerv1.ListQueuesResponse, error) {
+	answer := &routerv1.ListQueuesResponse{}
+	wanted := request.GetBackend()
+	for _, q := range s.servers.Queues() {
+		if wanted == "" || q.Backend == wanted {
+			answer.Queues = append(answer.Queues, &routerv1.Queue{
+				Backend: q.Backend, Server: q.Server, Length: uint64(q.Length), Most: uint64(q.Most), Limit: uint64(q.Limit),
+				Oldest: durationpb.New(q.Oldest),
+			})
+		}
+	}
+	if wanted != "" && len(answer.GetQueues()) == 0 {
+		return nil, status.Errorf(codes.NotFound, "no backend %q is in force", wanted)
+	}
+	return answer, nil
+}
+
 // serverState is a server in the words of the API.
 func serverState(state *pool.State) *routerv1.ServerState {
 	health := routerv1.Health_HEALTH_UP
@@ -130,6 +148,11 @@ func serverState(state *pool.State) *routerv1.ServerState {
 		Downtime:       durationpb.New(state.Downtime),
 		TimesDown:      state.TimesDown,
 		Changes:        state.Changes,
+
+		EffectiveWeight:    uint32(state.Effective),
+		Throttle:           uint32(state.Throttle),
+		QueuedRequests:     uint64(state.Queued),
+		MostQueuedRequests: uint64(state.MostQueued),
 	}
 	for word, admin := range admins {
 		if admin == state.Admin {

@@ -20,6 +20,7 @@ const maxInterim = 32
 // carriage is one request on its way.
 type carriage struct {
 	server   *pool.Server
+	chosen   int64 // when
 	upstream *upstream
 	since    int64 // when connecting began, or when a byte last moved in either direction: a side is only silent while both are
 	reused   bool  // the connection had been idle
@@ -47,6 +48,7 @@ func (c *conn) begin() bool {
 	x.Head = f.toServer.b[:0]
 	x.Record.Head, x.Record.BytesIn = c.loop.now, uint64(f.head.Len())
 	x.Begin(f.front, &f.head, &client)
+	x.Waker = c
 	f.up.in.consume(f.head.Len())
 	f.keep = x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.retiring
 	if a := x.Answer; a != nil {
@@ -73,11 +75,15 @@ func (c *conn) next() bool {
 	f := c.flight
 	for {
 		server := f.request.Next()
-		if server == nil {
+		switch {
+		case server != nil:
+		case f.request.Waits():
+			return c.wait()
+		default:
 			return c.refuse(503, f.keep)
 		}
-		server.Begin()
-		f.server = server
+		c.phase = carrying
+		f.server, f.chosen = server, c.loop.now
 		f.request.Assigned(c.loop.now)
 		// A request that cannot be sent again is worth a connection of its own.
 		if f.whole() {
@@ -121,6 +127,7 @@ func (c *conn) dropServer() {
 		f.upstream.close()
 		f.upstream = nil
 	}
+	f.request.Leave()
 	if f.server != nil {
 		f.server.End()
 		f.server = nil
@@ -324,6 +331,7 @@ func (c *conn) bodyFailed() bool {
 // answerWith passes the final response on, whose head has come.
 func (c *conn) answerWith() bool {
 	f, h := c.flight, &c.flight.head
+	f.server.Answered(time.Duration(c.loop.now - f.chosen))
 	// A server that refuses a body which is still coming will not read the rest.
 	f.closing = c.retiring || f.up.state != done && h.Status() >= 400
 	out, reply, err := f.request.Reply(f.toClient.b[:0], h, f.closing)

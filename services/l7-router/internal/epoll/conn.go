@@ -28,6 +28,7 @@ const (
 	idle      phase = iota // it waits for the first byte of a request
 	reading                // a part of a request's head has come
 	carrying               // a request is under way: carry.go
+	queueing               // a request waits for a server that has a free slot: queue.go
 	answering              // an answer in the router's own name is being sent
 	lingering              // that was the last answer; what still comes is thrown away
 	holding                // the client is made to wait for an answer in the router's own name
@@ -129,6 +130,8 @@ func (c *conn) step() bool {
 		return c.readHead()
 	case carrying:
 		return c.carry()
+	case queueing:
+		return c.next()
 	case answering:
 		return c.answer()
 	case lingering:
@@ -349,6 +352,9 @@ func (c *conn) expired() {
 		c.ready()
 	case carrying:
 		c.overdue()
+	case queueing:
+		c.refuse(503, c.flight.keep)
+		c.ready()
 	case holding:
 		c.release()
 	default:

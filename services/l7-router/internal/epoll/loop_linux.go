@@ -46,8 +46,10 @@ type loop struct {
 	flights stack[flight]
 	pipes   stack[pipe]
 
-	mu    sync.Mutex // guards posts
-	posts []func()
+	mu      sync.Mutex // guards posts and roused
+	posts   []func()
+	roused  []*conn // whose turn in a queue has come
+	rousing []*conn // the same, taken out
 }
 
 var epoch = time.Now()
@@ -94,8 +96,13 @@ func (l *loop) post(do func()) {
 	l.mu.Lock()
 	l.posts = append(l.posts, do)
 	l.mu.Unlock()
-	_, _ = unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it fails only when a wake-up is pending already
+	l.signal()
 }
+
+var one = [8]byte{1}
+
+// signal wakes the loop up.
+func (l *loop) signal() { _, _ = unix.Write(l.wake, one[:]) } // it fails only when a wake-up is pending already
 
 func (l *loop) runPosts() {
 	var count [8]byte
@@ -107,6 +114,7 @@ func (l *loop) runPosts() {
 	for _, do := range posts {
 		do()
 	}
+	l.runRoused()
 }
 
 // later gives c another turn when the others have had theirs.

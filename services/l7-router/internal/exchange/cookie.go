@@ -3,7 +3,6 @@ package exchange
 import (
 	"bytes"
 
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
@@ -23,8 +22,8 @@ func (r *Request) readCookies(cookies []byte, name string) (found bool) {
 		_, key, value, rest := cutPair(cookies)
 		if string(key) == name {
 			found = true
-			if r.named == balance.None {
-				r.named = r.Backend.ByCookie(value)
+			if r.Named == nil {
+				r.Named = r.Backend.ByCookie(value)
 				r.sawCookie(value)
 			}
 		}

@@ -4,7 +4,6 @@
 package exchange
 
 import (
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/route"
@@ -71,13 +70,14 @@ type Request struct {
 	// Record is what is counted and logged of it: seen.go.
 	Record stats.Record
 
+	// Ticket is what the choice of a server goes by. The driver sets its Waker, and has the request Leave when it is given up
+	// while it waits.
+	pool.Ticket
+
 	seen
 	minor    int
 	upgrade  bool
-	named    int // the server that a valid cookie names, or balance.None
-	server   int // the server that was chosen last, or balance.None
-	tried    []int
-	triedFew [8]int
+	server   *pool.Server // that was chosen last
 	asked    route.Request
 	decision route.Decision
 	own      Answer    // that Answer points to when it is made for this request
@@ -105,7 +105,8 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.KeepAlive = h.KeepAlive()
 	r.minor = h.Minor()
 	r.upgrade = h.Upgrade() != nil
-	r.named, r.server, r.tried = balance.None, balance.None, r.triedFew[:0]
+	r.server = nil
+	r.Ticket.Reset()
 	r.Head = r.Head[:0]
 	r.Backend, r.Answer = nil, nil
 	switch d := &r.decision; {
@@ -123,6 +124,7 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.begun(f)
 	r.subjectHeader = f.Spec.TLS.SubjectHeader
 	if r.Answer == nil {
+		r.hash(h, c)
 		r.appendHead(&f.Spec.Forwarded, h, c)
 	}
 }
@@ -135,18 +137,15 @@ func idempotent(method []byte) bool {
 	return false
 }
 
-// Next chooses the server to try: the one that the cookie names, then by turns, each server once. nil: none is left.
+// Next chooses the server to try: the one that the cookie names, then as the backend balances, each server once. nil: none
+// is left, or, when the request Waits, its Waker tells when to ask again.
 func (r *Request) Next() *pool.Server {
-	r.server = r.named
-	if len(r.tried) > 0 || r.server == balance.None {
-		r.server = r.Backend.Next(r.tried)
-	}
-	if r.server == balance.None {
-		return nil
-	}
-	r.tried = append(r.tried, r.server)
-	return r.Backend.Server(r.server)
+	r.server = r.Backend.Next(&r.Ticket)
+	return r.server
 }
+
+// same reports whether two are one server, perhaps before and after a change; nil is no server.
+func same(a, b *pool.Server) bool { return a != nil && b != nil && a.ID() == b.ID() }
 
 // appendHead makes the head for the server: the client's, without what was for this hop only.
 func (r *Request) appendHead(f *spec.Forwarded, h *http1.Head, c *Client) {

@@ -3,7 +3,6 @@ package exchange
 import (
 	"errors"
 
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
 
@@ -71,8 +70,8 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 		dst = http1.AppendField(dst, h.Name(i), h.Value(i))
 	}
 	dst = appendEdits(dst, edits, true)
-	if cookie.Name != "" && (r.named == balance.None || r.named != r.server) {
-		dst = appendSetCookie(dst, cookie, r.Backend.Server(r.server))
+	if cookie.Name != "" && !same(r.Named, r.server) {
+		dst = appendSetCookie(dst, cookie, r.server)
 		r.Record.CookieOut = 'I'
 		if cookie.NoCache && r.cacheable(h) {
 			dst = http1.AppendField(dst, "Cache-Control", "private")

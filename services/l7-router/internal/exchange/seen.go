@@ -3,7 +3,6 @@ package exchange
 import (
 	"bytes"
 
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
@@ -40,22 +39,22 @@ func (f *Frontend) page(h *http1.Head) *pool.Backend {
 type seen struct {
 	front *Frontend
 	shard int
-	last  int // the server that it was given to last
-	first int // the server that it was given to first
+	last  *pool.Server // that it was given to last
+	first *pool.Server // that it was given to first
 	done  bool
 }
 
 // Await begins the record of a request whose first byte has come. accepted is when its connection was made.
 func (r *Request) Await(f *Frontend, shard int, accepted, now stats.Moment) {
 	r.Backend, r.Answer = nil, nil
-	r.seen = seen{front: f, shard: shard, last: balance.None, first: balance.None}
+	r.seen = seen{front: f, shard: shard}
 	r.Record.Reset()
 	r.Record.Accepted, r.Record.Begun = accepted, now
 }
 
 // begun counts a request whose head is complete.
 func (r *Request) begun(f *Frontend) {
-	r.front, r.last, r.first, r.done = f, balance.None, balance.None, false
+	r.front, r.last, r.first, r.done = f, nil, nil, false
 	f.Seen.Add(r.shard, stats.Requests, 1)
 	if r.Backend != nil && r.Backend == f.Page {
 		f.Seen.Add(r.shard, stats.Intercepted, 1)
@@ -73,7 +72,7 @@ func (r *Request) begun(f *Frontend) {
 // sawCookie notes what the persistence cookie was worth.
 func (r *Request) sawCookie(value []byte) {
 	switch {
-	case r.named != balance.None:
+	case r.Named != nil:
 		r.Record.CookieIn = 'V'
 	case r.Backend.KnowsCookie(value):
 		r.Record.CookieIn = 'D'
@@ -84,19 +83,19 @@ func (r *Request) sawCookie(value []byte) {
 
 // Assigned notes that the server which Next has chosen gets the request.
 func (r *Request) Assigned(now stats.Moment) {
-	b, s := r.Backend, r.Backend.Server(r.server)
-	again := r.last != balance.None
+	b, s := r.Backend, r.server
+	again := r.last != nil
 	if again {
 		r.Record.Retries++
-		r.Record.Redispatched = r.server != r.first
+		r.Record.Redispatched = !same(r.server, r.first)
 		b.Seen.Add(r.shard, stats.Redispatches, 1)
-		b.Server(r.last).Seen.Add(r.shard, stats.Redispatches, 1)
+		r.last.Seen.Add(r.shard, stats.Redispatches, 1)
 	} else {
 		r.first = r.server
 		r.Record.Assigned = now
 	}
 	r.last = r.server
-	if r.server != r.named {
+	if !same(r.server, r.Named) {
 		s.Seen.Add(r.shard, stats.Balanced, 1)
 		if !again {
 			b.Seen.Add(r.shard, stats.Balanced, 1)
@@ -113,13 +112,13 @@ func (r *Request) Connected(now stats.Moment, reused bool) {
 	}
 	r.Record.Connected, r.Record.Reused = now, reused
 	r.Backend.Seen.Add(r.shard, c, 1)
-	r.Backend.Server(r.last).Seen.Add(r.shard, c, 1)
+	r.last.Seen.Add(r.shard, c, 1)
 }
 
 // ConnectFailed notes that the server could not be connected to.
 func (r *Request) ConnectFailed() {
 	r.Backend.Seen.Add(r.shard, stats.ConnectErrors, 1)
-	r.Backend.Server(r.last).Seen.Add(r.shard, stats.ConnectErrors, 1)
+	r.last.Seen.Add(r.shard, stats.ConnectErrors, 1)
 }
 
 // Responded notes that the head of the final response has come.
@@ -189,8 +188,8 @@ func (r *Request) Settle(now stats.Moment) {
 		b.Seen.Leave()
 		b.Seen.Settle(r.shard, record, now)
 		b.Seen.SettleTimes(r.shard, record, now)
-		if r.last != balance.None {
-			s := b.Server(r.last).Seen
+		if r.last != nil {
+			s := r.last.Seen
 			if record.Responded == 0 {
 				record.Status = 0 // it is not the server's
 			}

@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
@@ -33,12 +32,12 @@ func show(p *Pool) string {
 	text := p.Servers()[0].Status
 	turns := ""
 	for range 4 {
-		if b.Next(nil) == 0 {
+		if b.Next(new(Ticket)) == b.Server(0) {
 			turns = ", has turns"
 		}
 	}
 	text += turns
-	if b.ByCookie([]byte(b.Server(0).Spec.Cookie)) != balance.None {
+	if b.ByCookie([]byte(b.Server(0).Spec.Cookie)) != nil {
 		text += ", takes its cookie"
 	}
 	return text

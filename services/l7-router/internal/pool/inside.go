@@ -25,9 +25,10 @@ func Inside(timeout time.Duration, dial func(Caller) (fd int, err error)) *Backe
 	s := spec.Server{Name: InsideName, Address: netip.AddrPortFrom(netip.IPv6Unspecified(), 0), Weight: 1}
 	b := &Backend{
 		Spec: spec.Backend{Name: InsideName, Servers: []spec.Server{s}, TimeoutConnect: timeout, TimeoutServer: timeout},
-		Seen: stats.NewSet(),
+		Seen: stats.NewSet(), group: newGroup(),
 	}
-	l := &live{address: s.Address, text: InsideName, kick: make(chan struct{}, 1), vitals: unchecked, Seen: stats.NewSet(), backend: b}
+	l := &live{address: s.Address, text: InsideName, kick: make(chan struct{}, 1), vitals: unchecked, Seen: stats.NewSet(), backend: b, group: b.group}
+	l.queue = queue{group: b.group, waiting: &l.Load}
 	b.servers = []*Server{{Spec: s, Inside: dial, live: l}}
 	l.server = b.servers[0]
 	l.weight.Store(1)

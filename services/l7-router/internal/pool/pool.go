@@ -59,9 +59,7 @@ type Backend struct {
 	Seen     *stats.Set
 	standing *standing
 	servers  []*Server
-
-	mu    sync.Mutex // guards turns
-	turns balance.Turns
+	group    *group
 }
 
 // Server is one server of a Backend.
@@ -89,7 +87,11 @@ type live struct {
 	// Seen is what is counted of it.
 	Seen *stats.Set
 
-	active        atomic.Int64
+	gone chan struct{} // closed when it is retired
+
+	// Load is what the balance goes by.
+	balance.Load
+	back          atomic.Int64 // when it came back, as now tells; 0: it has not been away
 	total         atomic.Uint64
 	connectErrors atomic.Uint64
 
@@ -110,6 +112,13 @@ type live struct {
 	timesDown  uint64
 	changes    uint64
 	version    uint64 // of the last change
+	rising     bool   // a slow start is going on
+
+	group *group
+	// What waits for it, and what it is in the backend as it was last set, nil: it is not. Guarded by group.mu.
+	queue queue
+	at    *Server
+	index int
 }
 
 // Set makes a backend, or replaces it. A server whose address is unchanged keeps its health, what was asked of it at run
@@ -120,15 +129,12 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 	b := &Backend{Spec: want}
 	var left []*live
 	if old := p.backends[want.Name]; old == nil {
-		b.Seen, b.standing = stats.NewSet(), &standing{up: true, changed: time.Now()}
+		b.Seen, b.group, b.standing = stats.NewSet(), newGroup(), &standing{up: true, changed: time.Now()}
 	} else {
-		b.Seen, b.standing = old.Seen, old.standing
+		b.Seen, b.group, b.standing = old.Seen, old.group, old.standing
 		for _, s := range old.servers {
 			left = append(left, s.live)
 		}
-		old.mu.Lock()
-		b.turns = old.turns.Clone()
-		old.mu.Unlock()
 	}
 	var events []event
 	for i, l := range match(want.Servers, left) {
@@ -155,9 +161,9 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 		}))
 		p.startCheck(s.live)
 	}
-	b.refresh()
 	p.backends[want.Name] = b
-	p.retire(left)
+	p.retire(left) // before those who wait for them choose anew
+	b.refresh()
 	p.restructured()
 	p.mu.Unlock()
 	p.tell(events)
@@ -187,7 +193,8 @@ func (p *Pool) newLive(b *Backend, s *Server, left []*live) (*live, record) {
 	p.lastID++
 	now := time.Now()
 	l := &live{id: p.lastID, address: s.Spec.Address, text: s.Spec.Address.String(), lastChange: now, kick: make(chan struct{}, 1),
-		vitals: unchecked, fresh: true, Seen: stats.NewSet()}
+		vitals: unchecked, fresh: true, Seen: stats.NewSet(), gone: make(chan struct{}), group: b.group}
+	l.queue = queue{group: b.group, waiting: &l.Load}
 	for _, before := range left {
 		if before.server.Spec.Name == s.Spec.Name {
 			l.override, l.vitals.checksOff = before.override, before.vitals.checksOff
@@ -219,7 +226,9 @@ func (p *Pool) Remove(name string) {
 func (p *Pool) retire(gone []*live) {
 	for _, l := range gone {
 		l.backend = nil
-		l.retired.Store(true)
+		if !l.retired.Swap(true) {
+			close(l.gone)
+		}
 		l.stopCheck()
 	}
 }
@@ -278,6 +287,9 @@ func (p *Pool) update(l *live, reason string, change func()) event {
 			e.fell = true
 		}
 		l.lastChange = moment
+		if served == Down {
+			p.cameBack(l)
+		}
 	}
 	turned := l.balanced.Load() != balanced || l.named.Load() != named || l.weight.Load() != weight
 	if e.old == e.now && !turned {
@@ -336,7 +348,9 @@ func (p *Pool) Run(ctx context.Context) error {
 			p.mu.Lock()
 			for _, l := range all {
 				l.stopCheck()
-				l.retired.Store(true)
+				if !l.retired.Swap(true) {
+					close(l.gone)
+				}
 			}
 			p.mu.Unlock()
 			shut(all)
@@ -370,35 +384,17 @@ func (p *Pool) Specs() []spec.Backend {
 	return specs
 }
 
-// refresh tells the turns which servers are usable.
-func (b *Backend) refresh() {
-	servers := make([]balance.Server, len(b.servers))
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for i, s := range b.servers {
-		servers[i] = balance.Server{Weight: int(s.weight.Load()), Backup: s.Spec.Backup, Usable: s.balanced.Load()}
-	}
-	b.turns.Set(servers)
-}
-
-// Next chooses a server by turns, or balance.None. Tried holds those that have failed the request already.
-func (b *Backend) Next(tried []int) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.turns.Next(tried)
-}
-
-// ByCookie returns the first usable server with this cookie value, or balance.None. One that drains is usable for it.
-func (b *Backend) ByCookie(value []byte) int {
+// ByCookie returns the first usable server with this cookie value, or nil. One that drains is usable for it.
+func (b *Backend) ByCookie(value []byte) *Server {
 	if len(value) == 0 {
-		return balance.None
+		return nil
 	}
-	for i, s := range b.servers {
-		if s.Spec.Cookie == string(value) && s.named.Load() {
-			return i
+	for _, s := range b.servers {
+		if s.Spec.Cookie == string(value) && s.honoured() {
+			return s
 		}
 	}
-	return balance.None
+	return nil
 }
 
 // Server returns the i-th server.

@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"go.uber.org/zap"
 )
@@ -71,8 +70,8 @@ func TestHealth(t *testing.T) {
 	t.Parallel()
 	p, want, answer := checked(t)
 	b := p.Set(want)
-	if i := b.Next(nil); i != 0 {
-		t.Fatalf("before the first check: %d, want the server", i)
+	if s := b.Next(new(Ticket)); s == nil {
+		t.Fatal("before the first check: nobody, want the server")
 	}
 	steps := []struct {
 		answer int
@@ -93,9 +92,9 @@ func TestHealth(t *testing.T) {
 	for i, step := range steps {
 		answer(step.answer)
 		got := p.Servers()[0]
-		chosen, named := b.Next(nil), b.ByCookie([]byte("s1"))
-		if got.Down != step.down || (chosen == balance.None) != step.down || (named == balance.None) != step.down {
-			t.Errorf("step %d, answer %d: down %t chosen %d by cookie %d, want down %t; %s", i, step.answer, got.Down, chosen, named, step.down, got.LastCheck)
+		chosen, named := b.Next(new(Ticket)), b.ByCookie([]byte("s1"))
+		if got.Down != step.down || (chosen == nil) != step.down || (named == nil) != step.down {
+			t.Errorf("step %d, answer %d: down %t chosen %v by cookie %v, want down %t; %s", i, step.answer, got.Down, chosen, named, step.down, got.LastCheck)
 		}
 		if i == 0 && (!strings.HasPrefix(got.LastCheck, "GET /healthz: ") || !strings.Contains(got.LastCheck, "500")) {
 			t.Errorf("last check: %q", got.LastCheck)
@@ -108,8 +107,7 @@ func TestHealthSurvives(t *testing.T) {
 	t.Parallel()
 	p, want, answer := checked(t)
 	b := p.Set(want)
-	b.Server(0).Begin()
-	b.Server(0).ConnectFailed()
+	b.Next(new(Ticket)).ConnectFailed()
 	answer(500)
 	changed := want
 	changed.Servers = []spec.Server{
@@ -128,8 +126,8 @@ func TestHealthSurvives(t *testing.T) {
 	if !old.Down || old.Active != 1 || old.Total != 1 || old.ConnectErrors != 1 || old.Server.Weight != 7 {
 		t.Errorf("same address and check: %+v, want it down, with its counters and the new weight", old)
 	}
-	if i := b.Next(nil); i != 0 {
-		t.Errorf("chosen %d, want the new server", i)
+	if s := b.Next(new(Ticket)); s != b.Server(0) {
+		t.Errorf("chosen %v, want the new server", s)
 	}
 	answer(200)
 	answer(200)
@@ -161,12 +159,12 @@ func TestTurnsGoOn(t *testing.T) {
 		{Name: "b", Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1},
 	}}
 	b := p.Set(want)
-	got := []int{b.Next(nil)}
+	next := func() string { return b.Next(new(Ticket)).Spec.Name }
+	got := next()
 	want.TimeoutServer = time.Second
 	b = p.Set(want)
-	got = append(got, b.Next(nil), b.Next(nil))
-	if got[0] != 0 || got[1] != 1 || got[2] != 0 {
-		t.Errorf("turns %v across a change, want 0 1 0", got)
+	if got += next() + next(); got != "aba" {
+		t.Errorf("turns %s across a change, want aba", got)
 	}
 }
 

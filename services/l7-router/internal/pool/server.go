@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
@@ -84,18 +85,6 @@ func (l *live) Keep(c Conn) {
 	}
 }
 
-// Begin counts a request that is sent to the server; End must follow.
-func (l *live) Begin() {
-	l.Seen.Peak(l.active.Add(1))
-	l.total.Add(1)
-}
-
-// End counts a request as over.
-func (l *live) End() { l.active.Add(-1) }
-
-// ConnectFailed counts a connection that could not be made.
-func (l *live) ConnectFailed() { l.connectErrors.Add(1) }
-
 func (i *idleConns) take(keep func(idleConn) bool) {
 	i.mu.Lock()
 	var gone []idleConn
@@ -165,10 +154,15 @@ type State struct {
 	LastChange              time.Time
 	Downtime                time.Duration
 	// Changes counts the changes of its state.
-	Changes       uint64
-	Active        int64
-	Total         uint64
-	ConnectErrors uint64
+	Changes uint64
+	Active  int64
+	// Effective is the weight that counts while a slow start goes on, in the units of Weight, rounded up; Throttle how far
+	// that has come, in percent: 100, it is over.
+	Effective, Throttle int
+	// Queued requests wait for this server; MostQueued is the most there have ever been.
+	Queued, MostQueued int
+	Total              uint64
+	ConnectErrors      uint64
 	// Seen is what is counted of it.
 	Seen *stats.Set
 }
@@ -203,8 +197,14 @@ func (l *live) state() State {
 		Check: l.last, LastCheck: checkText(&l.check, l.last),
 		Rise: v.rise, Fall: v.fall, Points: v.points,
 		FailedChecks: l.failed, TimesDown: l.timesDown, LastChange: l.lastChange, Downtime: l.downtime, Changes: l.changes,
-		Active: l.active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(), Seen: l.Seen,
+		Active: l.Active.Load(), Total: l.total.Load(), ConnectErrors: l.connectErrors.Load(), Seen: l.Seen,
 	}
+	at := now()
+	weight, _ := l.server.ramp(at)
+	s.Effective, s.Throttle = (weight+balance.Scale-1)/balance.Scale, l.server.throttle(at)
+	l.group.mu.Lock()
+	s.Queued, s.MostQueued = l.queue.length, l.queue.most
+	l.group.mu.Unlock()
 	if s.Down {
 		s.Downtime += time.Since(l.lastChange)
 	}

@@ -38,11 +38,13 @@ func (c *conn) carry(f *exchange.Frontend) bool {
 	}
 	keep := x.KeepAlive && x.Minor() > 0 && x.Body.Framing == http1.NoBody && !c.closing()
 	for {
-		server := x.Next()
-		if server == nil {
+		server, gone := c.next()
+		switch {
+		case gone:
+			return false
+		case server == nil:
 			return c.refuse(503, keep)
 		}
-		server.Begin()
 		x.Assigned(x.Record.Head)
 		goOn, err := c.try(f, server, keep)
 		server.End()
@@ -144,6 +146,10 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	x := &c.request
 	r := &c.relay
 	r.srv, r.sending, r.heard = srv, nil, false
+	var sent time.Time
+	if server.Measures() {
+		sent = time.Now()
+	}
 	c.serving.Store(srv)
 	defer c.serving.Store(nil)
 	r.active.touch()
@@ -198,6 +204,9 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 			return false, errStale
 		}
 		return c.refuse(status, keep && r.sending == nil), nil
+	}
+	if !sent.IsZero() {
+		server.Answered(time.Since(sent))
 	}
 	return r.finish(server, &in)
 }

@@ -40,6 +40,7 @@ type conn struct {
 	head    http1.Head
 	request exchange.Request
 	relay   relay
+	turn    waiter
 
 	// Borrowed while a request is under way, nil while idle: what the client has sent, and where the heads for the server
 	// (request.Head) and for the client (out) are made.
@@ -59,7 +60,8 @@ type conn struct {
 }
 
 func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger) *conn {
-	c := &conn{sock: s, listener: l, client: client, log: log}
+	c := &conn{sock: s, listener: l, client: client, log: log, turn: make(waiter, 1)}
+	c.request.Waker = c.turn
 	c.relay.c = c
 	c.relay.watch = c.relay.watchClient
 	c.relay.cancel = c.relay.wake

@@ -17,8 +17,9 @@ import (
 )
 
 // haproxy runs the incumbent with one backend that is configured like ours, and returns its address. It is given the
-// listening socket, so that connections wait in its queue until the program has started.
-func haproxy(t *testing.T, b spec.Backend) string {
+// listening socket, so that connections wait in its queue until the program has started. fromProxy: each connection begins
+// with a line of the PROXY protocol.
+func haproxy(t *testing.T, b spec.Backend, fromProxy ...bool) string {
 	t.Helper()
 	program, err := exec.LookPath("haproxy")
 	if err != nil {
@@ -35,7 +36,14 @@ func haproxy(t *testing.T, b spec.Backend) string {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	config.WriteString("defaults\n mode http\n timeout client 10s\n timeout server 10s\n timeout connect 5s\nfrontend f\n bind fd@3\n default_backend b\nbackend b\n balance roundrobin\n")
+	config.WriteString("defaults\n mode http\n timeout client 10s\n timeout server 10s\n timeout connect 5s\n timeout queue 10s\nfrontend f\n bind fd@3\n")
+	if len(fromProxy) > 0 {
+		config.WriteString(" tcp-request connection expect-proxy layer4\n")
+	}
+	config.WriteString(" default_backend b\nbackend b\n" + balanceWords(b.Balance))
+	if b.AllBackups {
+		config.WriteString(" option allbackups\n")
+	}
 	if b.Cookie.Name != "" {
 		fmt.Fprintf(&config, " cookie %s insert", b.Cookie.Name)
 		for _, option := range []struct {
@@ -55,6 +63,9 @@ func haproxy(t *testing.T, b spec.Backend) string {
 		}
 		if s.Backup {
 			config.WriteString(" backup")
+		}
+		if s.MaxConn > 0 {
+			fmt.Fprintf(&config, " maxconn %d", s.MaxConn)
 		}
 		config.WriteString("\n")
 	}

@@ -20,6 +20,8 @@ func Run(t *testing.T, open Open) {
 		{"ListenerLostIsBoundAgain", testListenerLostIsBoundAgain},
 		{"QueuedConnectionsAreServed", testQueuedConnectionsAreServed},
 		{"OrderLikeHAProxy", testOrderLikeHAProxy},
+		{"BalanceLikeHAProxy", testBalanceLikeHAProxy},
+		{"HashesLikeHAProxy", testHashesLikeHAProxy},
 		{"CookiesLikeHAProxy", testCookiesLikeHAProxy},
 		{"BrokenBodies", testBrokenBodies},
 		{"RefusalAfterHEAD", testRefusalAfterHEAD},

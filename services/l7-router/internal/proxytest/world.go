@@ -106,7 +106,7 @@ func (w *world) address() string {
 }
 
 func backend(name string, servers ...spec.Server) spec.Backend {
-	return spec.Backend{Name: name, Servers: servers, TimeoutConnect: patience, TimeoutServer: patience}
+	return spec.Backend{Name: name, Servers: servers, TimeoutConnect: patience, TimeoutQueue: patience, TimeoutServer: patience}
 }
 
 // server is a server at an address, of weight 1, with its name as cookie value.

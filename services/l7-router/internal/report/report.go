@@ -57,7 +57,9 @@ func (r *Reporter) Report() stats.Report {
 			continue // it was taken away just now
 		}
 		id++
-		line := stats.Backend{ID: id, Name: b.Name, Algorithm: "roundrobin", Cookie: b.Cookie.Name, Values: seen.Seen.Values()}
+		line := stats.Backend{ID: id, Name: b.Name, Algorithm: b.Balance.Algorithm.String(), Cookie: b.Cookie.Name, Values: seen.Seen.Values()}
+		queued, most := seen.Queued()
+		line.Queue, line.QueuePeak = int64(queued), int64(most)
 		line.TimesDown, line.LastChange, line.Downtime = r.Pool.Standing(seen, report.Now)
 		for _, s := range states {
 			if s.Backend == b.Name {
@@ -72,10 +74,11 @@ func (r *Reporter) Report() stats.Report {
 func server(id int, s *pool.State) stats.Server {
 	line := stats.Server{
 		ID: id, Name: s.Server.Name, Address: s.Server.Address.String(), Cookie: s.Server.Cookie, Backup: s.Server.Backup,
-		Status: s.Status, Weight: s.Weight, WantedWeight: s.Server.Weight, Values: s.Seen.Values(),
+		Status: s.Status, Weight: s.Effective, WantedWeight: s.Server.Weight, Values: s.Seen.Values(),
 		TimesDown: s.TimesDown, LastChange: s.LastChange, Downtime: s.Downtime,
 	}
 	line.Current = s.Active
+	line.MaxConn, line.Queue, line.QueuePeak = s.Server.MaxConn, int64(s.Queued), int64(s.MostQueued)
 	if s.Checked {
 		line.Check = stats.Check{
 			Status: string(s.Check.Code), Description: s.Check.Code.Description(), Detail: s.LastCheck, Code: s.Check.Status,

@@ -26,7 +26,7 @@ const (
 	MaxServers = 256
 	// MaxWeight is the largest weight of a server.
 	MaxWeight = 256
-	// MaxConn is the largest maxconn of a frontend.
+	// MaxConn is the largest maxconn of a frontend or a server.
 	MaxConn = 1 << 20
 	// MaxTimeout is the longest timeout.
 	MaxTimeout = 24 * time.Hour
@@ -127,17 +127,15 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 	p.name(path+".name", m.GetName())
 	b := Backend{
 		Name:           m.GetName(),
+		Balance:        p.balance(path, m),
+		AllBackups:     m.GetAllBackups(),
 		Cookie:         p.cookie(path+".cookie", m.GetCookie()),
 		Check:          p.check(path+".check", m.GetCheck()),
 		TimeoutConnect: p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
 		H2C:            p.h2c(path+".protocol", m.GetProtocol()),
 		TimeoutServer:  p.duration(path+".timeout_server", m.GetTimeoutServer(), DefaultTimeoutServer, time.Millisecond, MaxTimeout),
 	}
-	switch m.GetBalance() {
-	case routerv1.Balance_BALANCE_UNSPECIFIED, routerv1.Balance_BALANCE_ROUNDROBIN:
-	default:
-		p.refuse(path+".balance", "not a known way to balance: %v", m.GetBalance())
-	}
+	b.TimeoutQueue = p.duration(path+".timeout_queue", m.GetTimeoutQueue(), b.TimeoutConnect, time.Millisecond, MaxTimeout)
 	if len(m.GetServers()) > MaxServers {
 		p.refuse(path+".servers", "want at most %d servers, got %d", MaxServers, len(m.GetServers()))
 	}
@@ -160,7 +158,16 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 
 func (p *parser) server(path string, m *routerv1.Server) Server {
 	p.name(path+".name", m.GetName())
-	s := Server{Name: m.GetName(), Weight: 1, Backup: m.GetBackup(), Cookie: m.GetCookie()}
+	s := Server{
+		Name: m.GetName(), Weight: 1, Backup: m.GetBackup(), Cookie: m.GetCookie(),
+		MaxConn: p.number(path+".maxconn", m.GetMaxconn(), 0, MaxConn), MaxQueue: p.number(path+".maxqueue", m.GetMaxqueue(), 0, MaxConn),
+	}
+	if m.GetSlowStart() != nil {
+		s.SlowStart = p.duration(path+".slow_start", m.GetSlowStart(), 0, time.Second, MaxTimeout)
+	}
+	if s.MaxQueue > 0 && s.MaxConn == 0 {
+		p.refuse(path+".maxqueue", "nothing waits for a server without maxconn")
+	}
 	address, err := netip.ParseAddrPort(m.GetAddress())
 	if err != nil || address.Port() == 0 || address.Addr().IsUnspecified() || address.Addr().IsMulticast() {
 		p.refuse(path+".address", "want HOST:PORT with the IP address of one machine, got %q", m.GetAddress())

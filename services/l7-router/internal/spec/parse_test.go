@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 		}},
 		Backends: []Backend{{
 			Name: "updataserver", Servers: []Server{{Name: "s2", Address: netip.MustParseAddrPort("172.16.0.99:80"), Weight: 1, Cookie: "s2"}},
-			Cookie: Cookie{Name: "webserver"}, TimeoutConnect: 3 * time.Second, TimeoutServer: time.Minute,
+			Cookie: Cookie{Name: "webserver"}, TimeoutConnect: 3 * time.Second, TimeoutQueue: 3 * time.Second, TimeoutServer: time.Minute,
 		}, {
 			Name: "webservers",
 			Servers: []Server{
@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 			},
 			Cookie:         Cookie{Name: "webserver"},
 			Check:          Check{Kind: CheckHTTP, HTTP: HTTPCheck{Method: "OPTIONS", Path: "/"}, Interval: 2 * time.Second, Timeout: 2 * time.Second, Rise: 2, Fall: 3},
-			TimeoutConnect: 3 * time.Second, TimeoutServer: time.Minute,
+			TimeoutConnect: 3 * time.Second, TimeoutQueue: 3 * time.Second, TimeoutServer: time.Minute,
 		}},
 	}
 	if !reflect.DeepEqual(got, want) {

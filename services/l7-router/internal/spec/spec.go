@@ -43,6 +43,12 @@ type Frontend struct {
 type Backend struct {
 	Name    string
 	Servers []Server
+	// Balance is how the server of a request is chosen.
+	Balance Balance
+	// AllBackups: when no other server is usable every backup takes its share, not only the first.
+	AllBackups bool
+	// TimeoutQueue is how long a request may wait for a server that has a free slot.
+	TimeoutQueue time.Duration
 	// Cookie keeps a client on one server; the zero value does not.
 	Cookie Cookie
 	// Check tells the living servers from the dead; the zero value does not check.
@@ -63,6 +69,12 @@ type Server struct {
 	Weight int
 	// Backup servers are used only when no other is usable.
 	Backup bool
+	// MaxConn is the most requests under way, 0: any number; the rest waits.
+	MaxConn int
+	// MaxQueue is the most requests that wait for this server and no other, 0: as many as come.
+	MaxQueue int
+	// SlowStart is how long its share grows after it has come back, 0: it has all of it at once.
+	SlowStart time.Duration
 	// Cookie is the value that names this server; empty: none.
 	Cookie string
 	// Admin is what the operator wants of it, as long as nothing else is asked for at run time.
