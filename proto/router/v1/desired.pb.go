@@ -655,6 +655,8 @@ type Frontend struct {
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
 	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
+	// What a client may send, and how slowly. Default: see there.
+	Limits *Limits `protobuf:"bytes,16,opt,name=limits,proto3" json:"limits,omitempty"`
 	// The statistics page (HAProxy: stats enable), answered before any rule, so that its forms reach it. Default: none.
 	Stats         *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -771,6 +773,13 @@ func (x *Frontend) GetHttp2() *Http2 {
 func (x *Frontend) GetForwarded() *Forwarded {
 	if x != nil {
 		return x.Forwarded
+	}
+	return nil
+}
+
+func (x *Frontend) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
 	}
 	return nil
 }
@@ -1121,6 +1130,117 @@ func (x *Forwarded) GetClientFrom() ClientFrom {
 	return ClientFrom_CLIENT_FROM_UNSPECIFIED
 }
 
+// Limits are what a client of a frontend may send, and how slowly; what goes beyond them is answered and the connection closed.
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most bytes of a request's head, 1024 to 65536; beyond them 431. Default 65536.
+	HeadBytes uint32 `protobuf:"varint,1,opt,name=head_bytes,json=headBytes,proto3" json:"head_bytes,omitempty"`
+	// Most bytes of a request's target, 64 to 65536; beyond them 414. Default: as many as the head may have.
+	TargetBytes uint32 `protobuf:"varint,2,opt,name=target_bytes,json=targetBytes,proto3" json:"target_bytes,omitempty"`
+	// Most fields of a request's head, 1 to 100; beyond them 431. Default 100.
+	Fields uint32 `protobuf:"varint,3,opt,name=fields,proto3" json:"fields,omitempty"`
+	// Most bytes of a request's body; beyond them 413. Default 0: any number.
+	BodyBytes uint64 `protobuf:"varint,4,opt,name=body_bytes,json=bodyBytes,proto3" json:"body_bytes,omitempty"`
+	// Least pace of a request's body, in bytes per second, up to 1 GiB; who is slower for longer than slow_grace gets 408.
+	// Only the time counts in which the client is waited for, and a pause is made up for by what is sent after it. 0: any
+	// pace. Default 500.
+	MinBodyRate *uint32 `protobuf:"varint,5,opt,name=min_body_rate,json=minBodyRate,proto3,oneof" json:"min_body_rate,omitempty"`
+	// Least pace at which a client takes a response, measured alike; who is slower is cut off. 0: any pace. Default 500.
+	MinDrainRate *uint32 `protobuf:"varint,6,opt,name=min_drain_rate,json=minDrainRate,proto3,oneof" json:"min_drain_rate,omitempty"`
+	// How long a client may be slower than these, 100ms to 24h. Default: timeout_client.
+	SlowGrace *durationpb.Duration `protobuf:"bytes,7,opt,name=slow_grace,json=slowGrace,proto3" json:"slow_grace,omitempty"`
+	// How long the whole body of a request may take, up to 24h; then 408. Default 0: as long as it likes.
+	TimeoutBody   *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout_body,json=timeoutBody,proto3" json:"timeout_body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_router_v1_desired_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Limits) GetHeadBytes() uint32 {
+	if x != nil {
+		return x.HeadBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetTargetBytes() uint32 {
+	if x != nil {
+		return x.TargetBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetFields() uint32 {
+	if x != nil {
+		return x.Fields
+	}
+	return 0
+}
+
+func (x *Limits) GetBodyBytes() uint64 {
+	if x != nil {
+		return x.BodyBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMinBodyRate() uint32 {
+	if x != nil && x.MinBodyRate != nil {
+		return *x.MinBodyRate
+	}
+	return 0
+}
+
+func (x *Limits) GetMinDrainRate() uint32 {
+	if x != nil && x.MinDrainRate != nil {
+		return *x.MinDrainRate
+	}
+	return 0
+}
+
+func (x *Limits) GetSlowGrace() *durationpb.Duration {
+	if x != nil {
+		return x.SlowGrace
+	}
+	return nil
+}
+
+func (x *Limits) GetTimeoutBody() *durationpb.Duration {
+	if x != nil {
+		return x.TimeoutBody
+	}
+	return nil
+}
+
 // Rule says what becomes of the requests that fit its condition. Exactly one of backend, deny, redirect and edit is set.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1141,7 +1261,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1273,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1286,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Rule) GetCondition() *Condition {
@@ -1252,7 +1372,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1384,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1397,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Condition) GetMethods() []string {
@@ -1403,7 +1523,7 @@ type TextMatch struct {
 
 func (x *TextMatch) Reset() {
 	*x = TextMatch{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1535,7 @@ func (x *TextMatch) String() string {
 func (*TextMatch) ProtoMessage() {}
 
 func (x *TextMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1548,7 @@ func (x *TextMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
 func (*TextMatch) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TextMatch) GetName() string {
@@ -1502,7 +1622,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1634,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1647,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Deny) GetStatus() uint32 {
@@ -1564,7 +1684,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1696,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1709,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Redirect) GetLocation() string {
@@ -1642,7 +1762,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1774,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1787,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Header) GetName() string {
@@ -1710,7 +1830,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1842,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1855,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Edit) GetRemoveRequestHeaders() []string {
@@ -1813,7 +1933,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1945,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1958,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PathEdit) GetSet() string {
@@ -1894,7 +2014,7 @@ type Hash struct {
 
 func (x *Hash) Reset() {
 	*x = Hash{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2026,7 @@ func (x *Hash) String() string {
 func (*Hash) ProtoMessage() {}
 
 func (x *Hash) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2039,7 @@ func (x *Hash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hash.ProtoReflect.Descriptor instead.
 func (*Hash) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Hash) GetType() HashType {
@@ -2013,7 +2133,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2145,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2158,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Backend) GetName() string {
@@ -2153,7 +2273,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2285,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2298,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Server) GetName() string {
@@ -2270,7 +2390,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2402,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2415,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Cookie) GetName() string {
@@ -2363,7 +2483,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2495,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2508,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -2481,7 +2601,7 @@ type ServerCheckSettings struct {
 
 func (x *ServerCheckSettings) Reset() {
 	*x = ServerCheckSettings{}
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2613,7 @@ func (x *ServerCheckSettings) String() string {
 func (*ServerCheckSettings) ProtoMessage() {}
 
 func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2626,7 @@ func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerCheckSettings.ProtoReflect.Descriptor instead.
 func (*ServerCheckSettings) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServerCheckSettings) GetOff() bool {
@@ -2598,7 +2718,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2730,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2743,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -2703,7 +2823,7 @@ type HttpExpect struct {
 
 func (x *HttpExpect) Reset() {
 	*x = HttpExpect{}
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2835,7 @@ func (x *HttpExpect) String() string {
 func (*HttpExpect) ProtoMessage() {}
 
 func (x *HttpExpect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2848,7 @@ func (x *HttpExpect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpExpect.ProtoReflect.Descriptor instead.
 func (*HttpExpect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HttpExpect) GetStatuses() []string {
@@ -2796,7 +2916,7 @@ type StatsPage struct {
 
 func (x *StatsPage) Reset() {
 	*x = StatsPage{}
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2928,7 @@ func (x *StatsPage) String() string {
 func (*StatsPage) ProtoMessage() {}
 
 func (x *StatsPage) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2941,7 @@ func (x *StatsPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
 func (*StatsPage) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatsPage) GetUri() string {
@@ -2884,7 +3004,7 @@ type StatsUser struct {
 
 func (x *StatsUser) Reset() {
 	*x = StatsUser{}
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3016,7 @@ func (x *StatsUser) String() string {
 func (*StatsUser) ProtoMessage() {}
 
 func (x *StatsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3029,7 @@ func (x *StatsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
 func (*StatsUser) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatsUser) GetName() string {
@@ -2944,7 +3064,7 @@ var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xea\x04\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9d\x05\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -2958,7 +3078,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x03tls\x18\n" +
 	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12.\n" +
 	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12:\n" +
-	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x122\n" +
+	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x121\n" +
+	"\x06limits\x18\x10 \x01(\v2\x19.twotier.router.v1.LimitsR\x06limits\x122\n" +
 	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"w\n" +
 	"\x05Http2\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12\x1c\n" +
@@ -2988,7 +3109,21 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tforwarded\x18\x05 \x01(\bR\tforwarded\x12\x18\n" +
 	"\atrusted\x18\x06 \x03(\tR\atrusted\x12>\n" +
 	"\vclient_from\x18\a \x01(\x0e2\x1d.twotier.router.v1.ClientFromR\n" +
-	"clientFrom\"\xef\x01\n" +
+	"clientFrom\"\xf2\x02\n" +
+	"\x06Limits\x12\x1d\n" +
+	"\n" +
+	"head_bytes\x18\x01 \x01(\rR\theadBytes\x12!\n" +
+	"\ftarget_bytes\x18\x02 \x01(\rR\vtargetBytes\x12\x16\n" +
+	"\x06fields\x18\x03 \x01(\rR\x06fields\x12\x1d\n" +
+	"\n" +
+	"body_bytes\x18\x04 \x01(\x04R\tbodyBytes\x12'\n" +
+	"\rmin_body_rate\x18\x05 \x01(\rH\x00R\vminBodyRate\x88\x01\x01\x12)\n" +
+	"\x0emin_drain_rate\x18\x06 \x01(\rH\x01R\fminDrainRate\x88\x01\x01\x128\n" +
+	"\n" +
+	"slow_grace\x18\a \x01(\v2\x19.google.protobuf.DurationR\tslowGrace\x12<\n" +
+	"\ftimeout_body\x18\b \x01(\v2\x19.google.protobuf.DurationR\vtimeoutBodyB\x10\n" +
+	"\x0e_min_body_rateB\x11\n" +
+	"\x0f_min_drain_rate\"\xef\x01\n" +
 	"\x04Rule\x12:\n" +
 	"\tcondition\x18\x01 \x01(\v2\x1c.twotier.router.v1.ConditionR\tcondition\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12+\n" +
@@ -3213,7 +3348,7 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -3230,90 +3365,94 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(*Tls)(nil),                 // 12: twotier.router.v1.Tls
 	(*Certificate)(nil),         // 13: twotier.router.v1.Certificate
 	(*Forwarded)(nil),           // 14: twotier.router.v1.Forwarded
-	(*Rule)(nil),                // 15: twotier.router.v1.Rule
-	(*Condition)(nil),           // 16: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 17: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 18: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 19: twotier.router.v1.Redirect
-	(*Header)(nil),              // 20: twotier.router.v1.Header
-	(*Edit)(nil),                // 21: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 22: twotier.router.v1.PathEdit
-	(*Hash)(nil),                // 23: twotier.router.v1.Hash
-	(*Backend)(nil),             // 24: twotier.router.v1.Backend
-	(*Server)(nil),              // 25: twotier.router.v1.Server
-	(*Cookie)(nil),              // 26: twotier.router.v1.Cookie
-	(*Check)(nil),               // 27: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 28: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 29: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 30: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 31: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 32: twotier.router.v1.StatsUser
-	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
+	(*Limits)(nil),              // 15: twotier.router.v1.Limits
+	(*Rule)(nil),                // 16: twotier.router.v1.Rule
+	(*Condition)(nil),           // 17: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 18: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 19: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 20: twotier.router.v1.Redirect
+	(*Header)(nil),              // 21: twotier.router.v1.Header
+	(*Edit)(nil),                // 22: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 23: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 24: twotier.router.v1.Hash
+	(*Backend)(nil),             // 25: twotier.router.v1.Backend
+	(*Server)(nil),              // 26: twotier.router.v1.Server
+	(*Cookie)(nil),              // 27: twotier.router.v1.Cookie
+	(*Check)(nil),               // 28: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 29: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 30: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 31: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 32: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 33: twotier.router.v1.StatsUser
+	(*durationpb.Duration)(nil), // 34: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	15, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	33, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	33, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	33, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	16, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	34, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	34, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	34, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
 	12, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
 	11, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
 	14, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	31, // 7: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	13, // 8: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 9: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	33, // 10: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	1,  // 11: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 12: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	16, // 13: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	18, // 14: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	19, // 15: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	21, // 16: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 17: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	17, // 18: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	17, // 19: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	17, // 20: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	16, // 21: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	16, // 22: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	16, // 23: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	33, // 24: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	20, // 25: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	20, // 26: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	20, // 27: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	20, // 28: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	22, // 29: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	5,  // 30: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
-	6,  // 31: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
-	4,  // 32: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	25, // 33: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	26, // 34: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	27, // 35: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	33, // 36: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	33, // 37: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	23, // 38: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	33, // 39: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	7,  // 40: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	33, // 41: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
-	8,  // 42: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	28, // 43: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	29, // 44: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	33, // 45: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	33, // 46: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	33, // 47: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	33, // 48: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	9,  // 49: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	33, // 50: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	33, // 51: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	33, // 52: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	9,  // 53: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	20, // 54: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	30, // 55: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	32, // 56: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	33, // 57: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	15, // 7: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	32, // 8: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	13, // 9: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 10: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	34, // 11: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	1,  // 12: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 13: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	34, // 14: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	34, // 15: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	17, // 16: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	19, // 17: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	20, // 18: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	22, // 19: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 20: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	18, // 21: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	18, // 22: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	18, // 23: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	17, // 24: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	17, // 25: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	17, // 26: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	34, // 27: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	21, // 28: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	21, // 29: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	21, // 30: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	21, // 31: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	23, // 32: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	5,  // 33: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
+	6,  // 34: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
+	4,  // 35: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	26, // 36: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	27, // 37: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	28, // 38: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	34, // 39: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	34, // 40: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	24, // 41: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	34, // 42: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	7,  // 43: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	34, // 44: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	8,  // 45: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	29, // 46: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	30, // 47: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	34, // 48: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	34, // 49: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	34, // 50: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	34, // 51: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	9,  // 52: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	34, // 53: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	34, // 54: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	34, // 55: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	9,  // 56: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	21, // 57: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	31, // 58: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	33, // 59: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	34, // 60: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -3321,14 +3460,15 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[15].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[5].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

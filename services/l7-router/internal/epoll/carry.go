@@ -34,6 +34,9 @@ type carriage struct {
 	reply    exchange.Reply
 	closing  bool // the client's connection ends in any case
 	tunnel   bool // both streams pass on everything, after a 101
+	// How the client keeps up, with its body and with the response, and how much of either has been counted.
+	bodyPace, drainPace exchange.Pace
+	bodyPut, drainPut   int64
 }
 
 // begin begins a request whose head is complete.
@@ -59,6 +62,9 @@ func (c *conn) begin() bool {
 		return c.respond(a, a.Hold == 0 && x.KeepAlive && x.Minor() > 0 && !c.retiring && f.skipBody())
 	}
 	c.phase = carrying
+	limits := &f.front.Spec.Limits
+	f.bodyPace.Begin(c.loop.now, limits.BodyRate, limits.Grace, limits.TimeoutBody)
+	f.drainPace.Begin(c.loop.now, limits.DrainRate, limits.Grace, 0)
 	return c.next()
 }
 
@@ -190,9 +196,44 @@ func (c *conn) carry() bool {
 		if f.up.state == yields || f.down.state == yields {
 			c.loop.later(c)
 		}
-		c.loop.wheel.set(&c.timer, f.since+int64(c.patience()))
+		c.keepPace()
+		c.loop.wheel.set(&c.timer, c.due())
 	}
 	return goOn
+}
+
+// keepPace tells what the client has moved, and whether it is waited for.
+func (c *conn) keepPace() {
+	f, now := c.flight, c.loop.now
+	if f.tunnel {
+		f.bodyPace, f.drainPace = exchange.Pace{}, exchange.Pace{}
+		return
+	}
+	f.bodyPace.Earn(now, f.up.put-f.bodyPut)
+	f.drainPace.Earn(now, f.down.put-f.drainPut)
+	f.bodyPut, f.drainPut = f.up.put, f.down.put
+	if f.up.state == reads && !f.up.over {
+		f.bodyPace.Wait(now)
+	} else {
+		f.bodyPace.Rest(now)
+	}
+	if f.down.state == writes {
+		f.drainPace.Wait(now)
+	} else {
+		f.drainPace.Rest(now)
+	}
+}
+
+// due is when the request has to be looked at although nothing has happened.
+func (c *conn) due() int64 {
+	f := c.flight
+	at := f.since + int64(c.patience())
+	for _, pace := range [...]*exchange.Pace{&f.bodyPace, &f.drainPace} {
+		if due := pace.Due(); due != 0 {
+			at = min(at, due)
+		}
+	}
+	return at
 }
 
 // relay moves the request, then the response.
@@ -470,7 +511,7 @@ func (c *conn) overdue() {
 	case f.tunnel:
 		record.End(stats.CauseServerTimeout, stats.PhaseData)
 		c.close()
-	case f.up.state == reads && quiet >= client:
+	case f.up.state == reads && (quiet >= client || f.bodyPace.Over(c.loop.now)):
 		switch {
 		case !f.final:
 			goOn = c.refuse(408, false)
@@ -487,14 +528,14 @@ func (c *conn) overdue() {
 		} else {
 			goOn = c.noResponse(504, false)
 		}
-	case f.down.state == writes && quiet >= client:
+	case f.down.state == writes && (quiet >= client || f.drainPace.Over(c.loop.now)):
 		record.End(stats.CauseClientTimeout, f.request.Phase())
 		c.close()
 	case f.up.state == writes && quiet >= server:
 		f.up.state = writeFailed
 		goOn = true
 	default:
-		c.loop.wheel.set(&c.timer, f.since+int64(c.patience()))
+		c.loop.wheel.set(&c.timer, c.due())
 	}
 	if goOn {
 		c.ready()

@@ -64,6 +64,7 @@ type stream struct {
 func (s *stream) begin(from, to *sock, head []byte, body http1.Body, unchunk bool) {
 	s.from, s.to, s.head, s.body, s.unchunk = from, to, head, body, unchunk
 	s.chunks, s.left, s.over, s.noSplice, s.full = http1.ChunkReader{}, body.Length, false, false, false
+	s.chunks.Limit(body.Length)
 	s.state, s.sent, s.err = reads, false, nil
 	if s.in != nil {
 		s.ready, s.passed = s.in.r, s.in.r

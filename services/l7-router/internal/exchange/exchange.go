@@ -109,7 +109,10 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.Ticket.Reset()
 	r.Head = r.Head[:0]
 	r.Backend, r.Answer = nil, nil
+	beyond := r.beyond(&f.Spec.Limits, h)
 	switch d := &r.decision; {
+	case beyond != 0:
+		r.Answer, r.KeepAlive = Refusal(beyond), false
 	case page != nil:
 		r.Backend = page
 	case d.Deny != nil:

@@ -18,10 +18,15 @@ type ChunkReader struct {
 	state    chunkState
 	left     int64 // bytes of the present chunk that are still to come
 	trailers int
-	trailer  int // where in what Next consumed last the trailer lines begin, and one more; 0: there are none
+	most     int64 // bytes of all chunks, 0: any number
+	taken    int64 // bytes of the chunks that have begun
+	trailer  int   // where in what Next consumed last the trailer lines begin, and one more; 0: there are none
 	// What of the bytes consumed last is not to be passed on.
 	dropFrom, dropTo int
 }
+
+// Limit bounds the bytes of all chunks together; 0: any number. It is told at the start of a body.
+func (c *ChunkReader) Limit(n int64) { c.most = n }
 
 // Next consumes the start of b: framing, then data up to the end of b or of the chunk. It returns how many bytes it
 // consumed and which of them are data. It consumes nothing when it needs more than b to go on, or when the body has
@@ -62,6 +67,9 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 			zeros, digits := 0, 0
 			if c.left, zeros, digits, err = chunkLine(line); err != nil {
 				return n, nil, err
+			}
+			if c.taken += c.left; c.most > 0 && (c.taken > c.most || c.taken < 0) {
+				return n, nil, ErrBodyTooLarge
 			}
 			if digits < len(line) {
 				copy(line[len(line)-digits:], line[zeros:zeros+digits])

@@ -84,6 +84,24 @@ func TestChunks(t *testing.T) {
 	}
 }
 
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	const body = "5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n"
+	for most, want := range map[int64]error{0: nil, 4: ErrBodyTooLarge, 9: ErrBodyTooLarge, 10: nil} {
+		var c ChunkReader
+		c.Limit(most)
+		var err error
+		for b := []byte(body); err == nil && !c.Done(); {
+			var n int
+			n, _, err = c.Next(b)
+			b = b[n:]
+		}
+		if err != want && !(want == nil && err == nil) {
+			t.Errorf("at most %d: %v, want %v", most, err, want)
+		}
+	}
+}
+
 func TestSkip(t *testing.T) {
 	t.Parallel()
 	var c ChunkReader

@@ -52,5 +52,6 @@ var (
 	ErrUnknownCoding    = &Error{501, "transfer coding before chunked"}                      // 6.1
 	ErrTwoFramings      = &Error{400, "both Content-Length and Transfer-Encoding"}           // 6.1
 	ErrChunk            = &Error{400, "malformed chunk"}                                     // 7.1
+	ErrBodyTooLarge     = &Error{413, "body larger than it may be"}                          // RFC 9110 15.5.14
 	ErrTrailer          = &Error{400, "malformed or forbidden trailer field"}                // 7.1.2
 )

@@ -29,7 +29,7 @@ const (
 // Body tells how a message's body is framed.
 type Body struct {
 	Framing Framing
-	// Length in bytes when Framing is Length, else 0.
+	// Length in bytes when Framing is Length; when it is Chunked, the most bytes that its chunks may hold, 0: any number.
 	Length int64
 }
 

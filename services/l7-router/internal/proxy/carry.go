@@ -125,13 +125,15 @@ func (c *conn) whole() bool {
 // relay is one request on its way through one connection to a server. It is a part of its conn and used again for the
 // next, so that a request allocates nothing.
 type relay struct {
-	c        *conn
-	srv      *sock
-	active   activity
-	up       direction
-	down     direction
-	upStop   atomic.Bool
-	downStop atomic.Bool
+	c      *conn
+	srv    *sock
+	active activity
+	up     direction
+	down   direction
+	// How the client keeps up, with its body and with the response.
+	bodyPace, drainPace exchange.Pace
+	upStop              atomic.Bool
+	downStop            atomic.Bool
 	// heard: the server has sent something.
 	heard bool
 	// watch is watchClient, cancel is wake.
@@ -161,8 +163,11 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	r.upStop.Store(false)
 	r.downStop.Store(false)
 	client, behind := f.Spec.TimeoutClient, x.Backend.Spec.TimeoutServer
-	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head}
-	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch}
+	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head, fromPace: &r.bodyPace}
+	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch, toPace: &r.drainPace}
+	limits := &f.Spec.Limits
+	r.bodyPace.Begin(now(), limits.BodyRate, limits.Grace, limits.TimeoutBody)
+	r.drainPace.Begin(now(), limits.DrainRate, limits.Grace, 0)
 
 	if c.h2 != nil {
 		c.h2.OnEnd(r.cancel)
@@ -384,6 +389,7 @@ func (r *relay) tunnel(in **buffer) {
 	quiet := max(r.up.fromTimeout, r.up.toTimeout)
 	r.up.fromTimeout, r.up.toTimeout, r.down.fromTimeout, r.down.toTimeout = quiet, quiet, quiet, quiet
 	r.down.head, r.down.watch = r.c.out, nil
+	r.up.fromPace, r.down.toPace = nil, nil
 	// What has been read already goes first, so that a quiet tunnel holds no buffers.
 	if r.down.write((*in).bytes()) != nil || r.up.write(r.c.in.bytes()) != nil {
 		return

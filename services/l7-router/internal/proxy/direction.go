@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
 
@@ -60,6 +61,30 @@ type direction struct {
 	head []byte
 	// put is how many bytes have been written.
 	put int64
+	// fromPace and toPace are what is asked of each side; nil: nothing.
+	fromPace, toPace *exchange.Pace
+}
+
+// until is how long a side is waited for, at most for a time.
+func until(p *exchange.Pace, wait time.Duration) time.Duration {
+	if p == nil {
+		return wait
+	}
+	at := now()
+	p.Wait(at)
+	if due := p.Due(); due != 0 {
+		wait = min(wait, time.Duration(due-at))
+	}
+	return wait
+}
+
+// earned tells that a side has moved n bytes.
+func earned[N int | int64](p *exchange.Pace, n N) {
+	if p != nil && n > 0 {
+		at := now()
+		p.Earn(at, int64(n))
+		p.Rest(at)
+	}
 }
 
 // readInto reads once.
@@ -71,16 +96,17 @@ func (d *direction) readInto(p []byte) (int, error) {
 		n, err := d.from.Read(p)
 		if n > 0 {
 			d.active.touch()
+			earned(d.fromPace, n)
 			return n, nil
 		}
-		if err = d.afterWait(err, d.fromTimeout); err != nil {
+		if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
 			return 0, &failed{reading: true, err: err}
 		}
 	}
 }
 
 func (d *direction) beforeRead() error {
-	wait := d.fromTimeout
+	wait := until(d.fromPace, d.fromTimeout)
 	if d.watch != nil {
 		wait = min(wait, pulse)
 	}
@@ -93,7 +119,7 @@ func (d *direction) beforeRead() error {
 }
 
 // afterWait turns a timeout that is none yet into nil.
-func (d *direction) afterWait(err error, timeout time.Duration) error {
+func (d *direction) afterWait(err error, timeout time.Duration, pace *exchange.Pace) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
@@ -105,7 +131,7 @@ func (d *direction) afterWait(err error, timeout time.Duration) error {
 			return err
 		}
 	}
-	if d.active.quiet() >= timeout {
+	if d.active.quiet() >= timeout || pace != nil && pace.Over(now()) {
 		return errSilent
 	}
 	return nil
@@ -144,10 +170,11 @@ func (d *direction) writeAll(p []byte) error {
 			d.put += int64(n)
 			p = p[n:]
 		}
+		earned(d.toPace, n)
 		if err == nil {
 			continue
 		}
-		if err := d.afterWait(err, d.toTimeout); err != nil {
+		if err := d.afterWait(err, d.toTimeout, d.toPace); err != nil {
 			return &failed{err: err}
 		}
 	}
@@ -156,7 +183,7 @@ func (d *direction) writeAll(p []byte) error {
 
 func (d *direction) beforeWrite() {
 	d.to.writing = d
-	_ = d.to.SetWriteDeadline(time.Now().Add(d.toTimeout)) // the write says why it cannot be
+	_ = d.to.SetWriteDeadline(time.Now().Add(until(d.toPace, d.toTimeout))) // the write says why it cannot be
 }
 
 // stream moves a whole body. What has been read of it already is in the buffer; what follows it stays there. With
@@ -166,7 +193,7 @@ func (d *direction) stream(in *buffer, body http1.Body, unchunk bool) error {
 	case http1.Length:
 		return d.length(in, body.Length)
 	case http1.Chunked:
-		return d.chunks(in, unchunk)
+		return d.chunks(in, body.Length, unchunk)
 	case http1.UntilClose:
 		return d.untilClose(in)
 	}
@@ -198,8 +225,9 @@ func (d *direction) length(in *buffer, left int64) error {
 	}
 }
 
-func (d *direction) chunks(in *buffer, unchunk bool) error {
+func (d *direction) chunks(in *buffer, most int64, unchunk bool) error {
 	var reader http1.ChunkReader
+	reader.Limit(most)
 	for {
 		passed, ready := 0, 0 // up to ready it may be written
 		for {
@@ -291,13 +319,14 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 		case errors.Is(err, errNoSplice):
 			step, err = d.copy(n - moved)
 		case err != nil:
-			if err = d.afterWait(err, d.fromTimeout); err != nil {
+			if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
 				err = &failed{reading: true, err: err}
 			}
 		case p == nil:
 			err = &failed{reading: true, err: errCut}
 		default:
 			d.active.touch()
+			earned(d.fromPace, p.held)
 			step, err = d.pour(p)
 		}
 		moved += step
@@ -315,7 +344,7 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 		d.beforeWrite()
 		gave, err := p.give(d.to)
 		if err != nil {
-			if err = d.afterWait(err, d.toTimeout); err != nil {
+			if err = d.afterWait(err, d.toTimeout, d.toPace); err != nil {
 				return moved, &failed{err: err}
 			}
 			continue
@@ -323,6 +352,7 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 		moved += gave
 		d.put += gave
 		d.active.touch()
+		earned(d.toPace, gave)
 	}
 	return moved, nil
 }
@@ -343,7 +373,8 @@ func (d *direction) copy(n int64) (moved int64, err error) {
 		}
 		if b, err = d.from.readFirst(); err == nil {
 			d.active.touch()
-		} else if err = d.afterWait(err, d.fromTimeout); err != nil {
+			earned(d.fromPace, b.w)
+		} else if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
 			return 0, cut(&failed{reading: true, err: err})
 		}
 	}

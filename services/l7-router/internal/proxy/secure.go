@@ -33,8 +33,9 @@ func (l link) Write(p []byte) (n int, err error) {
 		}
 		if m > 0 {
 			l.writing.active.touch()
+			earned(l.writing.toPace, m)
 		}
-		if err = l.writing.afterWait(err, l.writing.toTimeout); err != nil {
+		if err = l.writing.afterWait(err, l.writing.toTimeout, l.writing.toPace); err != nil {
 			return n, err
 		}
 		l.writing.beforeWrite()

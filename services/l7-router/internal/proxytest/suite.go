@@ -68,6 +68,10 @@ func Run(t *testing.T, open Open) {
 		{"AdminStates", testAdminStates},
 		{"ShutdownSessions", testShutdownSessions},
 		{"Differential", testDifferential},
+		{"Limits", testLimits},
+		{"SlowBodies", testSlowBodies},
+		{"SlowReader", testSlowReader},
+		{"SlowServerIsNotTheClientsFault", testSlowServerIsNotTheClientsFault},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}

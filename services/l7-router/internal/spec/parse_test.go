@@ -9,6 +9,7 @@ import (
 
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -38,6 +39,7 @@ func TestParse(t *testing.T) {
 			Name: "main", Bind: []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 80)},
 			Rules: []Rule{{Condition: Condition{Methods: []string{"POST"}}, Backend: "updataserver"}}, DefaultBackend: "webservers",
 			TimeoutClient: time.Minute, TimeoutRequest: 10 * time.Second, TimeoutKeepAlive: time.Minute, MaxConn: 10000,
+			Limits: Limits{HeadBytes: 65536, TargetBytes: 65536, Fields: 100, BodyRate: 500, DrainRate: 500, Grace: time.Minute},
 		}},
 		Backends: []Backend{{
 			Name: "updataserver", Servers: []Server{{Name: "s2", Address: netip.MustParseAddrPort("172.16.0.99:80"), Weight: 1, Cookie: "s2"}},
@@ -66,6 +68,23 @@ func TestParseRefuses(t *testing.T) {
 		spoil func(f *routerv1.Frontend, web, up *routerv1.Backend)
 	}{
 		{"frontend/Main.name", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Name = "Main" }},
+		{"frontend/main.limits.head_bytes", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Limits = &routerv1.Limits{HeadBytes: 1023} }},
+		{"frontend/main.limits.head_bytes", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Limits = &routerv1.Limits{HeadBytes: 65537} }},
+		{"frontend/main.limits.target_bytes", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Limits = &routerv1.Limits{TargetBytes: 63} }},
+		{"frontend/main.limits.fields", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Limits = &routerv1.Limits{Fields: 101} }},
+		{"frontend/main.limits.body_bytes", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Limits = &routerv1.Limits{BodyBytes: 1 << 63} }},
+		{"frontend/main.limits.min_body_rate", func(f *routerv1.Frontend, _, _ *routerv1.Backend) {
+			f.Limits = &routerv1.Limits{MinBodyRate: proto.Uint32(1<<30 + 1)}
+		}},
+		{"frontend/main.limits.min_drain_rate", func(f *routerv1.Frontend, _, _ *routerv1.Backend) {
+			f.Limits = &routerv1.Limits{MinDrainRate: proto.Uint32(1<<30 + 1)}
+		}},
+		{"frontend/main.limits.slow_grace", func(f *routerv1.Frontend, _, _ *routerv1.Backend) {
+			f.Limits = &routerv1.Limits{SlowGrace: durationpb.New(time.Millisecond)}
+		}},
+		{"frontend/main.limits.timeout_body", func(f *routerv1.Frontend, _, _ *routerv1.Backend) {
+			f.Limits = &routerv1.Limits{TimeoutBody: durationpb.New(25 * time.Hour)}
+		}},
 		{"frontend/.name", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Name = "" }},
 		{"frontend/main.bind", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = nil }},
 		{"frontend/main.bind[0]", func(f *routerv1.Frontend, _, _ *routerv1.Backend) { f.Bind = []string{"80"} }},

@@ -37,6 +37,8 @@ type Frontend struct {
 	MaxConn int
 	// Stats is the statistics page; the zero value is none.
 	Stats StatsPage
+	// Limits are what a client may send, and how slowly.
+	Limits Limits
 }
 
 // Backend is a group of servers that can each answer the same requests.
