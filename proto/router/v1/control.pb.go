@@ -1373,6 +1373,488 @@ func (x *ImportResponse) GetReport() *v1.ImportReport {
 	return nil
 }
 
+// Request is a request to be asked about. It has no body; headers may say that it has.
+type Request struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Method. Default GET.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// Target as in the request line. Default /. Example: /index.php?a=b
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// Header fields, at most 98. Without a Host, the address that is called or localhost is taken.
+	Headers []*Header `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Address of the sender of the connection. Default 127.0.0.1. Example: 10.10.60.1
+	Client string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	// It comes over TLS.
+	Tls           bool `protobuf:"varint,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request) Reset() {
+	*x = Request{}
+	mi := &file_router_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request) ProtoMessage() {}
+
+func (x *Request) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request.ProtoReflect.Descriptor instead.
+func (*Request) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Request) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Request) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Request) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Request) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *Request) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+// ExplainRequest asks what would become of a request. Either frontend or address is set.
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the frontend that it comes to.
+	Frontend string `protobuf:"bytes,1,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	// Address and port that it calls. Example: 10.10.60.22:80
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The request.
+	Request       *Request `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ExplainRequest) GetFrontend() string {
+	if x != nil {
+		return x.Frontend
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetRequest() *Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+// ExplainResponse says what would become of a request.
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The frontend.
+	Frontend string `protobuf:"bytes,1,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	// All of it in one sentence, for a person.
+	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Who the client is taken for, and whether the sender of the connection is a trusted hop.
+	Client string `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	// The sender of the connection is a trusted hop.
+	Trusted bool `protobuf:"varint,4,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	// The rules that are asked, in their order; those behind the one that decides are not.
+	Rules []*AskedRule `protobuf:"bytes,5,rep,name=rules,proto3" json:"rules,omitempty"`
+	// The router answers itself with this status; 0: a server does.
+	Status uint32 `protobuf:"varint,6,opt,name=status,proto3" json:"status,omitempty"`
+	// The address of a redirect.
+	Location string `protobuf:"bytes,7,opt,name=location,proto3" json:"location,omitempty"`
+	// How long the client is held before the answer.
+	Held *durationpb.Duration `protobuf:"bytes,8,opt,name=held,proto3" json:"held,omitempty"`
+	// Why the head is refused before any rule is asked; empty: it is not.
+	Refused string `protobuf:"bytes,9,opt,name=refused,proto3" json:"refused,omitempty"`
+	// The backend that takes the request.
+	Backend string `protobuf:"bytes,10,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Its servers, in the order of configuration, with the reason for or against each.
+	Candidates []*Candidate `protobuf:"bytes,11,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// The server that answers; empty: none, or the first that is not full.
+	Server string `protobuf:"bytes,12,opt,name=server,proto3" json:"server,omitempty"`
+	// Its address.
+	ServerAddress string `protobuf:"bytes,13,opt,name=server_address,json=serverAddress,proto3" json:"server_address,omitempty"`
+	// Why this server, or why none.
+	Reason string `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The head that the server gets.
+	Head          string `protobuf:"bytes,15,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExplainResponse) GetFrontend() string {
+	if x != nil {
+		return x.Frontend
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetTrusted() bool {
+	if x != nil {
+		return x.Trusted
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetRules() []*AskedRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetCandidates() []*Candidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetServerAddress() string {
+	if x != nil {
+		return x.ServerAddress
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
+// AskedRule is a rule that was asked.
+type AskedRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its place in Frontend.rules, from 0.
+	Rule uint32 `protobuf:"varint,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Whether its condition holds.
+	Holds bool `protobuf:"varint,2,opt,name=holds,proto3" json:"holds,omitempty"`
+	// The field of its condition that does not hold, the innermost where conditions stand in each other. Example: path_prefixes
+	Missing string `protobuf:"bytes,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	// What the rule does. Examples: "backend webservers", "deny 403", "edit"
+	Action        string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskedRule) Reset() {
+	*x = AskedRule{}
+	mi := &file_router_v1_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskedRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskedRule) ProtoMessage() {}
+
+func (x *AskedRule) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskedRule.ProtoReflect.Descriptor instead.
+func (*AskedRule) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AskedRule) GetRule() uint32 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *AskedRule) GetHolds() bool {
+	if x != nil {
+		return x.Holds
+	}
+	return false
+}
+
+func (x *AskedRule) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+func (x *AskedRule) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+// Candidate is a server that could answer.
+type Candidate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Its state, in HAProxy's words. Example: UP
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Weight in force.
+	Weight uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Requests under way.
+	ActiveRequests uint64 `protobuf:"varint,4,opt,name=active_requests,json=activeRequests,proto3" json:"active_requests,omitempty"`
+	// Whether it is the one that answers.
+	Chosen bool `protobuf:"varint,5,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// Why, or why not.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Candidate) Reset() {
+	*x = Candidate{}
+	mi := &file_router_v1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Candidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Candidate) ProtoMessage() {}
+
+func (x *Candidate) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
+func (*Candidate) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Candidate) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Candidate) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Candidate) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Candidate) GetActiveRequests() uint64 {
+	if x != nil {
+		return x.ActiveRequests
+	}
+	return 0
+}
+
+func (x *Candidate) GetChosen() bool {
+	if x != nil {
+		return x.Chosen
+	}
+	return false
+}
+
+func (x *Candidate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_router_v1_control_proto protoreflect.FileDescriptor
 
 const file_router_v1_control_proto_rawDesc = "" +
@@ -1468,13 +1950,54 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x01(\fR\x06config\"~\n" +
 	"\x0eImportResponse\x123\n" +
 	"\aobjects\x18\x01 \x03(\v2\x19.twotier.router.v1.ObjectR\aobjects\x127\n" +
-	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report*j\n" +
+	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report\"\x98\x01\n" +
+	"\aRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x123\n" +
+	"\aheaders\x18\x03 \x03(\v2\x19.twotier.router.v1.HeaderR\aheaders\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\x12\x10\n" +
+	"\x03tls\x18\x05 \x01(\bR\x03tls\"|\n" +
+	"\x0eExplainRequest\x12\x1a\n" +
+	"\bfrontend\x18\x01 \x01(\tR\bfrontend\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x124\n" +
+	"\arequest\x18\x03 \x01(\v2\x1a.twotier.router.v1.RequestR\arequest\"\xed\x03\n" +
+	"\x0fExplainResponse\x12\x1a\n" +
+	"\bfrontend\x18\x01 \x01(\tR\bfrontend\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x12\x16\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\x12\x18\n" +
+	"\atrusted\x18\x04 \x01(\bR\atrusted\x122\n" +
+	"\x05rules\x18\x05 \x03(\v2\x1c.twotier.router.v1.AskedRuleR\x05rules\x12\x16\n" +
+	"\x06status\x18\x06 \x01(\rR\x06status\x12\x1a\n" +
+	"\blocation\x18\a \x01(\tR\blocation\x12-\n" +
+	"\x04held\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04held\x12\x18\n" +
+	"\arefused\x18\t \x01(\tR\arefused\x12\x18\n" +
+	"\abackend\x18\n" +
+	" \x01(\tR\abackend\x12<\n" +
+	"\n" +
+	"candidates\x18\v \x03(\v2\x1c.twotier.router.v1.CandidateR\n" +
+	"candidates\x12\x16\n" +
+	"\x06server\x18\f \x01(\tR\x06server\x12%\n" +
+	"\x0eserver_address\x18\r \x01(\tR\rserverAddress\x12\x16\n" +
+	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x12\n" +
+	"\x04head\x18\x0f \x01(\tR\x04head\"g\n" +
+	"\tAskedRule\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\rR\x04rule\x12\x14\n" +
+	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\tR\amissing\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\"\xac\x01\n" +
+	"\tCandidate\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x12'\n" +
+	"\x0factive_requests\x18\x04 \x01(\x04R\x0eactiveRequests\x12\x16\n" +
+	"\x06chosen\x18\x05 \x01(\bR\x06chosen\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason*j\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
 	"\vHEALTH_DOWN\x10\x02\x12\x13\n" +
 	"\x0fHEALTH_NO_CHECK\x10\x03\x12\x13\n" +
-	"\x0fHEALTH_STOPPING\x10\x042\xf9\x04\n" +
+	"\x0fHEALTH_STOPPING\x10\x042\xcb\x05\n" +
 	"\x06Router\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12U\n" +
@@ -1483,7 +2006,8 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\vListServers\x12%.twotier.router.v1.ListServersRequest\x1a&.twotier.router.v1.ListServersResponse\x12Y\n" +
 	"\n" +
 	"ListQueues\x12$.twotier.router.v1.ListQueuesRequest\x1a%.twotier.router.v1.ListQueuesResponse\x12a\n" +
-	"\fWatchServers\x12&.twotier.router.v1.WatchServersRequest\x1a'.twotier.router.v1.WatchServersResponse0\x012\xa7\x03\n" +
+	"\fWatchServers\x12&.twotier.router.v1.WatchServersRequest\x1a'.twotier.router.v1.WatchServersResponse0\x01\x12P\n" +
+	"\aExplain\x12!.twotier.router.v1.ExplainRequest\x1a\".twotier.router.v1.ExplainResponse2\xa7\x03\n" +
 	"\vRouterAdmin\x12J\n" +
 	"\x05Apply\x12\x1f.twotier.router.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
@@ -1504,7 +2028,7 @@ func file_router_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_router_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.router.v1.Health
 	(*Object)(nil),                 // 1: twotier.router.v1.Object
@@ -1525,74 +2049,87 @@ var file_router_v1_control_proto_goTypes = []any{
 	(*SetServerResponse)(nil),      // 16: twotier.router.v1.SetServerResponse
 	(*ImportRequest)(nil),          // 17: twotier.router.v1.ImportRequest
 	(*ImportResponse)(nil),         // 18: twotier.router.v1.ImportResponse
-	(*Frontend)(nil),               // 19: twotier.router.v1.Frontend
-	(*Backend)(nil),                // 20: twotier.router.v1.Backend
-	(Admin)(0),                     // 21: twotier.router.v1.Admin
-	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
-	(*v1.ImportReport)(nil),        // 24: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 25: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 26: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 27: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 28: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 29: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 30: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 31: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 32: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 33: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 34: twotier.common.v1.ReconcileResponse
+	(*Request)(nil),                // 19: twotier.router.v1.Request
+	(*ExplainRequest)(nil),         // 20: twotier.router.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 21: twotier.router.v1.ExplainResponse
+	(*AskedRule)(nil),              // 22: twotier.router.v1.AskedRule
+	(*Candidate)(nil),              // 23: twotier.router.v1.Candidate
+	(*Frontend)(nil),               // 24: twotier.router.v1.Frontend
+	(*Backend)(nil),                // 25: twotier.router.v1.Backend
+	(Admin)(0),                     // 26: twotier.router.v1.Admin
+	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
+	(*v1.ImportReport)(nil),        // 29: twotier.common.v1.ImportReport
+	(*Header)(nil),                 // 30: twotier.router.v1.Header
+	(*v1.GetStatusRequest)(nil),    // 31: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 32: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 33: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 34: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 35: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 36: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 37: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 38: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 39: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 40: twotier.common.v1.ReconcileResponse
 }
 var file_router_v1_control_proto_depIdxs = []int32{
-	19, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
-	20, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
+	24, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
+	25, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
 	1,  // 2: twotier.router.v1.StoredObject.object:type_name -> twotier.router.v1.Object
 	2,  // 3: twotier.router.v1.ListDesiredResponse.objects:type_name -> twotier.router.v1.StoredObject
 	1,  // 4: twotier.router.v1.PreviewPlanRequest.object:type_name -> twotier.router.v1.Object
 	1,  // 5: twotier.router.v1.ApplyRequest.object:type_name -> twotier.router.v1.Object
 	8,  // 6: twotier.router.v1.ListServersResponse.servers:type_name -> twotier.router.v1.ServerState
 	0,  // 7: twotier.router.v1.ServerState.health:type_name -> twotier.router.v1.Health
-	21, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
+	26, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
 	12, // 9: twotier.router.v1.ServerState.check:type_name -> twotier.router.v1.ServerCheck
-	22, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
-	23, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
+	27, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
+	28, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
 	11, // 12: twotier.router.v1.ListQueuesResponse.queues:type_name -> twotier.router.v1.Queue
-	23, // 13: twotier.router.v1.Queue.oldest:type_name -> google.protobuf.Duration
-	23, // 14: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
+	28, // 13: twotier.router.v1.Queue.oldest:type_name -> google.protobuf.Duration
+	28, // 14: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
 	8,  // 15: twotier.router.v1.WatchServersResponse.servers:type_name -> twotier.router.v1.ServerState
-	21, // 16: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
+	26, // 16: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
 	0,  // 17: twotier.router.v1.SetServerRequest.health:type_name -> twotier.router.v1.Health
 	8,  // 18: twotier.router.v1.SetServerResponse.server:type_name -> twotier.router.v1.ServerState
 	1,  // 19: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
-	24, // 20: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	25, // 21: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	26, // 22: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	27, // 23: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 24: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
-	6,  // 25: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
-	9,  // 26: twotier.router.v1.Router.ListQueues:input_type -> twotier.router.v1.ListQueuesRequest
-	13, // 27: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
-	5,  // 28: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
-	28, // 29: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	29, // 30: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	17, // 31: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
-	15, // 32: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
-	30, // 33: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
-	30, // 34: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 35: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
-	31, // 36: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 37: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
-	10, // 38: twotier.router.v1.Router.ListQueues:output_type -> twotier.router.v1.ListQueuesResponse
-	14, // 39: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
-	32, // 40: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	33, // 41: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	34, // 42: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	18, // 43: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
-	16, // 44: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
-	33, // [33:45] is the sub-list for method output_type
-	21, // [21:33] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	29, // 20: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	30, // 21: twotier.router.v1.Request.headers:type_name -> twotier.router.v1.Header
+	19, // 22: twotier.router.v1.ExplainRequest.request:type_name -> twotier.router.v1.Request
+	22, // 23: twotier.router.v1.ExplainResponse.rules:type_name -> twotier.router.v1.AskedRule
+	28, // 24: twotier.router.v1.ExplainResponse.held:type_name -> google.protobuf.Duration
+	23, // 25: twotier.router.v1.ExplainResponse.candidates:type_name -> twotier.router.v1.Candidate
+	31, // 26: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	32, // 27: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	33, // 28: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 29: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
+	6,  // 30: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
+	9,  // 31: twotier.router.v1.Router.ListQueues:input_type -> twotier.router.v1.ListQueuesRequest
+	13, // 32: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
+	20, // 33: twotier.router.v1.Router.Explain:input_type -> twotier.router.v1.ExplainRequest
+	5,  // 34: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
+	34, // 35: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	35, // 36: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	17, // 37: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
+	15, // 38: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
+	36, // 39: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
+	36, // 40: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 41: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
+	37, // 42: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 43: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
+	10, // 44: twotier.router.v1.Router.ListQueues:output_type -> twotier.router.v1.ListQueuesResponse
+	14, // 45: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
+	21, // 46: twotier.router.v1.Router.Explain:output_type -> twotier.router.v1.ExplainResponse
+	38, // 47: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	39, // 48: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	40, // 49: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	18, // 50: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
+	16, // 51: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
+	39, // [39:52] is the sub-list for method output_type
+	26, // [26:39] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_control_proto_init() }
@@ -1612,7 +2149,7 @@ func file_router_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_control_proto_rawDesc), len(file_router_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

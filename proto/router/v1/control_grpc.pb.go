@@ -29,6 +29,7 @@ const (
 	Router_ListServers_FullMethodName  = "/twotier.router.v1.Router/ListServers"
 	Router_ListQueues_FullMethodName   = "/twotier.router.v1.Router/ListQueues"
 	Router_WatchServers_FullMethodName = "/twotier.router.v1.Router/WatchServers"
+	Router_Explain_FullMethodName      = "/twotier.router.v1.Router/Explain"
 )
 
 // RouterClient is the client API for Router service.
@@ -52,6 +53,10 @@ type RouterClient interface {
 	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
 	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
 	WatchServers(ctx context.Context, in *WatchServersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServersResponse], error)
+	// Explain says what would become of a request if it came now: which rules are asked, who decides, which server answers,
+	// and why. Nothing is sent and nothing changes; no server loses its turn. INVALID_ARGUMENT: the request cannot be asked
+	// about; one that the router would refuse can. NOT_FOUND: no such frontend is in force.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type routerClient struct {
@@ -150,6 +155,16 @@ func (c *routerClient) WatchServers(ctx context.Context, in *WatchServersRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Router_WatchServersClient = grpc.ServerStreamingClient[WatchServersResponse]
 
+func (c *routerClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, Router_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterServer is the server API for Router service.
 // All implementations must embed UnimplementedRouterServer
 // for forward compatibility.
@@ -171,6 +186,10 @@ type RouterServer interface {
 	// WatchServers sends the state of every server, and then that of each server whose state changes, as it does. A watcher
 	// that takes them slower than they come gets fewer: the newest of each server, never an old one.
 	WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error
+	// Explain says what would become of a request if it came now: which rules are asked, who decides, which server answers,
+	// and why. Nothing is sent and nothing changes; no server loses its turn. INVALID_ARGUMENT: the request cannot be asked
+	// about; one that the router would refuse can. NOT_FOUND: no such frontend is in force.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedRouterServer()
 }
 
@@ -201,6 +220,9 @@ func (UnimplementedRouterServer) ListQueues(context.Context, *ListQueuesRequest)
 }
 func (UnimplementedRouterServer) WatchServers(*WatchServersRequest, grpc.ServerStreamingServer[WatchServersResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchServers not implemented")
+}
+func (UnimplementedRouterServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedRouterServer) mustEmbedUnimplementedRouterServer() {}
 func (UnimplementedRouterServer) testEmbeddedByValue()                {}
@@ -335,6 +357,24 @@ func _Router_WatchServers_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Router_WatchServersServer = grpc.ServerStreamingServer[WatchServersResponse]
 
+func _Router_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Router_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Router_ServiceDesc is the grpc.ServiceDesc for Router service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -361,6 +401,10 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListQueues",
 			Handler:    _Router_ListQueues_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Router_Explain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

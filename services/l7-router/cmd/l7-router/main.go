@@ -98,7 +98,7 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 			door.SetServing("", ok)
 		},
 	})
-	control.Register(door.Registrar(), verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, servers)
+	control.Register(door.Registrar(), verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, servers, router)
 
 	// Not before the first pass has said so.
 	door.SetServing(control.Service, false)

@@ -13,6 +13,7 @@ import (
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
+	"github.com/twotier/twotier/services/l7-router/internal/explain"
 	"github.com/twotier/twotier/services/l7-router/internal/haproxy"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 )
@@ -34,11 +35,12 @@ type server struct {
 	routerv1.UnsafeRouterAdminServer
 	verbs.Verbs
 	servers Servers
+	router  explain.Router
 }
 
 // Register makes the calls known to a gRPC server.
-func Register(registrar grpc.ServiceRegistrar, v verbs.Verbs, servers Servers) {
-	s := &server{Verbs: v, servers: servers}
+func Register(registrar grpc.ServiceRegistrar, v verbs.Verbs, servers Servers, router explain.Router) {
+	s := &server{Verbs: v, servers: servers, router: router}
 	routerv1.RegisterRouterServer(registrar, s)
 	routerv1.RegisterRouterAdminServer(registrar, s)
 }

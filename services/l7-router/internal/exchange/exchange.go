@@ -90,13 +90,22 @@ type Request struct {
 
 // Begin decides about a request whose head is complete.
 func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
+	r.decide(f, h, c, nil)
+	r.begun(f)
+	if r.Answer == nil {
+		r.appendHead(&f.Spec.Forwarded, h, c)
+	}
+}
+
+// decide finds out who takes the request. trace may be nil.
+func (r *Request) decide(f *Frontend, h *http1.Head, c *Client, trace route.Trace) {
 	method := h.Method()
 	r.asked.Reset(h, c.Address, &f.Spec.Forwarded)
 	page := f.page(h)
 	if page != nil {
 		r.decision = route.Decision{Rule: route.NoRule} // no rule is asked, and nothing is edited
 	} else {
-		r.decision.Decide(&f.Spec, &r.asked, nil)
+		r.decision.Decide(&f.Spec, &r.asked, trace)
 	}
 	r.Body = h.RequestBody()
 	r.Repeatable = idempotent(method)
@@ -124,11 +133,9 @@ func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 			r.Answer = Refusal(503)
 		}
 	}
-	r.begun(f)
 	r.subjectHeader = f.Spec.TLS.SubjectHeader
 	if r.Answer == nil {
-		r.hash(h, c)
-		r.appendHead(&f.Spec.Forwarded, h, c)
+		r.hash(h)
 	}
 }
 

@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"bytes"
-	"net/netip"
 
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
@@ -10,11 +9,11 @@ import (
 )
 
 // hash takes out of a request what its backend balances by.
-func (r *Request) hash(h *http1.Head, c *Client) {
+func (r *Request) hash(h *http1.Head) {
 	b := &r.Backend.Spec.Balance
 	switch b.Algorithm {
 	case spec.Source:
-		if address, err := netip.ParseAddr(c.Address); err == nil {
+		if address := r.asked.Client(); address.IsValid() {
 			r.Hash, r.Hashed = balance.OfAddress(b, address), true
 		}
 	case spec.URI:
