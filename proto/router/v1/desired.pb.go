@@ -564,6 +564,59 @@ func (Admin) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
+// SendProxy is the version of the PROXY header for a server.
+type SendProxy int32
+
+const (
+	// None.
+	SendProxy_SEND_PROXY_UNSPECIFIED SendProxy = 0
+	// Version 1, a line of text.
+	SendProxy_SEND_PROXY_V1 SendProxy = 1
+	// Version 2, binary.
+	SendProxy_SEND_PROXY_V2 SendProxy = 2
+)
+
+// Enum value maps for SendProxy.
+var (
+	SendProxy_name = map[int32]string{
+		0: "SEND_PROXY_UNSPECIFIED",
+		1: "SEND_PROXY_V1",
+		2: "SEND_PROXY_V2",
+	}
+	SendProxy_value = map[string]int32{
+		"SEND_PROXY_UNSPECIFIED": 0,
+		"SEND_PROXY_V1":          1,
+		"SEND_PROXY_V2":          2,
+	}
+)
+
+func (x SendProxy) Enum() *SendProxy {
+	p := new(SendProxy)
+	*p = x
+	return p
+}
+
+func (x SendProxy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SendProxy) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[9].Descriptor()
+}
+
+func (SendProxy) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[9]
+}
+
+func (x SendProxy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SendProxy.Descriptor instead.
+func (SendProxy) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+}
+
 // InitialState is how a server is taken before its first check.
 type InitialState int32
 
@@ -609,11 +662,11 @@ func (x InitialState) String() string {
 }
 
 func (InitialState) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[9].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[10].Descriptor()
 }
 
 func (InitialState) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[9]
+	return &file_router_v1_desired_proto_enumTypes[10]
 }
 
 func (x InitialState) Number() protoreflect.EnumNumber {
@@ -622,7 +675,7 @@ func (x InitialState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InitialState.Descriptor instead.
 func (InitialState) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -652,6 +705,9 @@ type Frontend struct {
 	Tls *Tls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
 	// How HTTP/2 is spoken. Default: with the clients of bind_tls that offer it.
 	Http2 *Http2 `protobuf:"bytes,13,opt,name=http2,proto3" json:"http2,omitempty"`
+	// Every connection begins with a PROXY header, version 1 or 2 (HAProxy: bind ... accept-proxy), on every address of the
+	// frontend. Default: none does.
+	AcceptProxy *AcceptProxy `protobuf:"bytes,11,opt,name=accept_proxy,json=acceptProxy,proto3" json:"accept_proxy,omitempty"`
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
 	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
@@ -766,6 +822,13 @@ func (x *Frontend) GetTls() *Tls {
 func (x *Frontend) GetHttp2() *Http2 {
 	if x != nil {
 		return x.Http2
+	}
+	return nil
+}
+
+func (x *Frontend) GetAcceptProxy() *AcceptProxy {
+	if x != nil {
+		return x.AcceptProxy
 	}
 	return nil
 }
@@ -970,6 +1033,62 @@ func (x *Tls) GetNoTickets() bool {
 	return false
 }
 
+// AcceptProxy says whose PROXY headers are believed: a load balancer in front of this one tells with them who its client is.
+type AcceptProxy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Networks of those who send the header; connections from elsewhere are refused, because whoever may send it may be
+	// anybody. At least one. Example: 10.10.60.0/24
+	From []string `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
+	// How long the header may take to come, 1ms to 1m. Default 3s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptProxy) Reset() {
+	*x = AcceptProxy{}
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptProxy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptProxy) ProtoMessage() {}
+
+func (x *AcceptProxy) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptProxy.ProtoReflect.Descriptor instead.
+func (*AcceptProxy) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AcceptProxy) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *AcceptProxy) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 // Certificate is one certificate with its key.
 type Certificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -983,7 +1102,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1114,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[3]
+	mi := &file_router_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1127,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Certificate) GetCertFile() string {
@@ -1053,7 +1172,7 @@ type Forwarded struct {
 
 func (x *Forwarded) Reset() {
 	*x = Forwarded{}
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1184,7 @@ func (x *Forwarded) String() string {
 func (*Forwarded) ProtoMessage() {}
 
 func (x *Forwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[4]
+	mi := &file_router_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1197,7 @@ func (x *Forwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forwarded.ProtoReflect.Descriptor instead.
 func (*Forwarded) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Forwarded) GetXForwardedFor() ForwardedFor {
@@ -1157,7 +1276,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1288,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[5]
+	mi := &file_router_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1301,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Limits) GetHeadBytes() uint32 {
@@ -1261,7 +1380,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1392,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[6]
+	mi := &file_router_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1405,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetCondition() *Condition {
@@ -1372,7 +1491,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1503,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[7]
+	mi := &file_router_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1516,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Condition) GetMethods() []string {
@@ -1523,7 +1642,7 @@ type TextMatch struct {
 
 func (x *TextMatch) Reset() {
 	*x = TextMatch{}
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1654,7 @@ func (x *TextMatch) String() string {
 func (*TextMatch) ProtoMessage() {}
 
 func (x *TextMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[8]
+	mi := &file_router_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1667,7 @@ func (x *TextMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMatch.ProtoReflect.Descriptor instead.
 func (*TextMatch) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TextMatch) GetName() string {
@@ -1622,7 +1741,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1753,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[9]
+	mi := &file_router_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1766,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Deny) GetStatus() uint32 {
@@ -1684,7 +1803,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1815,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[10]
+	mi := &file_router_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1828,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Redirect) GetLocation() string {
@@ -1762,7 +1881,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1893,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[11]
+	mi := &file_router_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1906,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Header) GetName() string {
@@ -1830,7 +1949,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1961,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[12]
+	mi := &file_router_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1974,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Edit) GetRemoveRequestHeaders() []string {
@@ -1933,7 +2052,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2064,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[13]
+	mi := &file_router_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2077,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PathEdit) GetSet() string {
@@ -2014,7 +2133,7 @@ type Hash struct {
 
 func (x *Hash) Reset() {
 	*x = Hash{}
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2145,7 @@ func (x *Hash) String() string {
 func (*Hash) ProtoMessage() {}
 
 func (x *Hash) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[14]
+	mi := &file_router_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2158,7 @@ func (x *Hash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hash.ProtoReflect.Descriptor instead.
 func (*Hash) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Hash) GetType() HashType {
@@ -2133,7 +2252,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2264,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[15]
+	mi := &file_router_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2277,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Backend) GetName() string {
@@ -2266,14 +2385,17 @@ type Server struct {
 	// else on one router, until this field changes.
 	Admin Admin `protobuf:"varint,9,opt,name=admin,proto3,enum=twotier.router.v1.Admin" json:"admin,omitempty"`
 	// How it is checked otherwise than the backend's check says. Default: as that says.
-	Check         *ServerCheckSettings `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
+	Check *ServerCheckSettings `protobuf:"bytes,10,opt,name=check,proto3" json:"check,omitempty"`
+	// Begin each connection with a PROXY header that names the client (HAProxy: send-proxy, send-proxy-v2), the one of a health
+	// check with one that names nobody. Such a connection carries one request, because the next may be another client's. Default: none.
+	SendProxy     SendProxy `protobuf:"varint,12,opt,name=send_proxy,json=sendProxy,proto3,enum=twotier.router.v1.SendProxy" json:"send_proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2407,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[16]
+	mi := &file_router_v1_desired_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2420,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{16}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Server) GetName() string {
@@ -2371,6 +2493,13 @@ func (x *Server) GetCheck() *ServerCheckSettings {
 	return nil
 }
 
+func (x *Server) GetSendProxy() SendProxy {
+	if x != nil {
+		return x.SendProxy
+	}
+	return SendProxy_SEND_PROXY_UNSPECIFIED
+}
+
 // Cookie is persistence by a cookie that the router inserts (HAProxy: cookie NAME insert).
 type Cookie struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2390,7 +2519,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2531,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2544,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Cookie) GetName() string {
@@ -2483,7 +2612,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2624,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2637,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -2601,7 +2730,7 @@ type ServerCheckSettings struct {
 
 func (x *ServerCheckSettings) Reset() {
 	*x = ServerCheckSettings{}
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2742,7 @@ func (x *ServerCheckSettings) String() string {
 func (*ServerCheckSettings) ProtoMessage() {}
 
 func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2755,7 @@ func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerCheckSettings.ProtoReflect.Descriptor instead.
 func (*ServerCheckSettings) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ServerCheckSettings) GetOff() bool {
@@ -2718,7 +2847,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2859,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2872,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -2823,7 +2952,7 @@ type HttpExpect struct {
 
 func (x *HttpExpect) Reset() {
 	*x = HttpExpect{}
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2964,7 @@ func (x *HttpExpect) String() string {
 func (*HttpExpect) ProtoMessage() {}
 
 func (x *HttpExpect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2977,7 @@ func (x *HttpExpect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpExpect.ProtoReflect.Descriptor instead.
 func (*HttpExpect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HttpExpect) GetStatuses() []string {
@@ -2916,7 +3045,7 @@ type StatsPage struct {
 
 func (x *StatsPage) Reset() {
 	*x = StatsPage{}
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3057,7 @@ func (x *StatsPage) String() string {
 func (*StatsPage) ProtoMessage() {}
 
 func (x *StatsPage) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3070,7 @@ func (x *StatsPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
 func (*StatsPage) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatsPage) GetUri() string {
@@ -3004,7 +3133,7 @@ type StatsUser struct {
 
 func (x *StatsUser) Reset() {
 	*x = StatsUser{}
-	mi := &file_router_v1_desired_proto_msgTypes[23]
+	mi := &file_router_v1_desired_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3145,7 @@ func (x *StatsUser) String() string {
 func (*StatsUser) ProtoMessage() {}
 
 func (x *StatsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[23]
+	mi := &file_router_v1_desired_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3158,7 @@ func (x *StatsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
 func (*StatsUser) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{23}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StatsUser) GetName() string {
@@ -3064,7 +3193,7 @@ var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9d\x05\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe0\x05\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -3077,7 +3206,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\bbind_tls\x18\t \x03(\tR\abindTls\x12(\n" +
 	"\x03tls\x18\n" +
 	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12.\n" +
-	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12:\n" +
+	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12A\n" +
+	"\faccept_proxy\x18\v \x01(\v2\x1e.twotier.router.v1.AcceptProxyR\vacceptProxy\x12:\n" +
 	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x121\n" +
 	"\x06limits\x18\x10 \x01(\v2\x19.twotier.router.v1.LimitsR\x06limits\x122\n" +
 	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"w\n" +
@@ -3097,7 +3227,10 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"minVersion\x12F\n" +
 	"\x11handshake_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x10handshakeTimeout\x12\x1d\n" +
 	"\n" +
-	"no_tickets\x18\b \x01(\bR\tnoTickets\"E\n" +
+	"no_tickets\x18\b \x01(\bR\tnoTickets\"V\n" +
+	"\vAcceptProxy\x12\x12\n" +
+	"\x04from\x18\x01 \x03(\tR\x04from\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"E\n" +
 	"\vCertificate\x12\x1b\n" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
 	"\bkey_file\x18\x02 \x01(\tR\akeyFile\"\xcc\x02\n" +
@@ -3205,7 +3338,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"allBackups\x12>\n" +
 	"\rtimeout_queue\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x127\n" +
-	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xec\x02\n" +
+	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xa9\x03\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
@@ -3218,7 +3351,9 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"slow_start\x18\b \x01(\v2\x19.google.protobuf.DurationR\tslowStart\x12.\n" +
 	"\x05admin\x18\t \x01(\x0e2\x18.twotier.router.v1.AdminR\x05admin\x12<\n" +
 	"\x05check\x18\n" +
-	" \x01(\v2&.twotier.router.v1.ServerCheckSettingsR\x05checkB\t\n" +
+	" \x01(\v2&.twotier.router.v1.ServerCheckSettingsR\x05check\x12;\n" +
+	"\n" +
+	"send_proxy\x18\f \x01(\x0e2\x1c.twotier.router.v1.SendProxyR\tsendProxyB\t\n" +
 	"\a_weight\"\x86\x01\n" +
 	"\x06Cookie\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3327,7 +3462,11 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x11ADMIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vADMIN_READY\x10\x01\x12\x0f\n" +
 	"\vADMIN_DRAIN\x10\x02\x12\x0f\n" +
-	"\vADMIN_MAINT\x10\x03*\x95\x01\n" +
+	"\vADMIN_MAINT\x10\x03*M\n" +
+	"\tSendProxy\x12\x1a\n" +
+	"\x16SEND_PROXY_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSEND_PROXY_V1\x10\x01\x12\x11\n" +
+	"\rSEND_PROXY_V2\x10\x02*\x95\x01\n" +
 	"\fInitialState\x12\x1d\n" +
 	"\x19INITIAL_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10INITIAL_STATE_UP\x10\x01\x12\x1a\n" +
@@ -3347,8 +3486,8 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -3359,100 +3498,105 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(HashFunction)(0),           // 6: twotier.router.v1.HashFunction
 	(Protocol)(0),               // 7: twotier.router.v1.Protocol
 	(Admin)(0),                  // 8: twotier.router.v1.Admin
-	(InitialState)(0),           // 9: twotier.router.v1.InitialState
-	(*Frontend)(nil),            // 10: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 11: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 12: twotier.router.v1.Tls
-	(*Certificate)(nil),         // 13: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 14: twotier.router.v1.Forwarded
-	(*Limits)(nil),              // 15: twotier.router.v1.Limits
-	(*Rule)(nil),                // 16: twotier.router.v1.Rule
-	(*Condition)(nil),           // 17: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 18: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 19: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 20: twotier.router.v1.Redirect
-	(*Header)(nil),              // 21: twotier.router.v1.Header
-	(*Edit)(nil),                // 22: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 23: twotier.router.v1.PathEdit
-	(*Hash)(nil),                // 24: twotier.router.v1.Hash
-	(*Backend)(nil),             // 25: twotier.router.v1.Backend
-	(*Server)(nil),              // 26: twotier.router.v1.Server
-	(*Cookie)(nil),              // 27: twotier.router.v1.Cookie
-	(*Check)(nil),               // 28: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 29: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 30: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 31: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 32: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 33: twotier.router.v1.StatsUser
-	(*durationpb.Duration)(nil), // 34: google.protobuf.Duration
+	(SendProxy)(0),              // 9: twotier.router.v1.SendProxy
+	(InitialState)(0),           // 10: twotier.router.v1.InitialState
+	(*Frontend)(nil),            // 11: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 12: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 13: twotier.router.v1.Tls
+	(*AcceptProxy)(nil),         // 14: twotier.router.v1.AcceptProxy
+	(*Certificate)(nil),         // 15: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 16: twotier.router.v1.Forwarded
+	(*Limits)(nil),              // 17: twotier.router.v1.Limits
+	(*Rule)(nil),                // 18: twotier.router.v1.Rule
+	(*Condition)(nil),           // 19: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 20: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 21: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 22: twotier.router.v1.Redirect
+	(*Header)(nil),              // 23: twotier.router.v1.Header
+	(*Edit)(nil),                // 24: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 25: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 26: twotier.router.v1.Hash
+	(*Backend)(nil),             // 27: twotier.router.v1.Backend
+	(*Server)(nil),              // 28: twotier.router.v1.Server
+	(*Cookie)(nil),              // 29: twotier.router.v1.Cookie
+	(*Check)(nil),               // 30: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 31: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 32: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 33: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 34: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 35: twotier.router.v1.StatsUser
+	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	16, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	34, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	34, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	34, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	12, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	11, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	14, // 6: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	15, // 7: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
-	32, // 8: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	13, // 9: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 10: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	34, // 11: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	1,  // 12: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 13: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	34, // 14: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
-	34, // 15: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
-	17, // 16: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	19, // 17: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	20, // 18: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	22, // 19: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 20: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	18, // 21: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	18, // 22: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	18, // 23: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	17, // 24: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	17, // 25: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	17, // 26: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	34, // 27: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	21, // 28: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	21, // 29: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	21, // 30: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	21, // 31: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	23, // 32: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	5,  // 33: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
-	6,  // 34: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
-	4,  // 35: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	26, // 36: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	27, // 37: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	28, // 38: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	34, // 39: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	34, // 40: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	24, // 41: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	34, // 42: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	7,  // 43: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	34, // 44: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
-	8,  // 45: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	29, // 46: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	30, // 47: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	34, // 48: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	34, // 49: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	34, // 50: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	34, // 51: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	9,  // 52: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	34, // 53: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	34, // 54: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	34, // 55: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	9,  // 56: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	21, // 57: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	31, // 58: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	33, // 59: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	34, // 60: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	18, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	36, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	36, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	36, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	13, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	12, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	14, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
+	16, // 7: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	17, // 8: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	34, // 9: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	15, // 10: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 11: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	36, // 12: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	36, // 13: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
+	1,  // 14: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 15: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	36, // 16: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	36, // 17: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	19, // 18: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	21, // 19: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	22, // 20: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	24, // 21: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 22: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	20, // 23: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	20, // 24: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	20, // 25: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	19, // 26: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	19, // 27: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	19, // 28: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	36, // 29: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	23, // 30: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	23, // 31: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	23, // 32: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	23, // 33: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	25, // 34: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	5,  // 35: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
+	6,  // 36: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
+	4,  // 37: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	28, // 38: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	29, // 39: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	30, // 40: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	36, // 41: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	36, // 42: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	26, // 43: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	36, // 44: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	7,  // 45: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	36, // 46: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	8,  // 47: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	31, // 48: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	9,  // 49: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
+	32, // 50: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	36, // 51: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	36, // 52: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	36, // 53: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	36, // 54: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	10, // 55: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	36, // 56: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	36, // 57: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	36, // 58: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	10, // 59: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	23, // 60: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	33, // 61: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	35, // 62: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	36, // 63: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -3460,15 +3604,15 @@ func file_router_v1_desired_proto_init() {
 	if File_router_v1_desired_proto != nil {
 		return
 	}
-	file_router_v1_desired_proto_msgTypes[5].OneofWrappers = []any{}
-	file_router_v1_desired_proto_msgTypes[16].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[6].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   24,
+			NumEnums:      11,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

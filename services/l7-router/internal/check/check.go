@@ -69,9 +69,22 @@ const (
 	maxInterim = 32
 )
 
+// Dial makes a connection to a server.
+type Dial func(ctx context.Context, address netip.AddrPort) (net.Conn, error)
+
+// DialTCP makes one with which nothing is special.
+func DialTCP(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address.String())
+}
+
 // Do checks the server at an address once, over a connection of its own, because a dead listener can hide behind a
 // connection that is kept. It ends at c.Timeout at the latest, or when ctx does. A panic is a bad result.
-func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) (r Result) {
+func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) Result {
+	return Through(ctx, DialTCP, address, c)
+}
+
+// Through is Do over connections that dial makes.
+func Through(ctx context.Context, dial Dial, address netip.AddrPort, c *spec.Check) (r Result) {
 	begin := time.Now()
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -87,14 +100,15 @@ func Do(ctx context.Context, address netip.AddrPort, c *spec.Check) (r Result) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	dialed, err := new(net.Dialer).DialContext(ctx, "tcp", address.String())
+	conn, err := dial(ctx, address)
 	if err != nil {
 		return failed(err, Layer4Timeout, Layer4Refused)
 	}
-	conn := dialed.(*net.TCPConn)
 	defer conn.Close()
 	if c.Kind == spec.CheckTCP {
-		_ = conn.SetLinger(0) // it is closed by a reset, which leaves nothing behind on either side; HAProxy does so too
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // it is closed by a reset, which leaves nothing behind on either side; HAProxy does so too
+		}
 		return Result{Code: Layer4OK, Reason: "connected"}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a closed one waits for nothing

@@ -583,3 +583,44 @@ func TestTLSAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a request, want none but those of the two records", got)
 	}
 }
+
+// prefixed writes something before the first bytes of TLS, in one piece with them.
+type prefixed struct {
+	net.Conn
+	prefix string
+}
+
+func (p *prefixed) Write(b []byte) (int, error) {
+	prefix := p.prefix
+	p.prefix = ""
+	if _, err := p.Conn.Write(append([]byte(prefix), b...)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func TestProxyHeaderBeforeTLS(t *testing.T) {
+	t.Parallel()
+	ca := certtest.New(t)
+	w := newWorld(t, origin(t))
+	w.speak(ca, "localhost")
+	w.main().AcceptProxy = spec.AcceptProxy{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: patience}
+	w.apply()
+	const header = "PROXY TCP4 192.0.2.7 192.0.2.8 9 10\r\n"
+	for _, together := range []bool{true, false} {
+		raw, err := net.Dial("tcp", w.bound(secure))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &prefixed{Conn: raw, prefix: header}
+		if !together {
+			_, _ = p.Write(nil)
+		}
+		c := newClient(t, tls.Client(p, trust(t, ca, "localhost")))
+		for range 2 {
+			if got := c.get("/", ""); got != "X-Forwarded-For: 192.0.2.7\nX-Forwarded-Proto: https\n" {
+				t.Errorf("together %t: the server got\n%s", together, got)
+			}
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package epoll
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -77,7 +78,7 @@ func (a *acceptor) empty() {
 		}
 		f := a.listener.Frontend()
 		f.Force()
-		if c := a.loop.admit(fd, remote.String(), a.listener, f); c != nil {
+		if c := a.loop.admit(fd, remote, a.listener, f); c != nil {
 			c.retiring, c.queuedUp = true, true
 			timeout := min(f.Current().Spec.TimeoutRequest, lastChance)
 			a.loop.wheel.set(&c.timer, a.loop.now+int64(timeout))
@@ -105,7 +106,7 @@ func (a *acceptor) ready() {
 		switch err {
 		case 0:
 			a.pause = acceptPause
-			a.loop.admit(fd, remote.String(), a.listener, f)
+			a.loop.admit(fd, remote, a.listener, f)
 			continue
 		case unix.EAGAIN:
 			a.readable = false
@@ -135,9 +136,16 @@ func (a *acceptor) expired() {
 	a.ready()
 }
 
-// admit takes a connection that f has counted; nil when it cannot be.
-func (l *loop) admit(fd int, address string, at *front.Listener, f *front.Frontend) *conn {
-	c := &conn{loop: l, listener: at, counted: f, address: address, accepted: l.now}
+// admit takes a connection that f has counted; nil when it cannot be, or when it may not come from where it does.
+func (l *loop) admit(fd int, remote netip.Addr, at *front.Listener, f *front.Frontend) *conn {
+	proxies := &f.Current().Spec.AcceptProxy
+	if proxies.Wanted() && !proxies.Trusts(remote) {
+		tcp.Close(fd)
+		f.Leave()
+		l.log.Debug("who has connected may not send PROXY headers", logging.Address(remote.String()))
+		return nil
+	}
+	c := &conn{loop: l, listener: at, counted: f, address: remote.String(), accepted: l.now}
 	c.timer.owner = c
 	if err := l.watch(&c.sock, fd, c); err != nil {
 		tcp.Close(fd)
@@ -150,6 +158,11 @@ func (l *loop) admit(fd int, address string, at *front.Listener, f *front.Fronte
 	seen := f.Current().Seen
 	seen.Enter()
 	seen.Add(l.index, stats.Sessions, 1)
+	if proxies.Wanted() {
+		c.phase = announcing
+		l.wheel.set(&c.timer, l.now+int64(proxies.Timeout))
+		return c
+	}
 	c.await(true)
 	return c
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
-	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
 // maxInterim is the most interim responses (1xx) before a final one; a server that sends more is not going to answer.
@@ -45,7 +45,7 @@ func (c *conn) begin() bool {
 	f.front = c.listener.Frontend().Current()
 	client := exchange.Client{Address: c.address, Port: c.listener.Bound.Port()}
 	if !f.head.HasHost() {
-		client.Local = tcp.LocalAddress(int(c.fd)).String() // rarely of use, so it is not asked for each connection
+		client.Local = c.ends().Destination.String() // rarely of use, so it is not asked for each connection
 	}
 	x := &f.request
 	x.Head = f.toServer.b[:0]
@@ -182,6 +182,10 @@ func (c *conn) carry() bool {
 		f.upstream.connecting = false
 		f.since = c.loop.now
 		f.request.Connected(c.loop.now, false)
+		if f.server.Spec.SendProxy != spec.SendProxyNone && !c.introduce() {
+			c.passOver()
+			return c.next()
+		}
 	}
 	goOn := c.relay()
 	if c.phase == carrying && !goOn {

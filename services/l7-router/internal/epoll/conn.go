@@ -9,6 +9,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
+	"github.com/twotier/twotier/services/l7-router/internal/proxyproto"
 )
 
 const (
@@ -25,13 +26,14 @@ const (
 type phase uint8
 
 const (
-	idle      phase = iota // it waits for the first byte of a request
-	reading                // a part of a request's head has come
-	carrying               // a request is under way: carry.go
-	queueing               // a request waits for a server that has a free slot: queue.go
-	answering              // an answer in the router's own name is being sent
-	lingering              // that was the last answer; what still comes is thrown away
-	holding                // the client is made to wait for an answer in the router's own name
+	idle       phase = iota // it waits for the first byte of a request
+	reading                 // a part of a request's head has come
+	carrying                // a request is under way: carry.go
+	queueing                // a request waits for a server that has a free slot: queue.go
+	answering               // an answer in the router's own name is being sent
+	lingering               // that was the last answer; what still comes is thrown away
+	holding                 // the client is made to wait for an answer in the router's own name
+	announcing              // it waits for a PROXY header
 	closed
 )
 
@@ -51,6 +53,7 @@ type conn struct {
 	queuedUp bool // it has waited in the queue of a listener that is given up, and still has its one request
 	left     int  // how much is still thrown away when lingering
 	held     *held
+	via      *proxyproto.Header // what a PROXY header has named; nil: the connection's own ends
 }
 
 // flight is what a connection needs while anything is under way on it.
@@ -136,6 +139,8 @@ func (c *conn) step() bool {
 		return c.answer()
 	case lingering:
 		c.discard()
+	case announcing:
+		return c.announce()
 	case holding:
 		if c.gone() {
 			c.close()
@@ -320,7 +325,7 @@ func (c *conn) leave() {
 		c.release()
 		return
 	}
-	if c.retiring && !c.queuedUp && c.phase == idle && !c.sendsMore() {
+	if c.retiring && !c.queuedUp && (c.phase == idle || c.phase == announcing) && !c.sendsMore() {
 		c.close()
 	}
 }

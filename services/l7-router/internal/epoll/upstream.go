@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
@@ -47,7 +48,7 @@ func (l *loop) dial(s *pool.Server, caller pool.Caller) (*upstream, error) {
 // take returns an idle connection to s, nil when there is none.
 func (l *loop) take(s *pool.Server) *upstream {
 	shelf := l.idle[s.ID()]
-	if shelf == nil {
+	if shelf == nil || s.Spec.SendProxy != spec.SendProxyNone {
 		return nil
 	}
 	if !s.Keeps() {
@@ -66,7 +67,7 @@ func (l *loop) take(s *pool.Server) *upstream {
 	return u
 }
 
-// keep puts a connection away for the next request, or closes it when there are enough.
+// keep puts a connection away for the next request, or closes it when there are enough, or when it is one client's.
 func (l *loop) keep(u *upstream, s *pool.Server) {
 	id := s.ID()
 	sh := l.idle[id]
@@ -80,7 +81,7 @@ func (l *loop) keep(u *upstream, s *pool.Server) {
 		_, err := u.peek()
 		u.readable = err != unix.EAGAIN
 	}
-	if u.readable || len(sh.idle) >= l.maxIdle || !s.Keeps() {
+	if u.readable || len(sh.idle) >= l.maxIdle || !s.Keeps() || s.Spec.SendProxy != spec.SendProxyNone {
 		u.close()
 		return
 	}

@@ -57,13 +57,13 @@ func (p *Pool) checking(ctx context.Context, l *live, c *spec.Check) {
 			return
 		}
 		p.mu.Lock()
-		enabled := l.vitals.checking()
+		enabled, dial := l.vitals.checking(), dialer(&l.server.Spec, c)
 		p.mu.Unlock()
 		if !enabled {
 			timer.Stop() // until it is kicked
 			continue
 		}
-		pause, ok := p.observe(ctx, l, check.Do(ctx, l.address, c))
+		pause, ok := p.observe(ctx, l, check.Through(ctx, dial, l.address, c))
 		if !ok {
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/http2"
 	"github.com/twotier/twotier/services/l7-router/internal/mux"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
@@ -72,7 +73,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 		return c.tryStreams(f, server, keep)
 	}
 	// A request that cannot be sent again is worth a connection of its own.
-	if c.whole() {
+	if c.whole() && server.Spec.SendProxy == spec.SendProxyNone {
 		if idle, ok := server.Idle().(*sock); ok {
 			goOn, err = c.through(f, server, idle, true, keep)
 			if err == nil {
@@ -86,6 +87,11 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	} else {
 		dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
 		dialed, err = dialer.Dial("tcp", server.Address())
+		if err == nil {
+			if err = c.introduce(server, dialed); err != nil {
+				_ = dialed.Close() // it is broken
+			}
+		}
 	}
 	if err != nil {
 		server.ConnectFailed()
@@ -347,10 +353,10 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	} else if r.sending != nil {
 		sendErr = <-r.sending // the server keeps the connection, so it reads the rest
 	}
-	if err == nil && sendErr == nil && reply.KeepServer && (*in).empty() {
+	if err == nil && sendErr == nil && reply.KeepServer && (*in).empty() && server.Spec.SendProxy == spec.SendProxyNone {
 		server.Keep(r.srv)
 	} else {
-		_ = r.srv.Close() // something is missing, or was too much
+		_ = r.srv.Close() // something is missing, or was too much, or it is this client's only
 	}
 	switch {
 	case err == nil:

@@ -12,6 +12,7 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/front"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/mux"
+	"github.com/twotier/twotier/services/l7-router/internal/proxyproto"
 )
 
 const (
@@ -35,6 +36,7 @@ type conn struct {
 	driver   *Driver
 	listener *front.Listener
 	client   exchange.Client
+	via      *proxyproto.Header // what a PROXY header has named; nil: the connection's own ends
 	log      *zap.Logger
 
 	head    http1.Head
@@ -75,6 +77,9 @@ func (c *conn) serve() {
 		c.rest()
 		_ = c.Close() // whatever had to be said has been said
 	}()
+	if a := &c.listener.Frontend().Current().Spec.AcceptProxy; a.Wanted() && c.h2 == nil && !c.announced(a) {
+		return
+	}
 	if c.listener.TLS && c.h2 == nil && !c.handshake() {
 		return
 	}

@@ -142,6 +142,11 @@ func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
 	_ = accepted.SetKeepAlivePeriod(tcp.KeepAlive) // the kernel's own would do
 	remote, _ := accepted.RemoteAddr().(*net.TCPAddr)
 	f := a.at.Frontend()
+	if p := &f.Current().Spec.AcceptProxy; p.Wanted() && !p.Trusts(remote.AddrPort().Addr()) {
+		_ = accepted.Close() // it may not come from where it does
+		d.log.Debug("who has connected may not send PROXY headers", logging.Address(remote.String()))
+		return
+	}
 	c := newConn(s, a.at, exchange.Client{
 		Address: remote.AddrPort().Addr().Unmap().WithZone("").String(),
 		Local:   accepted.LocalAddr().String(),

@@ -20,7 +20,17 @@ var past = time.Unix(1, 0)
 // again), so whether it may go on is asked here, below TLS: see sock.mayWait.
 type link struct{ *sock }
 
-func (l link) Read(p []byte) (int, error) { return l.stream.Read(p) }
+func (l link) Read(p []byte) (int, error) {
+	if b := l.ahead; b != nil {
+		n := copy(p, b.bytes())
+		if b.consume(n); b.empty() {
+			giveBack(b)
+			l.ahead = nil
+		}
+		return n, nil
+	}
+	return l.stream.Read(p)
+}
 
 func (l link) Write(p []byte) (n int, err error) {
 	for {

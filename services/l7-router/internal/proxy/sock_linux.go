@@ -26,7 +26,8 @@ type sock struct {
 	raw    syscall.RawConn
 	secure *tls.Conn // what is spoken over it; nil: cleartext
 	// h2 is what this is instead of a connection; nil: it is one.
-	h2 *mux.Stream
+	h2    *mux.Stream
+	ahead *buffer // what has been read already of what TLS is to read; nil: nothing
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
 	oneB    [1]byte

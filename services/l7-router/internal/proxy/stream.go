@@ -52,6 +52,10 @@ func (c *conn) multiplex() {
 		config.Refuse = http2.InadequateSecurity
 	}
 	c.state.Store(busy)
+	if c.via == nil {
+		ends := c.ends() // a stream has none to ask
+		c.via = &ends
+	}
 	streams := mux.NewServer(c.sock, config)
 	var already []byte
 	if c.in != nil {
@@ -121,7 +125,7 @@ func (s *streamSet) serving(server uint64, to []*sock) []*sock {
 func (c *conn) serveStream(s *mux.Stream) {
 	one := streamConns.Get().(*conn)
 	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
-	one.shard, one.accepted = c.shard, c.accepted
+	one.shard, one.accepted, one.via = c.shard, c.accepted, c.via
 	c.carrying.add(one)
 	defer func() {
 		c.carrying.remove(one)

@@ -16,26 +16,11 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
-// haproxy runs the incumbent with one backend that is configured like ours, and returns its address. It is given the
-// listening socket, so that connections wait in its queue until the program has started. fromProxy: each connection begins
-// with a line of the PROXY protocol.
+// haproxy runs the incumbent with one backend that is configured like ours, and returns its address. fromProxy: each
+// connection begins with a line of the PROXY protocol.
 func haproxy(t *testing.T, b spec.Backend, fromProxy ...bool) string {
 	t.Helper()
-	program, err := exec.LookPath("haproxy")
-	if err != nil {
-		testreq.Missing(t, "haproxy (Debian package haproxy)")
-	}
 	var config strings.Builder
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	socket, err := listener.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
 	config.WriteString("defaults\n mode http\n timeout client 10s\n timeout server 10s\n timeout connect 5s\n timeout queue 10s\nfrontend f\n bind fd@3\n")
 	if len(fromProxy) > 0 {
 		config.WriteString(" tcp-request connection expect-proxy layer4\n")
@@ -69,8 +54,29 @@ func haproxy(t *testing.T, b spec.Backend, fromProxy ...bool) string {
 		}
 		config.WriteString("\n")
 	}
+	return runHAProxy(t, config.String())
+}
+
+// runHAProxy runs the incumbent and returns its address. It is given the listening socket, as fd@3, so that connections wait
+// in its queue until the program has started.
+func runHAProxy(t *testing.T, config string) string {
+	t.Helper()
+	program, err := exec.LookPath("haproxy")
+	if err != nil {
+		testreq.Missing(t, "haproxy (Debian package haproxy)")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	socket, err := listener.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
-	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -85,7 +91,7 @@ func haproxy(t *testing.T, b spec.Backend, fromProxy ...bool) string {
 		cancel()
 		_ = command.Wait() // it was killed
 		if t.Failed() {
-			t.Logf("%s\n%s", config.String(), words.String())
+			t.Logf("%s\n%s", config, words.String())
 		}
 	})
 	return listener.Addr().String()

@@ -101,6 +101,7 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 	if n := len(m.GetBind()) + len(m.GetBindTls()); n == 0 || n > MaxBinds {
 		p.refuse(path+".bind", "want 1 to %d addresses together with bind_tls, got %d", MaxBinds, n)
 	}
+	f.AcceptProxy = p.acceptProxy(path+".accept_proxy", m.GetAcceptProxy())
 	f.Bind = p.addresses(path+".bind", m.GetBind())
 	f.BindTLS = p.addresses(path+".bind_tls", m.GetBindTls())
 	switch {
@@ -148,6 +149,9 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 			p.refuse(at+".name", "there is another server %q in this backend", s.Name)
 		}
 		names[s.Name] = true
+		if s.SendProxy != SendProxyNone && b.H2C {
+			p.refuse(at+".send_proxy", "a connection of HTTP/2 is shared by many clients, so it cannot begin with one's PROXY header")
+		}
 		if s.Cookie != "" && b.Cookie.Name == "" {
 			p.refuse(at+".cookie", "the backend has no cookie, so the value has no use")
 		}
@@ -169,6 +173,7 @@ func (p *parser) server(path string, m *routerv1.Server) Server {
 	if s.MaxQueue > 0 && s.MaxConn == 0 {
 		p.refuse(path+".maxqueue", "nothing waits for a server without maxconn")
 	}
+	s.SendProxy = p.sendProxy(path+".send_proxy", m.GetSendProxy())
 	address, err := netip.ParseAddrPort(m.GetAddress())
 	if err != nil || address.Port() == 0 || address.Addr().IsUnspecified() || address.Addr().IsMulticast() {
 		p.refuse(path+".address", "want HOST:PORT with the IP address of one machine, got %q", m.GetAddress())

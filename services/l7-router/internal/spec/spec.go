@@ -21,6 +21,8 @@ type Frontend struct {
 	BindTLS []netip.AddrPort
 	TLS     TLS
 	HTTP2   HTTP2
+	// AcceptProxy says whether connections begin with a PROXY header.
+	AcceptProxy AcceptProxy
 	// Rules are asked in order; edits add up, and the first other one that holds decides.
 	Rules []Rule
 	// Forwarded is what servers are told of the client.
@@ -83,6 +85,8 @@ type Server struct {
 	Admin Admin
 	// Check is how it is checked otherwise than the backend's check says; Backend.CheckOf joins the two.
 	Check ServerCheck
+	// SendProxy says whether connections to it begin with a PROXY header.
+	SendProxy SendProxy
 }
 
 // Admin is what the operator wants of a server.

@@ -160,6 +160,19 @@ func LocalAddress(fd int) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
+	return addrPort(address)
+}
+
+// RemoteAddress is the other end of a socket; the zero AddrPort when the kernel does not tell.
+func RemoteAddress(fd int) netip.AddrPort {
+	address, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return addrPort(address)
+}
+
+func addrPort(address unix.Sockaddr) netip.AddrPort {
 	switch a := address.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
