@@ -708,6 +708,9 @@ type Frontend struct {
 	// Every connection begins with a PROXY header, version 1 or 2 (HAProxy: bind ... accept-proxy), on every address of the
 	// frontend. Default: none does.
 	AcceptProxy *AcceptProxy `protobuf:"bytes,11,opt,name=accept_proxy,json=acceptProxy,proto3" json:"accept_proxy,omitempty"`
+	// How long a client may stay silent when its connection is closed in one direction, as at the end of a tunnel or of a last
+	// answer (HAProxy: timeout client-fin). Default: timeout_client, and 2s after a last answer.
+	TimeoutClientFin *durationpb.Duration `protobuf:"bytes,12,opt,name=timeout_client_fin,json=timeoutClientFin,proto3" json:"timeout_client_fin,omitempty"`
 	// What servers are told of the client, and whose word is taken for it. Default: X-Forwarded-For with the address of the
 	// sender of the connection; what that sent itself is dropped.
 	Forwarded *Forwarded `protobuf:"bytes,15,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
@@ -829,6 +832,13 @@ func (x *Frontend) GetHttp2() *Http2 {
 func (x *Frontend) GetAcceptProxy() *AcceptProxy {
 	if x != nil {
 		return x.AcceptProxy
+	}
+	return nil
+}
+
+func (x *Frontend) GetTimeoutClientFin() *durationpb.Duration {
+	if x != nil {
+		return x.TimeoutClientFin
 	}
 	return nil
 }
@@ -2243,6 +2253,12 @@ type Backend struct {
 	// How long a request may wait for a server with a free slot; then it gets 503 (HAProxy: timeout queue). Default: as
 	// timeout_connect.
 	TimeoutQueue *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout_queue,json=timeoutQueue,proto3" json:"timeout_queue,omitempty"`
+	// How long a server may stay silent when a tunnel is closed in one direction (HAProxy: timeout server-fin). Default: as
+	// before.
+	TimeoutServerFin *durationpb.Duration `protobuf:"bytes,17,opt,name=timeout_server_fin,json=timeoutServerFin,proto3" json:"timeout_server_fin,omitempty"`
+	// How long both sides of a tunnel, such as a WebSocket, may stay silent (HAProxy: timeout tunnel). Default: the longer one
+	// of timeout_client and timeout_server.
+	TimeoutTunnel *durationpb.Duration `protobuf:"bytes,18,opt,name=timeout_tunnel,json=timeoutTunnel,proto3" json:"timeout_tunnel,omitempty"`
 	// What the servers speak. Health checks of h2c servers over HTTP are made in HTTP/1.1; use a TCP check where they do not
 	// speak it.
 	Protocol      Protocol `protobuf:"varint,20,opt,name=protocol,proto3,enum=twotier.router.v1.Protocol" json:"protocol,omitempty"`
@@ -2346,6 +2362,20 @@ func (x *Backend) GetAllBackups() bool {
 func (x *Backend) GetTimeoutQueue() *durationpb.Duration {
 	if x != nil {
 		return x.TimeoutQueue
+	}
+	return nil
+}
+
+func (x *Backend) GetTimeoutServerFin() *durationpb.Duration {
+	if x != nil {
+		return x.TimeoutServerFin
+	}
+	return nil
+}
+
+func (x *Backend) GetTimeoutTunnel() *durationpb.Duration {
+	if x != nil {
+		return x.TimeoutTunnel
 	}
 	return nil
 }
@@ -3193,7 +3223,7 @@ var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe0\x05\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa9\x06\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -3207,7 +3237,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x03tls\x18\n" +
 	" \x01(\v2\x16.twotier.router.v1.TlsR\x03tls\x12.\n" +
 	"\x05http2\x18\r \x01(\v2\x18.twotier.router.v1.Http2R\x05http2\x12A\n" +
-	"\faccept_proxy\x18\v \x01(\v2\x1e.twotier.router.v1.AcceptProxyR\vacceptProxy\x12:\n" +
+	"\faccept_proxy\x18\v \x01(\v2\x1e.twotier.router.v1.AcceptProxyR\vacceptProxy\x12G\n" +
+	"\x12timeout_client_fin\x18\f \x01(\v2\x19.google.protobuf.DurationR\x10timeoutClientFin\x12:\n" +
 	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x121\n" +
 	"\x06limits\x18\x10 \x01(\v2\x19.twotier.router.v1.LimitsR\x06limits\x122\n" +
 	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"w\n" +
@@ -3324,7 +3355,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\turi_whole\x18\x05 \x01(\bR\buriWhole\x12\"\n" +
 	"\ruri_path_only\x18\x06 \x01(\bR\vuriPathOnly\x12\x1b\n" +
 	"\turi_depth\x18\a \x01(\rR\buriDepth\x12\x17\n" +
-	"\auri_len\x18\b \x01(\rR\x06uriLen\"\xb8\x04\n" +
+	"\auri_len\x18\b \x01(\rR\x06uriLen\"\xc3\x05\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -3337,7 +3368,9 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\vall_backups\x18\t \x01(\bR\n" +
 	"allBackups\x12>\n" +
 	"\rtimeout_queue\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x127\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x12G\n" +
+	"\x12timeout_server_fin\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x10timeoutServerFin\x12@\n" +
+	"\x0etimeout_tunnel\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\rtimeoutTunnel\x127\n" +
 	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xa9\x03\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3535,68 +3568,71 @@ var file_router_v1_desired_proto_depIdxs = []int32{
 	13, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
 	12, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
 	14, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
-	16, // 7: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	17, // 8: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
-	34, // 9: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	15, // 10: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 11: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	36, // 12: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	36, // 13: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
-	1,  // 14: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 15: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	36, // 16: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
-	36, // 17: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
-	19, // 18: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	21, // 19: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	22, // 20: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	24, // 21: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 22: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	20, // 23: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	20, // 24: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	20, // 25: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	19, // 26: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	19, // 27: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	19, // 28: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	36, // 29: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	23, // 30: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	23, // 31: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	23, // 32: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	23, // 33: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	25, // 34: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	5,  // 35: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
-	6,  // 36: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
-	4,  // 37: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	28, // 38: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	29, // 39: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	30, // 40: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	36, // 41: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	36, // 42: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	26, // 43: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	36, // 44: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	7,  // 45: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	36, // 46: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
-	8,  // 47: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	31, // 48: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	9,  // 49: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
-	32, // 50: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	36, // 51: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	36, // 52: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	36, // 53: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	36, // 54: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	10, // 55: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	36, // 56: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	36, // 57: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	36, // 58: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	10, // 59: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	23, // 60: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	33, // 61: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	35, // 62: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	36, // 63: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	36, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
+	16, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	17, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	34, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	15, // 11: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 12: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	36, // 13: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	36, // 14: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
+	1,  // 15: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 16: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	36, // 17: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	36, // 18: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	19, // 19: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	21, // 20: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	22, // 21: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	24, // 22: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 23: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	20, // 24: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	20, // 25: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	20, // 26: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	19, // 27: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	19, // 28: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	19, // 29: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	36, // 30: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	23, // 31: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	23, // 32: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	23, // 33: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	23, // 34: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	25, // 35: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	5,  // 36: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
+	6,  // 37: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
+	4,  // 38: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	28, // 39: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	29, // 40: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	30, // 41: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	36, // 42: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	36, // 43: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	26, // 44: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	36, // 45: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	36, // 46: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
+	36, // 47: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
+	7,  // 48: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	36, // 49: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	8,  // 50: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	31, // 51: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	9,  // 52: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
+	32, // 53: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	36, // 54: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	36, // 55: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	36, // 56: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	36, // 57: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	10, // 58: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	36, // 59: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	36, // 60: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	36, // 61: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	10, // 62: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	23, // 63: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	33, // 64: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	35, // 65: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	36, // 66: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }

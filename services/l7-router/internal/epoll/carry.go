@@ -1,6 +1,7 @@
 package epoll
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"time"
@@ -444,6 +445,7 @@ func (c *conn) pass() bool {
 		switch s.move() {
 		case done:
 			_ = s.to.closeWrite() // if it is closed already, the better
+			f.since = c.loop.now
 		case readFailed, writeFailed:
 			c.close()
 			return false
@@ -466,13 +468,17 @@ func (c *conn) settle() {
 	f.request.Settle(c.loop.now)
 }
 
-// limits are how long each side may stay silent.
+// limits are how long each side may stay silent. A tunnel that is closed in one direction has limits of its own.
 func (c *conn) limits() (client, server time.Duration) {
 	f := c.flight
-	client, server = f.front.Spec.TimeoutClient, f.request.Backend.Spec.TimeoutServer
+	ahead, behind := &f.front.Spec, &f.request.Backend.Spec
+	client, server = ahead.TimeoutClient, behind.TimeoutServer
 	if f.tunnel {
-		client = max(client, server)
+		client = cmp.Or(behind.TimeoutTunnel, max(client, server))
 		server = client
+		if f.up.body.Framing == http1.UntilClose && (f.up.state == done || f.down.state == done) {
+			client, server = cmp.Or(ahead.TimeoutClientFin, client), cmp.Or(behind.TimeoutServerFin, server)
+		}
 	}
 	return client, server
 }

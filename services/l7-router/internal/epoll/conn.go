@@ -300,7 +300,11 @@ func (c *conn) linger() bool {
 	}
 	c.rest()
 	c.phase, c.left = lingering, lingerBytes
-	c.loop.wheel.set(&c.timer, c.loop.now+int64(lingerTimeout))
+	timeout := lingerTimeout
+	if fin := c.listener.Frontend().Current().Spec.TimeoutClientFin; fin > 0 {
+		timeout = min(timeout, fin)
+	}
+	c.loop.wheel.set(&c.timer, c.loop.now+int64(timeout))
 	return true
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"os"
@@ -140,6 +141,7 @@ type relay struct {
 	bodyPace, drainPace exchange.Pace
 	upStop              atomic.Bool
 	downStop            atomic.Bool
+	half                atomic.Bool // a tunnel is closed in one direction
 	// heard: the server has sent something.
 	heard bool
 	// watch is watchClient, cancel is wake.
@@ -219,7 +221,7 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	if !sent.IsZero() {
 		server.Answered(time.Since(sent))
 	}
-	return r.finish(server, &in)
+	return r.finish(f, server, &in)
 }
 
 // sendRequest sends head and body. A body that has not come whole is sent by a goroutine of its own, because a server
@@ -325,7 +327,7 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 }
 
 // finish passes the final response on.
-func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) {
+func (r *relay) finish(f *exchange.Frontend, server *pool.Server, in **buffer) (goOn bool, err error) {
 	c, h := r.c, &r.c.head
 	x := &c.request
 	x.Responded(r.active.last.Load())
@@ -340,7 +342,7 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	}
 	(*in).consume(h.Len())
 	if reply.Tunnel {
-		r.tunnel(in)
+		r.tunnel(f, in)
 		x.Done()
 		return false, nil
 	}
@@ -384,16 +386,22 @@ func (r *relay) finish(server *pool.Server, in **buffer) (goOn bool, err error) 
 	return reply.KeepClient, nil
 }
 
-// tunnel passes everything on, both ways, until both sides have ended or nothing has moved for the longer timeout.
-func (r *relay) tunnel(in **buffer) {
+// tunnel passes everything on, both ways, until both sides have ended or nothing has moved for too long.
+func (r *relay) tunnel(f *exchange.Frontend, in **buffer) {
 	defer func() { _ = r.srv.Close() }() // it belongs to another protocol now
 	if r.sending != nil {
 		if err := <-r.sending; err != nil {
 			return
 		}
 	}
-	quiet := max(r.up.fromTimeout, r.up.toTimeout)
-	r.up.fromTimeout, r.up.toTimeout, r.down.fromTimeout, r.down.toTimeout = quiet, quiet, quiet, quiet
+	ahead, behind := &f.Spec, &r.c.request.Backend.Spec
+	quiet := cmp.Or(behind.TimeoutTunnel, max(ahead.TimeoutClient, behind.TimeoutServer))
+	client, server := cmp.Or(ahead.TimeoutClientFin, quiet), cmp.Or(behind.TimeoutServerFin, quiet)
+	r.half.Store(false)
+	for _, d := range []*direction{&r.up, &r.down} {
+		d.fromTimeout, d.toTimeout, d.half = quiet, quiet, &r.half
+	}
+	r.up.fromFin, r.up.toFin, r.down.fromFin, r.down.toFin = client, server, server, client
 	r.down.head, r.down.watch = r.c.out, nil
 	r.up.fromPace, r.down.toPace = nil, nil
 	// What has been read already goes first, so that a quiet tunnel holds no buffers.
@@ -406,17 +414,22 @@ func (r *relay) tunnel(in **buffer) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.oneWay(&r.up)
+		r.oneWay(&r.up, &r.down)
 	}()
-	r.oneWay(&r.down)
+	r.oneWay(&r.down, &r.up)
 	<-done
 }
 
-// oneWay passes one direction on, then tells its end to the other side; an error ends both directions.
-func (r *relay) oneWay(d *direction) {
+// oneWay passes one direction on, then tells its end to the other side; an error ends both directions. What is left has
+// timeouts of its own.
+func (r *relay) oneWay(d, other *direction) {
 	err := d.untilEnd()
 	if err == nil {
 		err = d.to.CloseWrite()
+		r.active.touch()
+		r.half.Store(true)
+		_ = other.from.SetReadDeadline(time.Now().Add(other.fromFin)) // on a closed socket nobody waits
+		_ = other.to.SetWriteDeadline(time.Now().Add(other.toFin))
 	}
 	if err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		r.upStop.Store(true)

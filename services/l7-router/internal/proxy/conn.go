@@ -286,7 +286,11 @@ func (c *conn) linger() {
 	if c.in == nil {
 		c.in = borrow()
 	}
-	_ = c.SetReadDeadline(time.Now().Add(lingerTimeout)) // the read says why it cannot be
+	timeout := lingerTimeout
+	if fin := c.listener.Frontend().Current().Spec.TimeoutClientFin; fin > 0 {
+		timeout = min(timeout, fin)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
 	for left := lingerBytes; left > 0; {
 		n, err := c.Read(c.in.b)
 		if err != nil {

@@ -50,8 +50,11 @@ func (a *activity) quiet() time.Duration { return time.Since(epoch) - time.Durat
 // direction moves bytes from one socket to another.
 type direction struct {
 	from, to *sock
-	// fromTimeout and toTimeout are how long each side may stay silent.
+	// fromTimeout and toTimeout are how long each side may stay silent; fromFin and toFin from when half says that the other
+	// direction has ended. nil: it says nothing.
 	fromTimeout, toTimeout time.Duration
+	fromFin, toFin         time.Duration
+	half                   *atomic.Bool
 	active                 *activity
 	// stop ends the direction before its next wait; set it, then expire the deadlines.
 	stop *atomic.Bool
@@ -99,23 +102,49 @@ func (d *direction) readInto(p []byte) (int, error) {
 			earned(d.fromPace, n)
 			return n, nil
 		}
-		if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
+		if err = d.afterRead(err); err != nil {
 			return 0, &failed{reading: true, err: err}
 		}
 	}
 }
 
-func (d *direction) beforeRead() error {
-	wait := until(d.fromPace, d.fromTimeout)
-	if d.watch != nil {
-		wait = min(wait, pulse)
+// patience is how long the sender and the receiver may stay silent now.
+func (d *direction) patience() (from, to time.Duration) {
+	if d.half != nil && d.half.Load() {
+		return d.fromFin, d.toFin
 	}
-	// A deadline cannot be set on a closed socket; the read then says so.
-	_ = d.from.SetReadDeadline(time.Now().Add(wait))
+	return d.fromTimeout, d.toTimeout
+}
+
+func (d *direction) beforeRead() error {
+	for {
+		limit, _ := d.patience()
+		wait := until(d.fromPace, limit)
+		if d.watch != nil {
+			wait = min(wait, pulse)
+		}
+		// A deadline cannot be set on a closed socket; the read then says so.
+		_ = d.from.SetReadDeadline(time.Now().Add(wait))
+		if now, _ := d.patience(); now == limit {
+			break // and whoever changes it from here on sets another deadline
+		}
+	}
 	if d.stop.Load() {
 		return errStopped
 	}
 	return nil
+}
+
+// afterRead turns a timeout of a read that is none yet into nil.
+func (d *direction) afterRead(err error) error {
+	from, _ := d.patience()
+	return d.afterWait(err, from, d.fromPace)
+}
+
+// afterWrite turns a timeout of a write that is none yet into nil.
+func (d *direction) afterWrite(err error) error {
+	_, to := d.patience()
+	return d.afterWait(err, to, d.toPace)
 }
 
 // afterWait turns a timeout that is none yet into nil.
@@ -174,7 +203,7 @@ func (d *direction) writeAll(p []byte) error {
 		if err == nil {
 			continue
 		}
-		if err := d.afterWait(err, d.toTimeout, d.toPace); err != nil {
+		if err := d.afterWrite(err); err != nil {
 			return &failed{err: err}
 		}
 	}
@@ -183,7 +212,13 @@ func (d *direction) writeAll(p []byte) error {
 
 func (d *direction) beforeWrite() {
 	d.to.writing = d
-	_ = d.to.SetWriteDeadline(time.Now().Add(until(d.toPace, d.toTimeout))) // the write says why it cannot be
+	for {
+		_, limit := d.patience()
+		_ = d.to.SetWriteDeadline(time.Now().Add(until(d.toPace, limit))) // the write says why it cannot be
+		if _, now := d.patience(); now == limit {
+			break // as above
+		}
+	}
 }
 
 // stream moves a whole body. What has been read of it already is in the buffer; what follows it stays there. With
@@ -319,7 +354,7 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 		case errors.Is(err, errNoSplice):
 			step, err = d.copy(n - moved)
 		case err != nil:
-			if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
+			if err = d.afterRead(err); err != nil {
 				err = &failed{reading: true, err: err}
 			}
 		case p == nil:
@@ -344,7 +379,7 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 		d.beforeWrite()
 		gave, err := p.give(d.to)
 		if err != nil {
-			if err = d.afterWait(err, d.toTimeout, d.toPace); err != nil {
+			if err = d.afterWrite(err); err != nil {
 				return moved, &failed{err: err}
 			}
 			continue
@@ -373,8 +408,7 @@ func (d *direction) copy(n int64) (moved int64, err error) {
 		}
 		if b, err = d.from.readFirst(); err == nil {
 			d.active.touch()
-			earned(d.fromPace, b.w)
-		} else if err = d.afterWait(err, d.fromTimeout, d.fromPace); err != nil {
+		} else if err = d.afterRead(err); err != nil {
 			return 0, cut(&failed{reading: true, err: err})
 		}
 	}

@@ -45,7 +45,7 @@ func (l link) Write(p []byte) (n int, err error) {
 			l.writing.active.touch()
 			earned(l.writing.toPace, m)
 		}
-		if err = l.writing.afterWait(err, l.writing.toTimeout, l.writing.toPace); err != nil {
+		if err = l.writing.afterWrite(err); err != nil {
 			return n, err
 		}
 		l.writing.beforeWrite()

@@ -64,6 +64,8 @@ func Run(t *testing.T, open Open) {
 		{"ServerGoesAway", testServerGoesAway},
 		{"H2Spec", testH2Spec},
 		{"AcceptProxy", testAcceptProxy},
+		{"TunnelTimeouts", testTunnelTimeouts},
+		{"LingerTimeout", testLingerTimeout},
 		{"RefusedProxy", testRefusedProxy},
 		{"SendProxy", testSendProxy},
 		{"ProxyWithHAProxy", testProxyWithHAProxy},

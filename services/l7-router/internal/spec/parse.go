@@ -94,6 +94,7 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 		Name:             m.GetName(),
 		DefaultBackend:   m.GetDefaultBackend(),
 		TimeoutClient:    p.duration(path+".timeout_client", m.GetTimeoutClient(), DefaultTimeoutClient, time.Millisecond, MaxTimeout),
+		TimeoutClientFin: p.duration(path+".timeout_client_fin", m.GetTimeoutClientFin(), 0, time.Millisecond, MaxTimeout),
 		TimeoutRequest:   p.duration(path+".timeout_http_request", m.GetTimeoutHttpRequest(), DefaultTimeoutRequest, time.Millisecond, MaxTimeout),
 		TimeoutKeepAlive: p.duration(path+".timeout_http_keep_alive", m.GetTimeoutHttpKeepAlive(), DefaultTimeoutKeepAlive, time.Millisecond, MaxTimeout),
 		MaxConn:          p.number(path+".maxconn", m.GetMaxconn(), DefaultMaxConn, MaxConn),
@@ -128,14 +129,16 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 	p.name(path+".name", m.GetName())
 	b := Backend{
-		Name:           m.GetName(),
-		Balance:        p.balance(path, m),
-		AllBackups:     m.GetAllBackups(),
-		Cookie:         p.cookie(path+".cookie", m.GetCookie()),
-		Check:          p.check(path+".check", m.GetCheck()),
-		TimeoutConnect: p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
-		H2C:            p.h2c(path+".protocol", m.GetProtocol()),
-		TimeoutServer:  p.duration(path+".timeout_server", m.GetTimeoutServer(), DefaultTimeoutServer, time.Millisecond, MaxTimeout),
+		Name:             m.GetName(),
+		Balance:          p.balance(path, m),
+		AllBackups:       m.GetAllBackups(),
+		Cookie:           p.cookie(path+".cookie", m.GetCookie()),
+		Check:            p.check(path+".check", m.GetCheck()),
+		TimeoutConnect:   p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
+		H2C:              p.h2c(path+".protocol", m.GetProtocol()),
+		TimeoutServer:    p.duration(path+".timeout_server", m.GetTimeoutServer(), DefaultTimeoutServer, time.Millisecond, MaxTimeout),
+		TimeoutServerFin: p.duration(path+".timeout_server_fin", m.GetTimeoutServerFin(), 0, time.Millisecond, MaxTimeout),
+		TimeoutTunnel:    p.duration(path+".timeout_tunnel", m.GetTimeoutTunnel(), 0, time.Millisecond, MaxTimeout),
 	}
 	b.TimeoutQueue = p.duration(path+".timeout_queue", m.GetTimeoutQueue(), b.TimeoutConnect, time.Millisecond, MaxTimeout)
 	if len(m.GetServers()) > MaxServers {

@@ -3,6 +3,7 @@ package spec
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,5 +51,31 @@ func TestParseProxy(t *testing.T) {
 		if _, violations := Parse(frontends, backends); len(violations) != 1 || violations[0].GetField() != field {
 			t.Errorf("%s: %v", field, violations)
 		}
+	}
+}
+
+// TestParseTimeouts: those that may be left out are 0 then, and mean what they did before there were any.
+func TestParseTimeouts(t *testing.T) {
+	t.Parallel()
+	frontends, backends := good()
+	got, violations := Parse(frontends, backends)
+	if len(violations) > 0 || got.Frontends[0].TimeoutClientFin != 0 || got.Backends[0].TimeoutServerFin != 0 || got.Backends[0].TimeoutTunnel != 0 {
+		t.Errorf("left out: %+v %v", got, violations)
+	}
+	frontends[0].TimeoutClientFin = durationpb.New(time.Second)
+	backends[1].TimeoutServerFin, backends[1].TimeoutTunnel = durationpb.New(2*time.Second), durationpb.New(time.Hour)
+	got, violations = Parse(frontends, backends)
+	if len(violations) > 0 || got.Frontends[0].TimeoutClientFin != time.Second || got.Backends[0].TimeoutServerFin != 2*time.Second || got.Backends[0].TimeoutTunnel != time.Hour {
+		t.Errorf("given: %+v %v", got, violations)
+	}
+	frontends[0].TimeoutClientFin = durationpb.New(-1)
+	backends[1].TimeoutServerFin, backends[1].TimeoutTunnel = durationpb.New(48*time.Hour), durationpb.New(0)
+	_, violations = Parse(frontends, backends)
+	var fields []string
+	for _, v := range violations {
+		fields = append(fields, v.GetField())
+	}
+	if want := []string{"backend/updataserver.timeout_server_fin", "backend/updataserver.timeout_tunnel", "frontend/main.timeout_client_fin"}; !slices.Equal(fields, want) {
+		t.Errorf("violations at %v, want %v", fields, want)
 	}
 }

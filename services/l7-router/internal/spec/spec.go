@@ -31,6 +31,8 @@ type Frontend struct {
 	DefaultBackend string
 	// TimeoutClient is how long a client may stay silent while a message is under way.
 	TimeoutClient time.Duration
+	// TimeoutClientFin is the same for a connection that is closed in one direction; 0: nothing else than before.
+	TimeoutClientFin time.Duration
 	// TimeoutRequest is how long a client may take to send a whole head.
 	TimeoutRequest time.Duration
 	// TimeoutKeepAlive is how long an idle connection is kept.
@@ -63,6 +65,10 @@ type Backend struct {
 	TimeoutConnect time.Duration
 	// TimeoutServer is how long a server may stay silent while a message is under way.
 	TimeoutServer time.Duration
+	// TimeoutServerFin is the same for a tunnel that is closed in one direction; 0: nothing else than before.
+	TimeoutServerFin time.Duration
+	// TimeoutTunnel is how long both sides of a tunnel may stay silent; 0: the longer one of TimeoutClient and TimeoutServer.
+	TimeoutTunnel time.Duration
 }
 
 // Server is one machine behind a backend.
