@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"testing"
+
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
 var smallResponse = []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\n" + string(bytes.Repeat([]byte("x"), 100)))
@@ -28,7 +30,16 @@ func smallOrigin(t testing.TB) string {
 
 // testRequestAllocatesNothing counts what the whole process allocates: the client and the server here allocate nothing.
 func testRequestAllocatesNothing(t *testing.T, open Open) {
-	w := newWorld(t, open, backend("web", server("a", smallOrigin(t))))
+	for _, b := range []spec.Balance{{}, {Algorithm: spec.LeastConn}, {Algorithm: spec.URI, Hash: spec.HashMaglev}, {Algorithm: spec.PeakEWMA}} {
+		allocatesNothing(t, open, b)
+	}
+}
+
+func allocatesNothing(t *testing.T, open Open, b spec.Balance) {
+	t.Helper()
+	web := backend("web", server("a", smallOrigin(t)))
+	web.Balance, web.Servers[0].MaxConn = b, 10
+	w := newWorld(t, open, web)
 	c := dial(t, w.address())
 	buf := make([]byte, len(smallResponse))
 	allocs := testing.AllocsPerRun(2000, func() {
@@ -41,7 +52,7 @@ func testRequestAllocatesNothing(t *testing.T, open Open) {
 	})
 	// Under the race detector sync.Pool throws things away on purpose.
 	if allocs != 0 && !raceDetector {
-		t.Errorf("%v allocations a request, want none", allocs)
+		t.Errorf("balance %v: %v allocations a request, want none", b.Algorithm, allocs)
 	}
 }
 
