@@ -670,7 +670,7 @@ type InstanceState struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// State.
 	State State `protobuf:"varint,2,opt,name=state,proto3,enum=twotier.vrrp.v1.State" json:"state,omitempty"`
-	// Priority of this node.
+	// Priority of this node at present, with the weights of its trackers.
 	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Addresses that this node holds at present.
 	HeldAddresses []string `protobuf:"bytes,4,rep,name=held_addresses,json=heldAddresses,proto3" json:"held_addresses,omitempty"`

@@ -28,7 +28,7 @@ const (
 type Profile int32
 
 const (
-	// The same as compat.
+	// Fast, or compat with version 2 or authentication.
 	Profile_PROFILE_UNSPECIFIED Profile = 0
 	// Version 2, an advert each second: what every VRRP router of the last decades understands.
 	Profile_PROFILE_COMPAT Profile = 1
@@ -155,15 +155,22 @@ type Instance struct {
 	// Default false.
 	Nopreempt bool `protobuf:"varint,7,opt,name=nopreempt,proto3" json:"nopreempt,omitempty"`
 	// What has to be well on a node for it to hold the addresses, 16 at most. A tracker that fails puts the instance in
-	// fault: it gives up the addresses at once and sends priority 0.
+	// fault: it gives up the addresses at once and sends priority 0. With a weight it changes the priority instead.
 	Trackers []*Tracker `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
-	// What version and advert_interval are where they are not given. Default: compat. Example: PROFILE_FAST
+	// What version and advert_interval are where they are not given. Default: fast, as suits agents among themselves; with
+	// authentication, which only version 2 has, or version 2, compat. Example: PROFILE_COMPAT
 	Profile Profile `protobuf:"varint,9,opt,name=profile,proto3,enum=twotier.vrrp.v1.Profile" json:"profile,omitempty"`
 	// Version of VRRP, 2 (RFC 3768) or 3 (RFC 5798, RFC 9568); the same on all members, who do not hear each other
 	// otherwise. Default: as profile says.
 	Version uint32 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
 	// What the checksum of our adverts covers, with version 3. Either form is taken in from others. Default: as the peers do.
-	Checksum      ChecksumForm `protobuf:"varint,11,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
+	Checksum ChecksumForm `protobuf:"varint,11,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
+	// How long a node that has started, or whose fault is over, leaves a living master of lower priority in office
+	// (keepalived: preempt_delay). Default 0; 1000s at most.
+	PreemptDelay *durationpb.Duration `protobuf:"bytes,12,opt,name=preempt_delay,json=preemptDelay,proto3" json:"preempt_delay,omitempty"`
+	// How long a node that has started listens at least before it takes over, so that the network can settle (keepalived:
+	// vrrp_startup_delay). Default 0; 1000s at most.
+	StartupDelay  *durationpb.Duration `protobuf:"bytes,13,opt,name=startup_delay,json=startupDelay,proto3" json:"startup_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,6 +280,20 @@ func (x *Instance) GetChecksum() ChecksumForm {
 		return x.Checksum
 	}
 	return ChecksumForm_CHECKSUM_FORM_UNSPECIFIED
+}
+
+func (x *Instance) GetPreemptDelay() *durationpb.Duration {
+	if x != nil {
+		return x.PreemptDelay
+	}
+	return nil
+}
+
+func (x *Instance) GetStartupDelay() *durationpb.Duration {
+	if x != nil {
+		return x.StartupDelay
+	}
+	return nil
 }
 
 // Member is one node of an instance.
@@ -405,7 +426,32 @@ type Tracker struct {
 	// Good checks in a row until the fault ends, 1 to 100. Default 2.
 	Rise uint32 `protobuf:"varint,5,opt,name=rise,proto3" json:"rise,omitempty"`
 	// Bad checks in a row until there is a fault, 1 to 100. Default 2.
-	Fall          uint32 `protobuf:"varint,6,opt,name=fall,proto3" json:"fall,omitempty"`
+	Fall uint32 `protobuf:"varint,6,opt,name=fall,proto3" json:"fall,omitempty"`
+	// What it does. 0: when it fails, the instance is in fault. Another one changes the priority, which stays within 1 and
+	// 254: a negative one is added while the check fails, a positive one while it is well, -253 to 253 (keepalived:
+	// weight). One that could not move the addresses in any case, whatever all trackers find on all members, is refused.
+	Weight int32 `protobuf:"zigzag32,7,opt,name=weight,proto3" json:"weight,omitempty"`
+	// The check is well when it fails, and the other way round; for file, process, interface and route (keepalived:
+	// weight ... reverse). Example: a file that takes the node out of service.
+	Reverse bool `protobuf:"varint,8,opt,name=reverse,proto3" json:"reverse,omitempty"`
+	// How long a check that has failed counts as failed at least. It doubles each time that the check fails again within
+	// twice that time, up to 16 times as long, so that what comes and goes does not take the addresses with it. Default 0;
+	// 10m at most.
+	HoldDown *durationpb.Duration `protobuf:"bytes,9,opt,name=hold_down,json=holdDown,proto3" json:"hold_down,omitempty"`
+	// A program that ends with 0 when all is well. Exactly one of this, grpc_health and those below is set.
+	Script *Script `protobuf:"bytes,10,opt,name=script,proto3" json:"script,omitempty"`
+	// A process is there.
+	Process *Process `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
+	// A file is there.
+	File *File `protobuf:"bytes,12,opt,name=file,proto3" json:"file,omitempty"`
+	// A network card is up and carries.
+	Interface *Interface `protobuf:"bytes,13,opt,name=interface,proto3" json:"interface,omitempty"`
+	// A route is in the main table of IPv4.
+	Route *Route `protobuf:"bytes,14,opt,name=route,proto3" json:"route,omitempty"`
+	// Something takes TCP connections.
+	Tcp *Tcp `protobuf:"bytes,15,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	// Something answers HTTP/1.1 GET with 200 to 399.
+	Http          *Http `protobuf:"bytes,16,opt,name=http,proto3" json:"http,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,6 +528,428 @@ func (x *Tracker) GetFall() uint32 {
 	return 0
 }
 
+func (x *Tracker) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Tracker) GetReverse() bool {
+	if x != nil {
+		return x.Reverse
+	}
+	return false
+}
+
+func (x *Tracker) GetHoldDown() *durationpb.Duration {
+	if x != nil {
+		return x.HoldDown
+	}
+	return nil
+}
+
+func (x *Tracker) GetScript() *Script {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Tracker) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Tracker) GetFile() *File {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *Tracker) GetInterface() *Interface {
+	if x != nil {
+		return x.Interface
+	}
+	return nil
+}
+
+func (x *Tracker) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
+func (x *Tracker) GetTcp() *Tcp {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *Tracker) GetHttp() *Http {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+// Script is a program without a shell around it.
+type Script struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program, by its absolute path, and its arguments; 32 of 4096 bytes at most. The file and every folder above it
+	// must belong to root, or to the user, and must not be writable for others or the group.
+	// Example: ["/usr/local/bin/check-haproxy", "--fast"]
+	Argv []string `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	// Who runs it. Default: nobody. An agent without CAP_SETUID and CAP_SETGID can only run it as its own user.
+	// Example: root
+	User          string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Script) Reset() {
+	*x = Script{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Script) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Script) ProtoMessage() {}
+
+func (x *Script) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Script.ProtoReflect.Descriptor instead.
+func (*Script) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Script) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *Script) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+// Process is looked for among all processes that the agent sees: those of its own PID namespace.
+type Process struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, as in /proc/PID/comm: 15 bytes at most. Example: haproxy
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Process) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// File is looked for by its path.
+type File struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path. Example: /run/maintenance
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *File) Reset() {
+	*x = File{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *File) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*File) ProtoMessage() {}
+
+func (x *File) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use File.ProtoReflect.Descriptor instead.
+func (*File) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *File) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// Interface is a network card.
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name. Example: eth1
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Route is a destination in the main routing table.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Destination. Example: 0.0.0.0/0
+	Destination   string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Route) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+// Tcp is where connections are taken.
+type Tcp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For each member: node name to HOST:PORT. Example: haproxy -> 127.0.0.1:80
+	Address       map[string]string `protobuf:"bytes,1,rep,name=address,proto3" json:"address,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tcp) Reset() {
+	*x = Tcp{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tcp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tcp) ProtoMessage() {}
+
+func (x *Tcp) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tcp.ProtoReflect.Descriptor instead.
+func (*Tcp) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Tcp) GetAddress() map[string]string {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+// Http is what is asked for.
+type Http struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For each member: node name to HOST:PORT. Example: haproxy -> 127.0.0.1:80
+	Address map[string]string `protobuf:"bytes,1,rep,name=address,proto3" json:"address,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Path, with its query if it has one. Default "/". Example: /health
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Host header. Default: the address.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Http) Reset() {
+	*x = Http{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Http) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Http) ProtoMessage() {}
+
+func (x *Http) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Http.ProtoReflect.Descriptor instead.
+func (*Http) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Http) GetAddress() map[string]string {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *Http) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Http) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 // GrpcHealth names a gRPC server and the service in it that is asked after.
 type GrpcHealth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -495,7 +963,7 @@ type GrpcHealth struct {
 
 func (x *GrpcHealth) Reset() {
 	*x = GrpcHealth{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +975,7 @@ func (x *GrpcHealth) String() string {
 func (*GrpcHealth) ProtoMessage() {}
 
 func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +988,7 @@ func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcHealth.ProtoReflect.Descriptor instead.
 func (*GrpcHealth) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GrpcHealth) GetAddress() map[string]string {
@@ -541,7 +1009,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x94\x04\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x94\x05\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -554,13 +1022,15 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aprofile\x18\t \x01(\x0e2\x18.twotier.vrrp.v1.ProfileR\aprofile\x12\x18\n" +
 	"\aversion\x18\n" +
 	" \x01(\rR\aversion\x129\n" +
-	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\"V\n" +
+	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\x12>\n" +
+	"\rpreempt_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\fpreemptDelay\x12>\n" +
+	"\rstartup_delay\x18\r \x01(\v2\x19.google.protobuf.DurationR\fstartupDelay\"V\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\"5\n" +
 	"\x0eAuthentication\x12#\n" +
-	"\rpassword_file\x18\x01 \x01(\tR\fpasswordFile\"\xef\x01\n" +
+	"\rpassword_file\x18\x01 \x01(\tR\fpasswordFile\"\xa4\x05\n" +
 	"\aTracker\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\vgrpc_health\x18\x02 \x01(\v2\x1b.twotier.vrrp.v1.GrpcHealthR\n" +
@@ -568,7 +1038,41 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
 	"\x04rise\x18\x05 \x01(\rR\x04rise\x12\x12\n" +
-	"\x04fall\x18\x06 \x01(\rR\x04fall\"\xa6\x01\n" +
+	"\x04fall\x18\x06 \x01(\rR\x04fall\x12\x16\n" +
+	"\x06weight\x18\a \x01(\x11R\x06weight\x12\x18\n" +
+	"\areverse\x18\b \x01(\bR\areverse\x126\n" +
+	"\thold_down\x18\t \x01(\v2\x19.google.protobuf.DurationR\bholdDown\x12/\n" +
+	"\x06script\x18\n" +
+	" \x01(\v2\x17.twotier.vrrp.v1.ScriptR\x06script\x122\n" +
+	"\aprocess\x18\v \x01(\v2\x18.twotier.vrrp.v1.ProcessR\aprocess\x12)\n" +
+	"\x04file\x18\f \x01(\v2\x15.twotier.vrrp.v1.FileR\x04file\x128\n" +
+	"\tinterface\x18\r \x01(\v2\x1a.twotier.vrrp.v1.InterfaceR\tinterface\x12,\n" +
+	"\x05route\x18\x0e \x01(\v2\x16.twotier.vrrp.v1.RouteR\x05route\x12&\n" +
+	"\x03tcp\x18\x0f \x01(\v2\x14.twotier.vrrp.v1.TcpR\x03tcp\x12)\n" +
+	"\x04http\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.HttpR\x04http\"0\n" +
+	"\x06Script\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"\x1d\n" +
+	"\aProcess\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x1a\n" +
+	"\x04File\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\x1f\n" +
+	"\tInterface\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\")\n" +
+	"\x05Route\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\"~\n" +
+	"\x03Tcp\x12;\n" +
+	"\aaddress\x18\x01 \x03(\v2!.twotier.vrrp.v1.Tcp.AddressEntryR\aaddress\x1a:\n" +
+	"\fAddressEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa8\x01\n" +
+	"\x04Http\x12<\n" +
+	"\aaddress\x18\x01 \x03(\v2\".twotier.vrrp.v1.Http.AddressEntryR\aaddress\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x1a:\n" +
+	"\fAddressEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
 	"\n" +
 	"GrpcHealth\x12B\n" +
 	"\aaddress\x18\x01 \x03(\v2(.twotier.vrrp.v1.GrpcHealth.AddressEntryR\aaddress\x12\x18\n" +
@@ -598,7 +1102,7 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_vrrp_v1_desired_proto_goTypes = []any{
 	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
 	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
@@ -606,26 +1110,47 @@ var file_vrrp_v1_desired_proto_goTypes = []any{
 	(*Member)(nil),              // 3: twotier.vrrp.v1.Member
 	(*Authentication)(nil),      // 4: twotier.vrrp.v1.Authentication
 	(*Tracker)(nil),             // 5: twotier.vrrp.v1.Tracker
-	(*GrpcHealth)(nil),          // 6: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 7: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
+	(*Script)(nil),              // 6: twotier.vrrp.v1.Script
+	(*Process)(nil),             // 7: twotier.vrrp.v1.Process
+	(*File)(nil),                // 8: twotier.vrrp.v1.File
+	(*Interface)(nil),           // 9: twotier.vrrp.v1.Interface
+	(*Route)(nil),               // 10: twotier.vrrp.v1.Route
+	(*Tcp)(nil),                 // 11: twotier.vrrp.v1.Tcp
+	(*Http)(nil),                // 12: twotier.vrrp.v1.Http
+	(*GrpcHealth)(nil),          // 13: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 14: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 15: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 16: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	3,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	8,  // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	17, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
 	4,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
 	5,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
 	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
 	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	6,  // 6: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	8,  // 7: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	8,  // 8: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	7,  // 9: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	17, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	13, // 8: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	17, // 9: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	17, // 10: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	17, // 11: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	6,  // 12: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	7,  // 13: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	8,  // 14: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	9,  // 15: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	10, // 16: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	11, // 17: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	12, // 18: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	14, // 19: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	15, // 20: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	16, // 21: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -639,7 +1164,7 @@ func file_vrrp_v1_desired_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -158,7 +158,7 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 	s := &vrrpv1.InstanceState{
 		Name:                i.Local.Name,
 		State:               states[i.State],
-		Priority:            uint32(i.Local.Priority),
+		Priority:            uint32(i.Priority),
 		Reason:              i.Reason,
 		Transitions:         i.Transitions,
 		AdvertsSent:         i.Sent,

@@ -59,13 +59,13 @@ func TestHandoverAndDrain(t *testing.T) {
 func TestListInstances(t *testing.T) {
 	t.Parallel()
 	master := plan.Instance{
-		Local: spec.Local{Name: "VI_1", Priority: 105, Version: packet.V2}, State: fsm.Master, Reason: "no advert for 3.6s",
+		Local: spec.Local{Name: "VI_1", Priority: 105, Version: packet.V2}, State: fsm.Master, Priority: 105, Reason: "no advert for 3.6s",
 		Held: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Master: netip.MustParseAddr("192.168.60.128"),
 		Transitions: 2, Sent: 3, Received: 4, Mismatched: 5,
 	}
 	master.Dropped[packet.DropAuthentication] = 6
 	a := &agent{instances: some{master, {
-		Local: spec.Local{Name: "VI_3", Priority: 99, Version: packet.V3}, State: fsm.Fault, Checksum: packet.ChecksumMessage,
+		Local: spec.Local{Name: "VI_3", Priority: 99, Version: packet.V3}, State: fsm.Fault, Priority: 99, Checksum: packet.ChecksumMessage,
 		Peers: map[netip.Addr]packet.Checksum{netip.MustParseAddr("192.168.60.128"): packet.ChecksumMessage},
 	}}}
 	form := vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE
@@ -91,7 +91,7 @@ func TestImport(t *testing.T) {
 	text := []byte("vrrp_instance VI_1 {\n virtual_router_id 53\n virtual_ipaddress { 192.168.60.78 }\n}\n")
 	got, err := (&admin{}).Import(t.Context(), &vrrpv1.ImportRequest{Files: []*vrrpv1.ImportFile{{Node: "haproxy", Config: text}}})
 	want := &vrrpv1.Instance{
-		Name: "VI_1", VirtualRouterId: 53, VirtualAddresses: []string{"192.168.60.78"}, Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 100}},
+		Name: "VI_1", VirtualRouterId: 53, VirtualAddresses: []string{"192.168.60.78"}, Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 100}}, Profile: vrrpv1.Profile_PROFILE_COMPAT,
 	}
 	if err != nil || len(got.GetObjects()) != 1 || !proto.Equal(got.GetObjects()[0].GetInstance(), want) || len(got.GetReport().GetLines()) != 4 {
 		t.Errorf("got %v, %v; want %v", got, err, want)

@@ -2,12 +2,16 @@ package instance
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -64,6 +68,9 @@ func (i *instance) faultReason() string {
 func (i *instance) track(ctx context.Context, c spec.Check, well bool) {
 	ctx, stop := context.WithCancel(ctx)
 	t := &tracker{check: c, stop: stop}
+	if c.Weight > 0 && well {
+		t.sum = c.Weight
+	}
 	i.trackers[c.Name] = t
 	i.goroutine.Go(func() {
 		defer stop()
@@ -82,11 +89,38 @@ func (i *instance) judge(f finding) {
 	if i.trackers[name] != f.tracker {
 		return // of a tracker that has been replaced meanwhile
 	}
+	if w := f.tracker.check.Weight; w != 0 {
+		i.weigh(f, w)
+		i.mend(causeTracker + name) // it has answered
+		return
+	}
 	if f.well {
 		i.mend(causeTracker + name)
 		return
 	}
 	i.fail(causeTracker+name, "tracker "+name+" failed: "+f.why)
+}
+
+// weigh takes in the finding of a tracker that changes the priority.
+func (i *instance) weigh(f finding, weight int) {
+	f.tracker.sum = 0
+	if f.well == (weight > 0) {
+		f.tracker.sum = weight
+	}
+	old := i.config.Priority
+	if i.priority() == old {
+		return
+	}
+	i.build()
+	i.log.Info("priority changed", zap.Uint8("old", old), zap.Uint8("new", i.config.Priority),
+		logging.Reason(fmt.Sprintf("tracker %s: well %v %s", f.tracker.check.Name, f.well, f.why)))
+	if i.state == fsm.Master {
+		i.send(i.advert, false) // the peers learn of it now, not at the next turn
+		if node := i.successor(); node != "" && i.order.local.Preempt && i.agents[node].priority > i.config.Priority {
+			i.handOver(node, false, func(string, error) {}) // what comes of it is in the log
+		}
+	}
+	i.publish()
 }
 
 // obey takes a new order without leaving the state.
@@ -111,6 +145,7 @@ func (i *instance) obey(tracking context.Context, o order) {
 			i.track(tracking, c, !failed)
 		}
 	}
+	i.build() // the weights may be others
 
 	i.release(slices.DeleteFunc(slices.Clone(i.held), func(a netip.Addr) bool { return slices.Contains(o.local.Addresses, a) }))
 	i.look()

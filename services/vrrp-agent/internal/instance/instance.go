@@ -117,6 +117,7 @@ type finding struct {
 type tracker struct {
 	check spec.Check
 	stop  context.CancelFunc
+	sum   int // what it adds to the priority
 }
 
 // counters may be read at any time.
@@ -168,6 +169,9 @@ type instance struct {
 	refused        error // what the kernel said to the addresses during the present step
 
 	parleys
+
+	startup time.Time // until when a node that has started listens
+	patient time.Time // until when it does not preempt
 
 	timer    *time.Timer
 	due      time.Time // zero: the timer is stopped
@@ -266,6 +270,9 @@ func (i *instance) run(ctx context.Context) {
 		i.faults[causeTracker+c.Name] = "tracker " + c.Name + " has not answered yet"
 		i.track(tracking, c, false)
 	}
+	now := time.Now()
+	i.startup, i.patient = now.Add(i.order.local.StartupDelay), now.Add(i.order.local.PreemptDelay)
+	i.config.Preempt = i.preempt()
 	i.look()
 	if len(i.faults) > 0 {
 		i.step(fsm.Event{Kind: fsm.Broken}, because(i.faultReason()))
@@ -386,6 +393,10 @@ func (i *instance) step(e fsm.Event, why cause) {
 		i.requests, i.declined, i.unheard = 0, false, false
 		i.asking.Stop()
 	}
+	if old == fsm.Fault && next == fsm.Backup && i.order.local.PreemptDelay > 0 {
+		i.patient = time.Now().Add(i.order.local.PreemptDelay)
+		i.config.Preempt = i.preempt()
+	}
 	if next == fsm.Master && old != next {
 		i.stoodBack = false
 		i.config.Preempt = i.preempt()
@@ -428,7 +439,7 @@ func (i *instance) act(a fsm.Action) {
 	case fsm.TimeAdvert:
 		i.arm(i.config.Interval)
 	case fsm.TimeMasterDown:
-		i.arm(i.config.MasterDown())
+		i.arm(max(i.config.MasterDown(), time.Until(i.startup)))
 		i.asking.Reset(i.config.Missed())
 		i.since, i.lives = time.Now(), ""
 	case fsm.TimeSkew:
@@ -528,6 +539,10 @@ func (i *instance) receive(datagram []byte) {
 		i.publish()
 	}
 	i.learn(a)
+	if i.state == fsm.Backup && !i.patient.IsZero() && !time.Now().Before(i.patient) {
+		i.patient = time.Time{}
+		i.config.Preempt = i.preempt()
+	}
 	if i.state == fsm.Backup {
 		i.hello(a.Priority)
 	}
@@ -568,7 +583,7 @@ func sameAddresses(a, b []netip.Addr) bool {
 // publish makes the state visible.
 func (i *instance) publish() {
 	i.status.Store(&plan.Instance{
-		Local: i.order.local, State: i.state, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
+		Local: i.order.local, State: i.state, Priority: i.config.Priority, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
 		Checksum: i.format.Checksum, Peers: maps.Clone(i.peers),
 		Agents: i.agentsNow(), Unheard: i.unheard, StoodBack: i.stoodBack, Drained: i.drained,
 	})

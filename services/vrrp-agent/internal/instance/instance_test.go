@@ -575,3 +575,63 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	i.hangUp()
 	i.goroutine.Wait()
 }
+
+// TestWeights: a tracker with a weight moves the address by the priorities, and without ceasing to stand for election.
+func TestWeights(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		weighted := func(p uint8, weight int) spec.Local {
+			x := vi1(p)
+			x.Trackers = []spec.Check{{Name: "router", Weight: weight}}
+			return x
+		}
+		a.start(t, weighted(105, -7))
+		b.start(t, weighted(90, 9))
+		pass(time.Minute)
+		if l.take() != "" {
+			t.Error("an instance stood for election before its tracker had answered")
+		}
+		a.watch.turn("router", true, "")
+		b.watch.turn("router", true, "")
+		pass(time.Minute)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		if p := b.set.Instances()[0].Priority; p != 99 {
+			t.Errorf("priority %d, want 90 + 9", p)
+		}
+		a.watch.turn("router", false, "gone")
+		pass(4 * time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (master 192.168.60.22 has priority 98)")
+		expect(t, a.print(), "haproxy: VI_1 backup [] (192.168.60.128 has priority 99)")
+		b.watch.turn("router", false, "gone")
+		pass(4 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (master 192.168.60.128 has priority 90)")
+		a.leave()
+		b.leave()
+	})
+}
+
+// TestDelays: a node that has started listens at least for its delay, and does not preempt for the other one.
+func TestDelays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		low, high := vi1(99), vi1(105)
+		low.StartupDelay = 20 * time.Second
+		high.PreemptDelay = time.Minute
+		b.start(t, low)
+		pass(19 * time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 backup [] (started)")
+		pass(2 * time.Second)
+		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (no advert for 3.61328125s)")
+		a.start(t, high)
+		pass(59 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 backup [] (started)")
+		pass(6 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (master 192.168.60.128 has priority 99)")
+		a.leave()
+		b.leave()
+	})
+}

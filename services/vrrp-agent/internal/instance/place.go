@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/election"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
@@ -126,11 +127,17 @@ func (i *instance) priority() uint8 {
 	if i.drained {
 		return drainedPriority
 	}
-	return i.order.local.Priority
+	sum := 0
+	for _, t := range i.trackers {
+		sum += t.sum
+	}
+	return uint8(election.Effective(int(i.order.local.Priority), sum))
 }
 
 // preempt tells whether this node takes over from a living master of lower priority.
-func (i *instance) preempt() bool { return i.order.local.Preempt && !i.stoodBack && !i.drained }
+func (i *instance) preempt() bool {
+	return i.order.local.Preempt && !i.stoodBack && !i.drained && i.patient.IsZero()
+}
 
 // write prepares the adverts.
 func (i *instance) write() {

@@ -175,7 +175,7 @@ func global(s *statement) {
 	case word == "router_id":
 		s.ignore("the node has its name from --node")
 	case word == "script_user", word == "enable_script_security":
-		s.ignore("no scripts are run")
+		s.ignore("each tracker of the kind script names its user")
 	case strings.HasPrefix(word, "vrrp_garp_"), strings.HasPrefix(word, "vrrp_gna_"):
 		s.ignore("an address that moves is announced five times at once and five times after 5s")
 	case word == "vrrp_strict", word == "vrrp_skip_check_adv_addr", word == "vrrp_check_unicast_src":
@@ -226,7 +226,7 @@ func (n node) script(s *statement) {
 			}
 			continue
 		case "user", "init_fail":
-			child.ignore("no scripts are run; a tracker counts as failed until its first answer")
+			child.ignore("a tracker counts as failed until its first answer")
 			continue
 		default:
 			child.leave("%s: not known to the importer", importing.Quote(word))

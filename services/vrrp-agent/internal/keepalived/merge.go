@@ -193,6 +193,7 @@ func (r *reader) alone(groups []*group) {
 func (g *group) message() *vrrpv1.Instance {
 	m := &vrrpv1.Instance{
 		Name: g.name, VirtualRouterId: g.members[0].id, Nopreempt: g.nopreempt, Trackers: g.trackers,
+		Profile: vrrpv1.Profile_PROFILE_COMPAT,
 	}
 	for _, a := range g.addresses {
 		m.VirtualAddresses = append(m.VirtualAddresses, a.text)
@@ -301,12 +302,12 @@ func (g *group) tracker(name string) (tracker *vrrpv1.Tracker, why string) {
 			c = own
 		}
 		if m.node.routerHealth == "" {
-			return nil, fmt.Sprintf("no scripts are run; tell router_health of %s with its file, or apply the instance with a tracker", m.node.name)
+			return nil, fmt.Sprintf("a script does not become a tracker by itself; tell router_health of %s with its file, or apply the instance with a tracker", m.node.name)
 		}
 		health.Address[m.node.name] = m.node.routerHealth
 	}
 	if !strings.Contains(c.command, "haproxy") {
-		return nil, "no scripts are run; apply the instance with a tracker that asks a gRPC health service"
+		return nil, "a script does not become a tracker by itself; apply the instance with one of the kind script"
 	}
 	tracker = &vrrpv1.Tracker{Name: name, GrpcHealth: health, Interval: durationpb.New(c.interval), Rise: c.rise, Fall: c.fall}
 	if c.timeout > 0 {
@@ -383,7 +384,7 @@ func (c *script) speak() {
 		word := s.word(0)
 		switch {
 		case !c.tracked && word == "script":
-			s.line.Unsupported("no scripts are run; a tracker asks the gRPC health of a service: tell router_health of each node with its file")
+			s.line.Unsupported("a line for the shell is no program: give the tracker `script` what it runs as argv, or tell router_health of each node with its file")
 		case !c.tracked:
 			s.line.Unsupported("it belongs to a script that does not become a tracker")
 		case word == "weight":

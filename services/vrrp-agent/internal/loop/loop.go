@@ -186,7 +186,7 @@ func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have
 	}
 	for _, i := range have.Running {
 		s.Notes = append(s.Notes, fmt.Sprintf("instance %s: %v, priority %d, holds %v: %s",
-			i.Local.Name, i.State, i.Local.Priority, i.Held, i.Reason))
+			i.Local.Name, i.State, i.Priority, i.Held, i.Reason))
 	}
 	l.cfg.Status.Report(s)
 	if !l.ready && l.revision != 0 {

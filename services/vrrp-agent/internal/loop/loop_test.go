@@ -34,7 +34,7 @@ func (w *world) Apply(_ context.Context, c plan.Change) error {
 	w.called = append(w.called, c.String())
 	switch c.Kind {
 	case plan.Start:
-		w.have.Running = append(w.have.Running, plan.Instance{Local: c.Local})
+		w.have.Running = append(w.have.Running, plan.Instance{Local: c.Local, Priority: c.Local.Priority})
 	case plan.Stop:
 		w.have.Running = nil
 	case plan.Clean:

@@ -32,6 +32,8 @@ type Instance struct {
 	Local spec.Local
 	// State it is in.
 	State fsm.State
+	// Priority at present, with the weights of its trackers.
+	Priority uint8
 	// Held addresses at present.
 	Held []netip.Addr
 	// Master is the sender of the last advert heard. Invalid when none was.
@@ -199,6 +201,8 @@ func differences(have, want spec.Local) []string {
 	add("priority", have.Priority, want.Priority)
 	add("addresses", have.Addresses, want.Addresses)
 	add("preempt", have.Preempt, want.Preempt)
+	add("preempt delay", have.PreemptDelay, want.PreemptDelay)
+	add("startup delay", have.StartupDelay, want.StartupDelay)
 	add("checksum", have.Checksum, want.Checksum)
 	add("password file", have.PasswordFile, want.PasswordFile)
 	if !reflect.DeepEqual(have.Peers, want.Peers) {

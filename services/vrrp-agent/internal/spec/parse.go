@@ -3,7 +3,6 @@ package spec
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"path"
@@ -77,6 +76,11 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 			c.bad(at+"authentication", "version 3 has none")
 		}
 	}
+	i.PreemptDelay = c.duration(at+"preempt_delay", m.GetPreemptDelay(), 0, 0, MaxDelay)
+	i.StartupDelay = c.duration(at+"startup_delay", m.GetStartupDelay(), 0, 0, MaxDelay)
+	if m.GetNopreempt() && i.PreemptDelay > 0 {
+		c.bad(at+"preempt_delay", "nopreempt leaves nothing to delay")
+	}
 	i.Trackers = c.trackers(at, m.GetTrackers(), i.Members)
 	return i
 }
@@ -84,7 +88,11 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 // rhythm returns version and interval, and what the profile says where they are not given.
 func (c *checker) rhythm(at string, m *vrrpv1.Instance) (packet.Version, time.Duration) {
 	version, interval := packet.V2, DefaultInterval
-	switch m.GetProfile() {
+	profile := m.GetProfile()
+	if profile == vrrpv1.Profile_PROFILE_UNSPECIFIED && m.GetVersion() != uint32(packet.V2) && m.GetAuthentication() == nil {
+		profile = vrrpv1.Profile_PROFILE_FAST
+	}
+	switch profile {
 	case vrrpv1.Profile_PROFILE_UNSPECIFIED, vrrpv1.Profile_PROFILE_COMPAT:
 	case vrrpv1.Profile_PROFILE_FAST:
 		version, interval = packet.V3, FastInterval
@@ -222,40 +230,21 @@ func (c *checker) trackers(at string, messages []*vrrpv1.Tracker, members []Memb
 			c.bad(field+"name", "%s, got %q", wantName, m.GetName())
 		}
 		seen[m.GetName()] = n
-		t := Tracker{Name: m.GetName(), Service: m.GetGrpcHealth().GetService()}
-		t.Addresses = c.trackedAddresses(field, m.GetGrpcHealth(), members)
+		t := Tracker{Name: m.GetName(), Weight: int(m.GetWeight())}
+		t.What, t.Addresses = c.what(field, m, members)
+		if t.Weight < -MaxWeight || t.Weight > MaxWeight {
+			c.bad(field+"weight", "want %d to %d, got %d", -MaxWeight, MaxWeight, t.Weight)
+			t.Weight = 0
+		}
+		t.HoldDown = c.duration(field+"hold_down", m.GetHoldDown(), 0, 0, MaxHoldDown)
 		t.Interval = c.duration(field+"interval", m.GetInterval(), DefaultCheckInterval, MinCheckInterval, MaxCheckPause)
 		t.Timeout = c.duration(field+"timeout", m.GetTimeout(), max(t.Interval, DefaultCheckTimeout), MinCheckTimeout, MaxCheckPause)
 		t.Rise = c.count(field+"rise", m.GetRise())
 		t.Fall = c.count(field+"fall", m.GetFall())
 		all = append(all, t)
 	}
+	c.weights(at, all, members)
 	return all
-}
-
-// trackedAddresses wants one address for each member, and none for others: a member without a check would hold the
-// addresses whatever is broken, and a name misspelt is such a member.
-func (c *checker) trackedAddresses(field string, m *vrrpv1.GrpcHealth, members []Member) map[string]string {
-	if m == nil {
-		c.bad(field+"grpc_health", "want what to ask")
-		return nil
-	}
-	addresses := m.GetAddress()
-	for _, member := range members {
-		if _, ok := addresses[member.Node]; !ok {
-			c.bad(field+"grpc_health.address", "want an address for each member, none for %s", member.Node)
-		}
-	}
-	for _, node := range slices.Sorted(maps.Keys(addresses)) {
-		at := fmt.Sprintf("%sgrpc_health.address[%s]", field, node)
-		if !slices.ContainsFunc(members, func(m Member) bool { return m.Node == node }) {
-			c.bad(at, "%q is no member of this instance", node)
-		}
-		if !dialable(addresses[node]) {
-			c.bad(at, "want HOST:PORT or unix:PATH, got %q", addresses[node])
-		}
-	}
-	return maps.Clone(addresses)
 }
 
 func dialable(address string) bool {

@@ -19,7 +19,7 @@ func tutorial() []*vrrpv1.Instance {
 	return []*vrrpv1.Instance{
 		{
 			Name: "VI_3", VirtualRouterId: 56, VirtualAddresses: []string{"192.168.60.55"},
-			Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 99}, {Node: "haproxy2", Priority: 105}},
+			Members: []*vrrpv1.Member{{Node: "haproxy", Priority: 99}, {Node: "haproxy2", Priority: 105}}, Version: 2,
 		},
 		{
 			Name: "VI_1", VirtualRouterId: 53, VirtualAddresses: []string{"192.168.60.78"},
@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 			Members: []Member{{Node: "haproxy", Priority: 105}, {Node: "haproxy2", Priority: 99}},
 			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Tracker{{
-				Name: "router", Service: "twotier.router.v1.Router",
+				Name: "router", What: What{Target: "twotier.router.v1.Router"},
 				Addresses: map[string]string{"haproxy": "10.99.0.22:7402", "haproxy2": "unix:/run/router.sock"},
 				Interval:  200 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
 			}},
@@ -75,7 +75,9 @@ func TestParseRhythm(t *testing.T) {
 		interval time.Duration
 		checksum Checksum
 	}{
-		{"nothing said", &vrrpv1.Instance{}, packet.V2, time.Second, ChecksumAuto},
+		{"nothing said", &vrrpv1.Instance{}, packet.V3, 30 * time.Millisecond, ChecksumAuto},
+		{"version 2", &vrrpv1.Instance{Version: 2}, packet.V2, time.Second, ChecksumAuto},
+		{"authentication", &vrrpv1.Instance{Authentication: &vrrpv1.Authentication{PasswordFile: "/p"}}, packet.V2, time.Second, ChecksumAuto},
 		{"compat", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_COMPAT}, packet.V2, time.Second, ChecksumAuto},
 		{"fast", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_FAST}, packet.V3, 30 * time.Millisecond, ChecksumAuto},
 		{"fast, but slower", &vrrpv1.Instance{Profile: vrrpv1.Profile_PROFILE_FAST, AdvertInterval: durationpb.New(time.Second / 2)},
@@ -88,8 +90,8 @@ func TestParseRhythm(t *testing.T) {
 	}
 	for _, tt := range tests {
 		m := tutorial()[:1]
-		m[0].Version, m[0].Profile, m[0].AdvertInterval, m[0].Checksum =
-			tt.message.Version, tt.message.Profile, tt.message.AdvertInterval, tt.message.Checksum
+		m[0].Version, m[0].Profile, m[0].AdvertInterval, m[0].Checksum, m[0].Authentication =
+			tt.message.Version, tt.message.Profile, tt.message.AdvertInterval, tt.message.Checksum, tt.message.Authentication
 		got, violations := Parse(m)
 		if len(violations) > 0 {
 			t.Errorf("%s: %v", tt.name, violations)
@@ -115,7 +117,7 @@ func TestOn(t *testing.T) {
 			Name: "VI_1", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Priority: 105, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.22")}}}, VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
 			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
 			Trackers: []Check{{
-				Name: "router", Address: "unix:/run/router.sock", Service: "twotier.router.v1.Router",
+				Name: "router", Address: "unix:/run/router.sock", What: What{Target: "twotier.router.v1.Router"},
 				Interval: 200 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
 			}},
 		},
@@ -129,6 +131,50 @@ func TestOn(t *testing.T) {
 	}
 	if got := On("server1", instances); got != nil {
 		t.Errorf("no member: got %+v", got)
+	}
+}
+
+// tracked puts one tracker in the place of all others.
+func tracked(tracker *vrrpv1.Tracker) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) {
+		tracker.Name = "it"
+		i[1].Trackers = []*vrrpv1.Tracker{tracker}
+	}
+}
+
+func TestParseTrackers(t *testing.T) {
+	t.Parallel()
+	addresses := map[string]string{"haproxy": "127.0.0.1:80", "haproxy2": "127.0.0.1:81"}
+	for _, tt := range []struct {
+		message *vrrpv1.Tracker
+		want    What
+	}{
+		{&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"/bin/check", "a b", ""}}},
+			What{Kind: CheckScript, Target: "nobody", Command: "/bin/check\x00a b\x00\x00"}},
+		{&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"/bin/check"}, User: "root"}},
+			What{Kind: CheckScript, Target: "root", Command: "/bin/check\x00"}},
+		{&vrrpv1.Tracker{Process: &vrrpv1.Process{Name: "haproxy"}, Weight: -20}, What{Kind: CheckProcess, Target: "haproxy"}},
+		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/out"}, Reverse: true}, What{Kind: CheckFile, Target: "/run/out", Reverse: true}},
+		{&vrrpv1.Tracker{Interface: &vrrpv1.Interface{Name: "eth1"}}, What{Kind: CheckInterface, Target: "eth1"}},
+		{&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "0.0.0.0/0"}}, What{Kind: CheckRoute, Target: "0.0.0.0/0"}},
+		{&vrrpv1.Tracker{Tcp: &vrrpv1.Tcp{Address: addresses}}, What{Kind: CheckTCP}},
+		{&vrrpv1.Tracker{Http: &vrrpv1.Http{Address: addresses, Host: "bbs.9527du.com"}},
+			What{Kind: CheckHTTP, Target: "/", Host: "bbs.9527du.com"}},
+	} {
+		messages := tutorial()
+		tracked(tt.message)(messages)
+		got, violations := Parse(messages)
+		if len(violations) > 0 {
+			t.Errorf("%v: %v", tt.message, violations)
+			continue
+		}
+		tracker := got[0].Trackers[0]
+		if tracker.What != tt.want || tracker.Weight != int(tt.message.GetWeight()) {
+			t.Errorf("got %+v, want %+v", tracker, tt.want)
+		}
+		if a := tracker.What.Arguments(); strings.Join(a, "|") != strings.Join(tt.message.GetScript().GetArgv(), "|") {
+			t.Errorf("arguments %q", a)
+		}
 	}
 }
 
@@ -214,8 +260,40 @@ func TestParseRefuses(t *testing.T) {
 			`instance/VI_1.trackers[1].name: "router" is the name of trackers[0] already`},
 		{"tracker without a name", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Name = "" },
 			"instance/VI_1.trackers[0].name: " + wantName + `, got ""`},
+		{"weight that moves nothing", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -5 },
+			"instance/VI_1.trackers[0].weight: -5 can never move the addresses, whatever all trackers find: -7 would do; or leave the weight out, and a failure is a fault"},
+		{"weight out of range", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -254 },
+			"instance/VI_1.trackers[0].weight: want -253 to 253, got -254"},
+		{"tracker of two things", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Process = &vrrpv1.Process{Name: "haproxy"} },
+			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got 2"},
+		{"relative script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"check"}}}),
+			`instance/VI_1.trackers[0].script.argv[0]: want the absolute path of a program, got "check"`},
+		{"no script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{}}),
+			"instance/VI_1.trackers[0].script.argv: want a program and its arguments, 32 at most, got 0"},
+		{"user of a script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"/bin/true"}, User: "Nobody 1"}}),
+			`instance/VI_1.trackers[0].script.user: want the name of a user, got "Nobody 1"`},
+		{"reversed script", tracked(&vrrpv1.Tracker{Reverse: true, Script: &vrrpv1.Script{Argv: []string{"/bin/true"}}}),
+			"instance/VI_1.trackers[0].reverse: only process, file, interface and route can be reversed"},
+		{"long process", tracked(&vrrpv1.Tracker{Process: &vrrpv1.Process{Name: "a-name-that-is-cut"}}),
+			`instance/VI_1.trackers[0].process.name: want 1 to 15 bytes without slashes, got "a-name-that-is-cut"`},
+		{"relative file", tracked(&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/../etc"}}),
+			`instance/VI_1.trackers[0].file.path: want the absolute path of a file, got "/run/../etc"`},
+		{"no card", tracked(&vrrpv1.Tracker{Interface: &vrrpv1.Interface{}}),
+			`instance/VI_1.trackers[0].interface.name: want the name of a network card, got ""`},
+		{"route with a host part", tracked(&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "10.0.0.1/8"}}),
+			`instance/VI_1.trackers[0].route.destination: want an IPv4 network as in 10.0.0.0/8, got "10.0.0.1/8"`},
+		{"HTTP to a socket", tracked(&vrrpv1.Tracker{Http: &vrrpv1.Http{Address: map[string]string{"haproxy": "unix:/a", "haproxy2": "a:80"}}}),
+			`instance/VI_1.trackers[0].http.address[haproxy]: want HOST:PORT, got "unix:/a"`},
+		{"HTTP path", tracked(&vrrpv1.Tracker{Http: &vrrpv1.Http{Path: "x", Address: map[string]string{"haproxy": "a:80", "haproxy2": "a:80"}}}),
+			`instance/VI_1.trackers[0].http.path: want a path that begins with a slash, got "x"`},
+		{"TCP without an address", tracked(&vrrpv1.Tracker{Tcp: &vrrpv1.Tcp{Address: map[string]string{"haproxy": "a:80"}}}),
+			"instance/VI_1.trackers[0].tcp.address: want an address for each member, none for haproxy2"},
+		{"long hold down", func(i []*vrrpv1.Instance) { i[1].Trackers[0].HoldDown = durationpb.New(time.Hour) },
+			"instance/VI_1.trackers[0].hold_down: want 0s to 10m0s, got 1h0m0s"},
+		{"delay of nothing", func(i []*vrrpv1.Instance) { i[1].Nopreempt, i[1].PreemptDelay = true, durationpb.New(time.Second) },
+			"instance/VI_1.preempt_delay: nopreempt leaves nothing to delay"},
 		{"tracker of nothing", func(i []*vrrpv1.Instance) { i[1].Trackers[0].GrpcHealth = nil },
-			"instance/VI_1.trackers[0].grpc_health: want what to ask"},
+			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got 0"},
 		{"member without a check", func(i []*vrrpv1.Instance) { delete(i[1].Trackers[0].GrpcHealth.Address, "haproxy") },
 			"instance/VI_1.trackers[0].grpc_health.address: want an address for each member, none for haproxy"},
 		{"check of a stranger", func(i []*vrrpv1.Instance) { i[1].Trackers[0].GrpcHealth.Address["haproxy3"] = "10.99.0.3:1" },

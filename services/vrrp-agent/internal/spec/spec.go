@@ -6,6 +6,7 @@ package spec
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
@@ -41,6 +42,17 @@ const (
 	MinCheckInterval = 10 * time.Millisecond
 	// MinCheckTimeout is the shortest timeout of a check.
 	MinCheckTimeout = time.Millisecond
+	// MaxWeight is the largest weight of a tracker, as in keepalived.
+	MaxWeight = 253
+	// MaxHoldDown is the longest hold_down of a tracker.
+	MaxHoldDown = 10 * time.Minute
+	// MaxDelay is the longest preempt_delay and startup_delay, as in keepalived.
+	MaxDelay = 1000 * time.Second
+	// MaxArguments and MaxArgument bound the command of a script.
+	MaxArguments = 32
+	MaxArgument  = 4096
+	// MaxProcessName is the length of a process's name in the kernel (TASK_COMM_LEN without its end).
+	MaxProcessName = 15
 	// MaxCount is the highest rise or fall of a tracker.
 	MaxCount = 100
 
@@ -99,8 +111,35 @@ type Instance struct {
 	PasswordFile string
 	// Preempt: a higher priority takes over from a living master.
 	Preempt bool
-	// Trackers that put the instance in fault.
+	// PreemptDelay is how long a node that has started or recovered does not preempt.
+	PreemptDelay time.Duration
+	// StartupDelay is how long a node that has started listens at least.
+	StartupDelay time.Duration
+	// Trackers that put the instance in fault, or change its priority.
 	Trackers []Tracker
+}
+
+// What is what a check looks at. It can be compared.
+type What struct {
+	// Kind of the check.
+	Kind CheckKind
+	// Target: the service, with CheckGRPC, empty is the server as a whole; the user, with CheckScript; the name, with
+	// CheckProcess and CheckInterface; the path, with CheckFile and CheckHTTP; the destination, with CheckRoute.
+	Target string
+	// Command of CheckScript, each argument ended by a zero byte.
+	Command string
+	// Host header of CheckHTTP; empty: the address.
+	Host string
+	// Reverse: it is well when the thing is not there.
+	Reverse bool
+}
+
+// Arguments are the command of CheckScript.
+func (w What) Arguments() []string {
+	if w.Command == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(w.Command, "\x00"), "\x00")
 }
 
 // Member is a node of an instance.
@@ -113,14 +152,40 @@ type Member struct {
 	Addresses []netip.Addr
 }
 
+// CheckKind is what a tracker looks at.
+type CheckKind uint8
+
+const (
+	// CheckGRPC asks the health service of a gRPC server.
+	CheckGRPC CheckKind = iota
+	// CheckScript runs a program.
+	CheckScript
+	// CheckProcess looks for a process.
+	CheckProcess
+	// CheckFile looks for a file.
+	CheckFile
+	// CheckInterface looks at a network card.
+	CheckInterface
+	// CheckRoute looks for a route.
+	CheckRoute
+	// CheckTCP connects.
+	CheckTCP
+	// CheckHTTP asks by HTTP.
+	CheckHTTP
+)
+
 // Tracker is a wanted check of something on the members' own nodes.
 type Tracker struct {
 	// Name, unique within the instance.
 	Name string
-	// Addresses to ask, HOST:PORT or unix:PATH, by node.
+	// What is the part of the check that is the same on all nodes.
+	What What
+	// Addresses to ask, HOST:PORT or unix:PATH, by node; with CheckGRPC, CheckTCP and CheckHTTP.
 	Addresses map[string]string
-	// Service to ask for; empty is the server as a whole.
-	Service string
+	// Weight that is added to the priority; 0: a failure is a fault.
+	Weight int
+	// HoldDown is how long it counts as failed at least.
+	HoldDown time.Duration
 	// Interval between two checks.
 	Interval time.Duration
 	// Timeout of one check.
@@ -153,8 +218,11 @@ type Local struct {
 	Checksum Checksum
 	// PasswordFile of the instance. Empty: no authentication.
 	PasswordFile string
-	// Preempt: take over from a living master of lower priority.
-	Preempt bool
+	// Preempt: take over from a living master of lower priority, PreemptDelay after the start or a fault.
+	Preempt      bool
+	PreemptDelay time.Duration
+	// StartupDelay is how long to listen at least after the start.
+	StartupDelay time.Duration
 	// Trackers to run on this node.
 	Trackers []Check
 }
@@ -173,10 +241,14 @@ type Peer struct {
 type Check struct {
 	// Name of the tracker.
 	Name string
+	// What it looks at.
+	What What
 	// Address to ask, HOST:PORT or unix:PATH.
 	Address string
-	// Service to ask for; empty is the server as a whole.
-	Service string
+	// Weight that is added to the priority; 0: a failure is a fault.
+	Weight int
+	// HoldDown is how long it counts as failed at least.
+	HoldDown time.Duration
 	// Interval and Timeout of the checks.
 	Interval, Timeout time.Duration
 	// Rise and Fall: good and bad checks in a row that change the state.
@@ -200,6 +272,7 @@ func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
+		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
@@ -208,7 +281,7 @@ func (i Instance) on(m Member) Local {
 	}
 	for _, t := range i.Trackers {
 		l.Trackers = append(l.Trackers, Check{
-			Name: t.Name, Address: t.Addresses[m.Node], Service: t.Service,
+			Name: t.Name, What: t.What, Address: t.Addresses[m.Node], Weight: t.Weight, HoldDown: t.HoldDown,
 			Interval: t.Interval, Timeout: t.Timeout, Rise: t.Rise, Fall: t.Fall,
 		})
 	}

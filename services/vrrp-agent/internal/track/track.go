@@ -4,6 +4,14 @@ package track
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -22,12 +30,14 @@ type Tracker struct {
 // Watch runs one check until ctx ends, and reports the first answer and then whenever it has changed; why tells what is
 // wrong. well is the state that it starts from. The first answer decides at once, without regard to rise and fall.
 func (t Tracker) Watch(ctx context.Context, c spec.Check, well bool, report func(well bool, why string)) {
-	health := probe.NewGRPCHealth(c.Address, c.Service, t.TLS)
+	prober, end := t.prober(c)
+	hold := newHold(c.HoldDown, report)
 	first := true
 	err := probe.Run(ctx, probe.Config{
 		Interval: c.Interval, Timeout: c.Timeout, Rise: c.Rise, Fall: c.Fall, Up: well, FirstDecides: true,
-	}, health, func(r probe.Result) {
+	}, prober, func(r probe.Result) {
 		if !r.Changed && !first {
+			hold.pass(time.Now())
 			return
 		}
 		first = false
@@ -35,12 +45,127 @@ func (t Tracker) Watch(ctx context.Context, c spec.Check, well bool, report func
 		if r.Err != nil {
 			why = r.Err.Error()
 		}
-		report(r.Up, why)
+		hold.take(time.Now(), r.Up, why)
 	})
 	if err != nil {
 		t.Log.Error("tracker ended", zap.String("tracker", c.Name), zap.Error(err))
 	}
-	if err := health.Close(); err != nil {
+	if err := end(); err != nil {
 		t.Log.Debug("close the connection of a tracker", zap.String("tracker", c.Name), zap.Error(err))
 	}
 }
+
+// proberFunc is a function that asks once.
+type proberFunc func(context.Context) error
+
+func (f proberFunc) Probe(ctx context.Context) error { return f(ctx) }
+
+// prober is what asks, and what ends it.
+func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
+	nothing := func() error { return nil }
+	w := c.What
+	switch w.Kind {
+	case spec.CheckGRPC:
+		health := probe.NewGRPCHealth(c.Address, w.Target, t.TLS)
+		return health, health.Close
+	case spec.CheckTCP:
+		return probe.TCP{Address: c.Address}, nothing
+	case spec.CheckHTTP:
+		return probe.HTTP{Address: c.Address, Path: w.Target, Host: w.Host}, nothing
+	case spec.CheckScript:
+		return script{argv: w.Arguments(), user: w.Target}, nothing
+	case spec.CheckProcess:
+		return presence(w, "process "+w.Target, func() (bool, error) { return processRuns("/proc", w.Target) }), nothing
+	case spec.CheckFile:
+		return presence(w, "file "+w.Target, func() (bool, error) { return fileIsThere(w.Target) }), nothing
+	case spec.CheckInterface:
+		return presence(w, "network card "+w.Target, func() (bool, error) { return cardIsUp(w.Target) }), nothing
+	case spec.CheckRoute:
+		return presence(w, "route to "+w.Target, func() (bool, error) { return routeIsThere("/proc/net/route", w.Target) }), nothing
+	}
+	return proberFunc(func(context.Context) error { return fmt.Errorf("unknown kind of check %d", w.Kind) }), nothing
+}
+
+// presence is good while something is there, or while it is not. What cannot be told is bad either way.
+func presence(w spec.What, what string, there func() (bool, error)) probe.Prober {
+	return proberFunc(func(context.Context) error {
+		is, err := there()
+		switch {
+		case err != nil:
+			return fmt.Errorf("look for the %s: %w", what, err)
+		case is && w.Reverse:
+			return errors.New(what + " is there")
+		case !is && !w.Reverse:
+			return errors.New(what + " is not there")
+		}
+		return nil
+	})
+}
+
+// processRuns looks for a process by its name, zombies left out.
+func processRuns(proc, name string) (bool, error) {
+	all, err := filepath.Glob(proc + "/[0-9]*/stat")
+	if err != nil {
+		return false, err
+	}
+	for _, file := range all {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has just ended
+		}
+		// PID (NAME) STATE ...: the name may hold parentheses itself (proc(5)).
+		open, end := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')')
+		if open < 0 || end < open || len(text) < end+3 {
+			continue
+		}
+		if string(text[open+1:end]) == name && text[end+2] != 'Z' && text[end+2] != 'X' {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func fileIsThere(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func cardIsUp(name string) (bool, error) {
+	card, err := net.InterfaceByName(name)
+	if err != nil {
+		return false, nil // a card that has been pulled out
+	}
+	return card.Flags&net.FlagUp != 0 && card.Flags&net.FlagRunning != 0, nil
+}
+
+// routeIsThere reads the kernel's main table: one line a route, addresses and masks as hexadecimal numbers in the order
+// of the machine (net/ipv4/fib_trie.c).
+func routeIsThere(file, destination string) (bool, error) {
+	_, want, err := net.ParseCIDR(destination)
+	if err != nil {
+		return false, err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return false, err
+	}
+	to, mask := hexadecimal(want.IP.To4()), hexadecimal(net.IP(want.Mask))
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		const up = 1 // RTF_UP
+		if len(f) < 8 || f[1] != to || f[7] != mask {
+			continue
+		}
+		var flags int
+		if _, err := fmt.Sscanf(f[3], "%x", &flags); err == nil && flags&up != 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// hexadecimal writes four bytes as the kernel prints a number of them.
+func hexadecimal(ip net.IP) string { return fmt.Sprintf("%08X", binary.NativeEndian.Uint32(ip)) }

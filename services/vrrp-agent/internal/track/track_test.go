@@ -30,7 +30,7 @@ func TestWatch(t *testing.T) {
 	go func() {
 		defer close(ended)
 		Tracker{Log: zap.NewNop()}.Watch(ctx, spec.Check{
-			Name: "router", Address: address, Service: "router", Interval: 10 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 2,
+			Name: "router", Address: address, What: spec.What{Target: "router"}, Interval: 10 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 2,
 		}, false, func(well bool, why string) { answers <- answer{well, why} })
 	}()
 	next := func(want bool, why string) {

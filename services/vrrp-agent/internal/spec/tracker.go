@@ -1,0 +1,156 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/election"
+)
+
+// what tells what a tracker looks at, and where, by node.
+func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, map[string]string) {
+	set := 0
+	for _, is := range []bool{
+		m.GetGrpcHealth() != nil, m.GetScript() != nil, m.GetProcess() != nil, m.GetFile() != nil, m.GetInterface() != nil,
+		m.GetRoute() != nil, m.GetTcp() != nil, m.GetHttp() != nil,
+	} {
+		if is {
+			set++
+		}
+	}
+	if set != 1 {
+		c.bad(strings.TrimSuffix(at, "."), "want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got %d", set)
+		return What{}, nil
+	}
+	w := What{Reverse: m.GetReverse()}
+	canReverse := true
+	var addresses map[string]string
+	switch {
+	case m.GetGrpcHealth() != nil:
+		w.Kind, w.Target, canReverse = CheckGRPC, m.GetGrpcHealth().GetService(), false
+		addresses = c.tracked(at+"grpc_health", m.GetGrpcHealth().GetAddress(), members, true)
+	case m.GetTcp() != nil:
+		w.Kind, canReverse = CheckTCP, false
+		addresses = c.tracked(at+"tcp", m.GetTcp().GetAddress(), members, false)
+	case m.GetHttp() != nil:
+		w.Kind, w.Target, w.Host, canReverse = CheckHTTP, m.GetHttp().GetPath(), m.GetHttp().GetHost(), false
+		addresses = c.tracked(at+"http", m.GetHttp().GetAddress(), members, false)
+		if w.Target == "" {
+			w.Target = "/"
+		}
+		if !strings.HasPrefix(w.Target, "/") || strings.ContainsAny(w.Target, " \t\r\n#") {
+			c.bad(at+"http.path", "want a path that begins with a slash, got %q", w.Target)
+		}
+		if strings.ContainsAny(w.Host, " \t\r\n/") {
+			c.bad(at+"http.host", "want the name of a host, got %q", w.Host)
+		}
+	case m.GetScript() != nil:
+		canReverse = false
+		w.Kind, w.Target, w.Command = CheckScript, m.GetScript().GetUser(), c.command(at+"script.argv", m.GetScript().GetArgv())
+		if w.Target == "" {
+			w.Target = "nobody"
+		}
+		if !user.MatchString(w.Target) {
+			c.bad(at+"script.user", "want the name of a user, got %q", w.Target)
+		}
+	case m.GetProcess() != nil:
+		w.Kind, w.Target = CheckProcess, m.GetProcess().GetName()
+		if len(w.Target) < 1 || len(w.Target) > MaxProcessName || strings.ContainsAny(w.Target, "/\n\x00") {
+			c.bad(at+"process.name", "want 1 to %d bytes without slashes, got %q", MaxProcessName, w.Target)
+		}
+	case m.GetFile() != nil:
+		w.Kind, w.Target = CheckFile, m.GetFile().GetPath()
+		if !path.IsAbs(w.Target) || path.Clean(w.Target) != w.Target || strings.Contains(w.Target, "\x00") {
+			c.bad(at+"file.path", "want the absolute path of a file, got %q", w.Target)
+		}
+	case m.GetInterface() != nil:
+		w.Kind, w.Target = CheckInterface, m.GetInterface().GetName()
+		if len(w.Target) < 1 || len(w.Target) > MaxProcessName || strings.ContainsAny(w.Target, "/ \n\x00") {
+			c.bad(at+"interface.name", "want the name of a network card, got %q", w.Target)
+		}
+	case m.GetRoute() != nil:
+		w.Kind = CheckRoute
+		p, err := netip.ParsePrefix(m.GetRoute().GetDestination())
+		if err != nil || !p.Addr().Is4() || p != p.Masked() {
+			c.bad(at+"route.destination", "want an IPv4 network as in 10.0.0.0/8, got %q", m.GetRoute().GetDestination())
+		}
+		w.Target = p.String()
+	}
+	if w.Reverse && !canReverse {
+		c.bad(at+"reverse", "only process, file, interface and route can be reversed")
+	}
+	return w, addresses
+}
+
+// user is what a user may be called (useradd of Debian).
+var user = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+// command checks the arguments of a script and joins them.
+func (c *checker) command(field string, argv []string) string {
+	if len(argv) < 1 || len(argv) > MaxArguments {
+		c.bad(field, "want a program and its arguments, %d at most, got %d", MaxArguments, len(argv))
+		return ""
+	}
+	if !path.IsAbs(argv[0]) || path.Clean(argv[0]) != argv[0] {
+		c.bad(field+"[0]", "want the absolute path of a program, got %q", argv[0])
+	}
+	joined := ""
+	for n, argument := range argv {
+		if len(argument) > MaxArgument || strings.Contains(argument, "\x00") {
+			c.bad(fmt.Sprintf("%s[%d]", field, n), "want %d bytes at most, without zero bytes", MaxArgument)
+		}
+		joined += argument + "\x00"
+	}
+	return joined
+}
+
+// tracked wants one address for each member, and none for others: a member without a check would hold the addresses
+// whatever is broken, and a name misspelt is such a member.
+func (c *checker) tracked(field string, addresses map[string]string, members []Member, local bool) map[string]string {
+	for _, member := range members {
+		if _, ok := addresses[member.Node]; !ok {
+			c.bad(field+".address", "want an address for each member, none for %s", member.Node)
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(addresses)) {
+		at := fmt.Sprintf("%s.address[%s]", field, node)
+		if !slices.ContainsFunc(members, func(m Member) bool { return m.Node == node }) {
+			c.bad(at, "%q is no member of this instance", node)
+		}
+		switch {
+		case local && !dialable(addresses[node]):
+			c.bad(at, "want HOST:PORT or unix:PATH, got %q", addresses[node])
+		case !local && (!dialable(addresses[node]) || strings.HasPrefix(addresses[node], "unix:")):
+			c.bad(at, "want HOST:PORT, got %q", addresses[node])
+		}
+	}
+	return maps.Clone(addresses)
+}
+
+// weights refuses those that could not move the addresses in any case: they promise what they cannot do.
+func (c *checker) weights(at string, all []Tracker, members []Member) {
+	candidates := make([]election.Member, 0, len(members))
+	for _, m := range members {
+		candidates = append(candidates, election.Member{Priority: int(m.Priority)})
+	}
+	trackers := make([]election.Tracker, 0, len(all))
+	for _, t := range all {
+		trackers = append(trackers, election.Tracker{Weight: t.Weight})
+	}
+	for n, t := range all {
+		if t.Weight == 0 || len(c.violations) > 0 || election.Moves(candidates, trackers, n) {
+			continue
+		}
+		advice := "leave the weight out, and a failure is a fault"
+		if w := election.Least(candidates, trackers, n, MaxWeight); w != 0 {
+			advice = fmt.Sprintf("%d would do; or %s", w, advice)
+		}
+		c.bad(fmt.Sprintf("%strackers[%d].weight", at, n), "%d can never move the addresses, whatever all trackers find: %s", t.Weight, advice)
+	}
+}

@@ -1,0 +1,213 @@
+package track
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
+)
+
+func TestHold(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1000, 0)
+	var told []string
+	h := newHold(10*time.Second, func(well bool, why string) { told = append(told, fmt.Sprintf("%v%s", well, why)) })
+	at := func(second int, well bool, want ...string) {
+		t.Helper()
+		told = nil
+		h.take(begin.Add(time.Duration(second)*time.Second), well, "")
+		check(t, second, told, want)
+	}
+	pass := func(second int, want ...string) {
+		t.Helper()
+		told = nil
+		h.pass(begin.Add(time.Duration(second) * time.Second))
+		check(t, second, told, want)
+	}
+	at(0, false, "false")
+	at(1, true, "true") // the first answers hold nothing
+	at(2, false, "false")
+	at(3, true)
+	pass(21) // it fell within 20 s of its recovery: 20 s of patience, then
+	pass(22, "true")
+	pass(23)
+	at(24, false, "false") // and again
+	at(25, true)
+	at(26, false, "false")
+	at(27, true)
+	pass(63)
+	pass(64, "true")
+	at(3000, false, "false") // long after
+	at(3001, true)
+	pass(3009)
+	pass(3010, "true")
+	none := newHold(0, func(well bool, why string) { told = append(told, fmt.Sprint(well)) })
+	told = nil
+	for n, well := range []bool{true, false, true, false} {
+		none.take(begin.Add(time.Duration(n)*time.Millisecond), well, "")
+	}
+	check(t, 0, told, []string{"true", "false", "true", "false"})
+}
+
+func check(t *testing.T, second int, got, want []string) {
+	t.Helper()
+	if strings.Join(got, " ") != strings.Join(want, " ") {
+		t.Errorf("at %d s: told %v, want %v", second, got, want)
+	}
+}
+
+// TestHoldWatch: what is held back comes without another change.
+func TestHoldWatch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "there")
+		var log []string
+		begin := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		go Tracker{Log: zap.NewNop()}.Watch(ctx, spec.Check{
+			Name: "file", What: spec.What{Kind: spec.CheckFile, Target: file, Reverse: true}, Interval: 100 * time.Millisecond,
+			Timeout: time.Second, Rise: 1, Fall: 1, HoldDown: 5 * time.Second,
+		}, false, func(well bool, why string) {
+			log = append(log, fmt.Sprintf("%d %v %s", time.Since(begin)/time.Second, well, strings.ReplaceAll(why, file, "FILE")))
+		})
+		time.Sleep(10 * time.Second) // of the bubble's clock
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		if err := os.Remove(file); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Second)
+		cancel()
+		synctest.Wait()
+		if got, want := strings.Join(log, "; "), "0 true ; 10 false file FILE is there; 15 true "; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+func TestProcess(t *testing.T) {
+	t.Parallel()
+	proc := t.TempDir()
+	for pid, stat := range map[string]string{
+		"1": "1 (init) S 0", "2": "2 (a (b) c) R 1", "3": "3 (gone) Z 1", "4": "broken", "self": "5 (self) S 1",
+	} {
+		if err := os.MkdirAll(filepath.Join(proc, pid), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(proc, pid, "stat"), []byte(stat), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{"init": true, "a (b) c": true, "gone": false, "broken": false, "self": false} {
+		if got, err := processRuns(proc, name); got != want || err != nil {
+			t.Errorf("%s: got %v %v", name, got, err)
+		}
+	}
+}
+
+func TestRoute(t *testing.T) {
+	t.Parallel()
+	if hexadecimal([]byte{1, 0, 0, 0}) != "00000001" {
+		return // the file below is of a little-endian machine
+	}
+	file := filepath.Join(t.TempDir(), "route")
+	table := "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n" +
+		"eth0\t00000000\t633CA8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n" +
+		"eth0\t003CA8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n" +
+		"eth0\t000010AC\t00000000\t0000\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+	if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for destination, want := range map[string]bool{
+		"0.0.0.0/0": true, "192.168.60.0/24": true, "192.168.0.0/16": false, "172.16.0.0/16": false, "10.0.0.0/8": false,
+	} {
+		if got, err := routeIsThere(file, destination); got != want || err != nil {
+			t.Errorf("%s: got %v %v", destination, got, err)
+		}
+	}
+}
+
+func TestInterface(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{"lo": true, "nothing0": false} {
+		if got, err := cardIsUp(name); got != want || err != nil {
+			t.Errorf("%s: got %v %v", name, got, err)
+		}
+	}
+}
+
+// TestScript runs programs as the user of the test, in a folder that only that user can write.
+func TestScript(t *testing.T) {
+	t.Parallel()
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := os.MkdirTemp("/var/tmp", "track") // below it all is root's, but for the sticky folder itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	write := func(name, text string, mode os.FileMode) string {
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	// /var/tmp is writable for all, so that nothing below it is to be trusted.
+	err = script{argv: []string{write("good", "#!/bin/sh\nexit 0\n", 0o755)}, user: me.Username}.Probe(ctx)
+	if err == nil || !strings.Contains(err.Error(), "/var/tmp can be written by its group or by others") {
+		t.Errorf("below /var/tmp: %v", err)
+	}
+	for name, tt := range map[string]struct {
+		argv []string
+		want string // "": good
+	}{
+		"good":           {[]string{"/bin/true"}, ""},
+		"bad":            {[]string{"/bin/false"}, "/bin/false: exit status 1"},
+		"a shell":        {[]string{"/bin/sh", "-c", "echo it is broken >&2; exit 3"}, "/bin/sh: exit status 3: it is broken"},
+		"no shell":       {[]string{"/bin/echo", "$(exit 1)"}, ""},
+		"nothing":        {[]string{"/bin/nothing-here"}, "no such file"},
+		"a folder":       {[]string{"/bin"}, "is no ordinary file"},
+		"an environment": {[]string{"/bin/sh", "-c", "test \"$(env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^OLDPWD= | wc -l)\" = 1"}, ""},
+	} {
+		err := script{argv: tt.argv, user: me.Username}.Probe(ctx)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+	if err := (script{argv: []string{"/bin/true"}, user: "nobody-of-that-name"}).Probe(ctx); err == nil {
+		t.Error("an unknown user is accepted")
+	}
+	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	if err := (script{argv: []string{"/bin/sh", "-c", "sleep 1000 & sleep 1000"}, user: me.Username}).Probe(short); err == nil || !strings.Contains(err.Error(), "not ended in time") {
+		t.Errorf("a program without end: %v", err)
+	}
+	if os.Getuid() == 0 { // the default user can be taken
+		if err := (script{argv: []string{"/bin/sh", "-c", "test $(id -u) = 65534 && ! test -w /"}, user: "nobody"}).Probe(ctx); err != nil {
+			t.Errorf("as nobody: %v", err)
+		}
+	}
+}
