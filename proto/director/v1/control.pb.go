@@ -961,6 +961,438 @@ func (x *UndrainRequest) GetPort() uint32 {
 	return 0
 }
 
+// ExplainRequest names a connection.
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address and port of the client. Example: 10.10.60.1:40000
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Address and port that it connects to. Example: 10.10.60.22:80
+	Vip           string `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
+// ExplainResponse tells where it goes.
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the virtual service; empty when it is not in the desired state.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The real server. Empty when nobody takes it, or when it cannot be told beforehand: a scheduler that deals in turn, or one
+	// of IPVS.
+	RealServer string `protobuf:"bytes,2,opt,name=real_server,json=realServer,proto3" json:"real_server,omitempty"`
+	// The kernel has this connection.
+	Established bool `protobuf:"varint,3,opt,name=established,proto3" json:"established,omitempty"`
+	// Why, for people, one line each: the scheduler, the slot, and each real server with what speaks for or against it.
+	Reasons       []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExplainResponse) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetRealServer() string {
+	if x != nil {
+		return x.RealServer
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetEstablished() bool {
+	if x != nil {
+		return x.Established
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+// SimulateRequest asks what would be if an object were applied.
+type SimulateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object, whole.
+	Object        *Object `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateRequest) Reset() {
+	*x = SimulateRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateRequest) ProtoMessage() {}
+
+func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
+func (*SimulateRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SimulateRequest) GetObject() *Object {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+// SimulateResponse tells what would be different.
+type SimulateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each service that deals otherwise than now, in the order of VIP.
+	Services      []*ServiceMoves `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateResponse) Reset() {
+	*x = SimulateResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateResponse) ProtoMessage() {}
+
+func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
+func (*SimulateResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SimulateResponse) GetServices() []*ServiceMoves {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// ServiceMoves tells how one service would deal otherwise.
+type ServiceMoves struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address and port of the service.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Scheduler that would be in force.
+	Scheduler string `protobuf:"bytes,2,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
+	// Slots that there would be. A connection of 100,000 has one of this many equal chances; established ones do not move.
+	Slots uint32 `protobuf:"varint,3,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Slots that change their real server, by where from and where to. Only for sh and mh on the nftables plane, and only while
+	// the number of slots stays; else every new connection may go elsewhere than before, and shares tells how much each gets.
+	Moves []*Move `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	// Share of the new connections that each real server would get.
+	Shares        []*Share `protobuf:"bytes,5,rep,name=shares,proto3" json:"shares,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceMoves) Reset() {
+	*x = ServiceMoves{}
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceMoves) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceMoves) ProtoMessage() {}
+
+func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceMoves.ProtoReflect.Descriptor instead.
+func (*ServiceMoves) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ServiceMoves) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ServiceMoves) GetScheduler() string {
+	if x != nil {
+		return x.Scheduler
+	}
+	return ""
+}
+
+func (x *ServiceMoves) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *ServiceMoves) GetMoves() []*Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *ServiceMoves) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// Move is a number of slots that change their real server.
+type Move struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where they lead now. Empty: nowhere.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Where they would lead. Empty: nowhere.
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// How many.
+	Slots         uint32 `protobuf:"varint,3,opt,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_director_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Move) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Move) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Move) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+// Share of the new connections.
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address and port of the real server.
+	RealServer string `protobuf:"bytes,1,opt,name=real_server,json=realServer,proto3" json:"real_server,omitempty"`
+	// What it gets now, in parts of a thousand.
+	Now uint32 `protobuf:"varint,2,opt,name=now,proto3" json:"now,omitempty"`
+	// What it would get, in parts of a thousand.
+	Then          uint32 `protobuf:"varint,3,opt,name=then,proto3" json:"then,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_director_v1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Share) GetRealServer() string {
+	if x != nil {
+		return x.RealServer
+	}
+	return ""
+}
+
+func (x *Share) GetNow() uint32 {
+	if x != nil {
+		return x.Now
+	}
+	return 0
+}
+
+func (x *Share) GetThen() uint32 {
+	if x != nil {
+		return x.Then
+	}
+	return 0
+}
+
 // ImportRequest sends in IPVS rules.
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -972,7 +1404,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1416,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1429,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImportRequest) GetRules() []byte {
@@ -1020,7 +1452,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1464,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1477,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1071,7 +1503,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1515,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1528,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -1111,7 +1543,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1555,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1568,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -1203,7 +1635,35 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x0eUndrainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"%\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\":\n" +
+	"\x0eExplainRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x10\n" +
+	"\x03vip\x18\x02 \x01(\tR\x03vip\"\x88\x01\n" +
+	"\x0fExplainResponse\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1f\n" +
+	"\vreal_server\x18\x02 \x01(\tR\n" +
+	"realServer\x12 \n" +
+	"\vestablished\x18\x03 \x01(\bR\vestablished\x12\x18\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\"F\n" +
+	"\x0fSimulateRequest\x123\n" +
+	"\x06object\x18\x01 \x01(\v2\x1b.twotier.director.v1.ObjectR\x06object\"Q\n" +
+	"\x10SimulateResponse\x12=\n" +
+	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceMovesR\bservices\"\xc1\x01\n" +
+	"\fServiceMoves\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tscheduler\x18\x02 \x01(\tR\tscheduler\x12\x14\n" +
+	"\x05slots\x18\x03 \x01(\rR\x05slots\x12/\n" +
+	"\x05moves\x18\x04 \x03(\v2\x19.twotier.director.v1.MoveR\x05moves\x122\n" +
+	"\x06shares\x18\x05 \x03(\v2\x1a.twotier.director.v1.ShareR\x06shares\"@\n" +
+	"\x04Move\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x14\n" +
+	"\x05slots\x18\x03 \x01(\rR\x05slots\"N\n" +
+	"\x05Share\x12\x1f\n" +
+	"\vreal_server\x18\x01 \x01(\tR\n" +
+	"realServer\x12\x10\n" +
+	"\x03now\x18\x02 \x01(\rR\x03now\x12\x12\n" +
+	"\x04then\x18\x03 \x01(\rR\x04then\"%\n" +
 	"\rImportRequest\x12\x14\n" +
 	"\x05rules\x18\x01 \x01(\fR\x05rules\"\x80\x01\n" +
 	"\x0eImportResponse\x125\n" +
@@ -1215,14 +1675,16 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
-	"\vHEALTH_DOWN\x10\x022\x80\x05\n" +
+	"\vHEALTH_DOWN\x10\x022\xaf\x06\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a(.twotier.director.v1.ListDesiredResponse\x12^\n" +
 	"\vPreviewPlan\x12'.twotier.director.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12c\n" +
 	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12c\n" +
-	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12Q\n" +
+	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12T\n" +
+	"\aExplain\x12#.twotier.director.v1.ExplainRequest\x1a$.twotier.director.v1.ExplainResponse\x12W\n" +
+	"\bSimulate\x12$.twotier.director.v1.SimulateRequest\x1a%.twotier.director.v1.SimulateResponse\x12Q\n" +
 	"\x06Export\x12\".twotier.director.v1.ExportRequest\x1a#.twotier.director.v1.ExportResponse2\xf8\x03\n" +
 	"\rDirectorAdmin\x12L\n" +
 	"\x05Apply\x12!.twotier.director.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
@@ -1245,7 +1707,7 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_director_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.director.v1.Health
 	(*Object)(nil),                 // 1: twotier.director.v1.Object
@@ -1262,29 +1724,36 @@ var file_director_v1_control_proto_goTypes = []any{
 	(*RealServerState)(nil),        // 12: twotier.director.v1.RealServerState
 	(*DrainRequest)(nil),           // 13: twotier.director.v1.DrainRequest
 	(*UndrainRequest)(nil),         // 14: twotier.director.v1.UndrainRequest
-	(*ImportRequest)(nil),          // 15: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),         // 16: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),          // 17: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),         // 18: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),         // 19: twotier.director.v1.VirtualService
-	(*Address)(nil),                // 20: twotier.director.v1.Address
-	(*Drain)(nil),                  // 21: twotier.director.v1.Drain
-	(*v1.ImportReport)(nil),        // 22: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 23: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 24: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 25: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 26: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 27: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 28: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 29: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 30: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 31: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 32: twotier.common.v1.ReconcileResponse
+	(*ExplainRequest)(nil),         // 15: twotier.director.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 16: twotier.director.v1.ExplainResponse
+	(*SimulateRequest)(nil),        // 17: twotier.director.v1.SimulateRequest
+	(*SimulateResponse)(nil),       // 18: twotier.director.v1.SimulateResponse
+	(*ServiceMoves)(nil),           // 19: twotier.director.v1.ServiceMoves
+	(*Move)(nil),                   // 20: twotier.director.v1.Move
+	(*Share)(nil),                  // 21: twotier.director.v1.Share
+	(*ImportRequest)(nil),          // 22: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),         // 23: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),          // 24: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),         // 25: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),         // 26: twotier.director.v1.VirtualService
+	(*Address)(nil),                // 27: twotier.director.v1.Address
+	(*Drain)(nil),                  // 28: twotier.director.v1.Drain
+	(*v1.ImportReport)(nil),        // 29: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 30: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 31: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 32: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 33: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 34: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 35: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 36: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 37: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 38: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 39: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	19, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	20, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	21, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	26, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	27, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	28, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
 	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
 	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
 	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
@@ -1293,39 +1762,47 @@ var file_director_v1_control_proto_depIdxs = []int32{
 	11, // 8: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
 	12, // 9: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
 	0,  // 10: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
-	1,  // 11: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	22, // 12: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	23, // 13: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	24, // 14: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	25, // 15: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 16: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	6,  // 17: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	9,  // 18: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	17, // 19: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	5,  // 20: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	26, // 21: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	27, // 22: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	15, // 23: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	13, // 24: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
-	14, // 25: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
-	28, // 26: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	28, // 27: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 28: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	29, // 29: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 30: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	10, // 31: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	18, // 32: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	30, // 33: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	31, // 34: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	32, // 35: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	16, // 36: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	30, // 37: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
-	31, // 38: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
-	26, // [26:39] is the sub-list for method output_type
-	13, // [13:26] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 11: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
+	19, // 12: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
+	20, // 13: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
+	21, // 14: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
+	1,  // 15: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	29, // 16: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	30, // 17: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	31, // 18: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	32, // 19: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 20: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 21: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 22: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	15, // 23: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
+	17, // 24: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
+	24, // 25: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 26: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	33, // 27: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	34, // 28: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	22, // 29: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	13, // 30: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	14, // 31: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	35, // 32: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	35, // 33: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 34: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	36, // 35: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 36: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 37: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	16, // 38: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
+	18, // 39: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
+	25, // 40: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	37, // 41: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	38, // 42: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	39, // 43: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	23, // 44: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	37, // 45: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	38, // 46: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	32, // [32:47] is the sub-list for method output_type
+	17, // [17:32] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -1346,7 +1823,7 @@ func file_director_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

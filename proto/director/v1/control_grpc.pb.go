@@ -28,6 +28,8 @@ const (
 	Director_PreviewPlan_FullMethodName  = "/twotier.director.v1.Director/PreviewPlan"
 	Director_GetDataplane_FullMethodName = "/twotier.director.v1.Director/GetDataplane"
 	Director_ListServices_FullMethodName = "/twotier.director.v1.Director/ListServices"
+	Director_Explain_FullMethodName      = "/twotier.director.v1.Director/Explain"
+	Director_Simulate_FullMethodName     = "/twotier.director.v1.Director/Simulate"
 	Director_Export_FullMethodName       = "/twotier.director.v1.Director/Export"
 )
 
@@ -50,6 +52,12 @@ type DirectorClient interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
+	// Explain tells which real server a connection has, or would get, and why. NOT_FOUND: no service has that VIP. UNAVAILABLE:
+	// the kernel could not be read.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Simulate tells what would be different for new connections if the object were applied. Nothing is stored. Errors as
+	// in PreviewPlan.
+	Simulate(ctx context.Context, in *SimulateRequest, opts ...grpc.CallOption) (*SimulateResponse, error)
 	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
 	// valid; GetStatus names what is wrong.
 	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error)
@@ -132,6 +140,26 @@ func (c *directorClient) ListServices(ctx context.Context, in *ListServicesReque
 	return out, nil
 }
 
+func (c *directorClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, Director_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *directorClient) Simulate(ctx context.Context, in *SimulateRequest, opts ...grpc.CallOption) (*SimulateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateResponse)
+	err := c.cc.Invoke(ctx, Director_Simulate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *directorClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExportResponse)
@@ -161,6 +189,12 @@ type DirectorServer interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
+	// Explain tells which real server a connection has, or would get, and why. NOT_FOUND: no service has that VIP. UNAVAILABLE:
+	// the kernel could not be read.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Simulate tells what would be different for new connections if the object were applied. Nothing is stored. Errors as
+	// in PreviewPlan.
+	Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error)
 	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
 	// valid; GetStatus names what is wrong.
 	Export(context.Context, *ExportRequest) (*ExportResponse, error)
@@ -191,6 +225,12 @@ func (UnimplementedDirectorServer) GetDataplane(context.Context, *GetDataplaneRe
 }
 func (UnimplementedDirectorServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
+}
+func (UnimplementedDirectorServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedDirectorServer) Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Simulate not implemented")
 }
 func (UnimplementedDirectorServer) Export(context.Context, *ExportRequest) (*ExportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Export not implemented")
@@ -317,6 +357,42 @@ func _Director_ListServices_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Director_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Director_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Director_Simulate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorServer).Simulate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Director_Simulate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorServer).Simulate(ctx, req.(*SimulateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Director_Export_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExportRequest)
 	if err := dec(in); err != nil {
@@ -361,6 +437,14 @@ var Director_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListServices",
 			Handler:    _Director_ListServices_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Director_Explain_Handler,
+		},
+		{
+			MethodName: "Simulate",
+			Handler:    _Director_Simulate_Handler,
 		},
 		{
 			MethodName: "Export",

@@ -23,6 +23,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/address"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/ipvs"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
+	"github.com/twotier/twotier/services/ipvs-director/internal/export"
 	"github.com/twotier/twotier/services/ipvs-director/internal/health"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/recall"
@@ -33,8 +34,8 @@ const service = "ipvs-director"
 
 // candidates are the data planes, the preferred one first.
 var candidates = []loop.Candidate{
-	{Name: dataplane.IPVS, Probe: ipvs.Probe, Open: func() loop.Plane { return ipvs.Open() }},
-	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }},
+	{Name: dataplane.IPVS, Probe: ipvs.Probe, Open: func() loop.Plane { return ipvs.Open() }, Find: ipvs.Find},
+	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }, Find: nftables.Find},
 }
 
 var kinds = []desired.Kind{
@@ -75,7 +76,8 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 	if err != nil {
 		return err
 	}
-	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, metrics.New(service, p.Version))
+	figures := metrics.New(service, p.Version)
+	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, figures)
 	if err != nil {
 		return err
 	}
@@ -92,6 +94,7 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 		Wanted: plane, Candidates: candidates,
 		Ready: func() { serving(true) },
 	})
+	figures.Registry().MustRegister(export.New(reconciler, checker))
 	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler, checker)
 
 	group := daemon.NewGroup(p.Log)

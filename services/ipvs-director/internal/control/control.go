@@ -3,6 +3,7 @@ package control
 
 import (
 	"context"
+	"net/netip"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -11,6 +12,7 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
 
@@ -24,9 +26,13 @@ import (
 // Service is the name under which the director's health is told.
 const Service = "twotier.director.v1.Director"
 
-// World tells what the last pass saw.
+// World tells what the last pass saw, and what would be.
 type World interface {
 	View() loop.View
+	// Find tells which real server a connection has; false: the kernel does not know it.
+	Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error)
+	// Would tells which services the kernel would have with another desired state, which must be valid.
+	Would(desired.Snapshot) []spec.Service
 }
 
 // Health tells what is known of a real server, and the result of its last check.
@@ -90,18 +96,27 @@ func (d *director) GetDataplane(context.Context, *directorv1.GetDataplaneRequest
 
 // ListServices shows the virtual services in the kernel.
 func (d *director) ListServices(context.Context, *directorv1.ListServicesRequest) (*directorv1.ListServicesResponse, error) {
-	if err := usable(d.world); err != nil {
+	view, err := d.observed()
+	if err != nil {
 		return nil, err
-	}
-	view := d.world.View()
-	if !view.Observed {
-		return nil, status.Error(codes.Unavailable, "the kernel could not be read")
 	}
 	answer := &directorv1.ListServicesResponse{}
 	for _, s := range view.Have.Services {
 		answer.Services = append(answer.Services, d.serviceState(s, view.Course.Reasons))
 	}
 	return answer, nil
+}
+
+// observed is what the last pass saw in the kernel.
+func (d *director) observed() (loop.View, error) {
+	if err := usable(d.world); err != nil {
+		return loop.View{}, err
+	}
+	view := d.world.View()
+	if !view.Observed {
+		return view, status.Error(codes.Unavailable, "the kernel could not be read")
+	}
+	return view, nil
 }
 
 // Export gives the desired virtual services as IPVS rules.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -70,6 +71,9 @@ type Candidate struct {
 	Name  string
 	Probe func() dataplane.Report
 	Open  func() Plane
+	// Find tells which real server a connection has, in the namespace of the calling thread; false: the kernel does not know
+	// it. Any goroutine may call it.
+	Find func(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error)
 }
 
 // Host is the node's own network stack.
@@ -187,6 +191,24 @@ func (l *Loop) Preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violati
 		return nil, nil, errors.New("the kernel could not be read")
 	}
 	return lines(changes(l.steer(want, view.Have, view.Memory, nil), want.Addresses, view.Have)), nil, nil
+}
+
+// Would tells which services the kernel would have if a valid snapshot were in force. Any goroutine may call.
+func (l *Loop) Would(snapshot desired.Snapshot) []spec.Service {
+	want, _ := l.parse(snapshot)
+	view := l.View()
+	return l.steer(want, view.Have, view.Memory, nil).Services
+}
+
+// Find tells which real server a connection has. Any goroutine may call.
+func (l *Loop) Find(ctx context.Context, client, vip netip.AddrPort) (netip.AddrPort, bool, error) {
+	chosen := l.View().Chosen
+	for _, c := range l.cfg.Candidates {
+		if c.Name == chosen && c.Find != nil {
+			return c.Find(ctx, client, vip)
+		}
+	}
+	return netip.AddrPort{}, false, nil
 }
 
 // pass is one look at everything.

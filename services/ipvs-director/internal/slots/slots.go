@@ -52,12 +52,12 @@ func Of(s spec.Service) Table {
 	}
 }
 
-// Real returns the real server of a client's connection; false when the table deals in turn, or to nobody.
-func (t Table) Real(client netip.AddrPort) (netip.AddrPort, bool) {
+// Slot returns the slot of a client's connection; false when the table deals in turn, or to nobody.
+func (t Table) Slot(client netip.AddrPort) (int, bool) {
 	if t.Choice == InTurn || len(t.Slots) == 0 {
-		return netip.AddrPort{}, false
+		return 0, false
 	}
-	return t.Slots[scale(jhash(t.Key(client), t.Seed), len(t.Slots))], true
+	return scale(jhash(t.Key(client), t.Seed), len(t.Slots)), true
 }
 
 // Key is what of a client is hashed: the address and, by connection, the port, as they lie in the registers of nf_tables.

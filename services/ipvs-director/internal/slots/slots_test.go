@@ -108,10 +108,10 @@ func TestChoice(t *testing.T) {
 		}
 		client := netip.MustParseAddrPort("10.10.60.1:40000")
 		other := netip.MustParseAddrPort("10.10.60.1:40001")
-		a, ok := table.Real(client)
-		b, _ := table.Real(other)
+		a, ok := table.Slot(client)
+		b, _ := table.Slot(other)
 		if ok != (want != InTurn) || want == BySource && a != b {
-			t.Errorf("%s: %s and %s, %t", scheduler, a, b, ok)
+			t.Errorf("%s: slots %d and %d, %t", scheduler, a, b, ok)
 		}
 	}
 }

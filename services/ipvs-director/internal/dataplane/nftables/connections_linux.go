@@ -2,11 +2,16 @@ package nftables
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
+	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
@@ -60,6 +65,82 @@ func keysOfFlow(f *netlink.ConntrackFlow) [2]steer.Key {
 func end(ip net.IP, port uint16) netip.AddrPort {
 	a, _ := netip.AddrFromSlice(ip)
 	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// Find tells which real server the connection of a client to a VIP has; false: the kernel has no such connection. Any
+// goroutine may call it.
+func Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return real, false, err
+	}
+	// The kernel marks its one answer as one of many, without an end to them: the acknowledgement behind it is the end, which
+	// this library takes for one and the other does not.
+	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
+	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
+	request.AddData(tupleOf(client, vip))
+	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return real, false, nil
+	}
+	if err != nil || len(answers) == 0 {
+		return real, false, fmt.Errorf("look for the connection of %s to %s: %w", client, vip, err)
+	}
+	attributes, err := mdl.NewAttributeDecoder(answers[0][min(headerSize, len(answers[0])):])
+	if err != nil {
+		return real, false, fmt.Errorf("read the connection of %s to %s: %w", client, vip, err)
+	}
+	var original, reply netip.AddrPort // where the first packet came from, and where the answers do
+	for attributes.Next() {
+		switch attributes.Type() {
+		case nl.CTA_TUPLE_ORIG:
+			attributes.Nested(func(t *mdl.AttributeDecoder) error { original = source(t); return nil })
+		case nl.CTA_TUPLE_REPLY:
+			attributes.Nested(func(t *mdl.AttributeDecoder) error { reply = source(t); return nil })
+		}
+	}
+	if err := attributes.Err(); err != nil {
+		return real, false, fmt.Errorf("read the connection of %s to %s: %w", client, vip, err)
+	}
+	if original == client {
+		return reply, true, nil
+	}
+	return original, true, nil // taken up from the real server
+}
+
+// tupleOf is one direction of a TCP connection (CTA_TUPLE_IP and CTA_TUPLE_PROTO of
+// include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+func tupleOf(from, to netip.AddrPort) *nl.RtAttr {
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
+	ip := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil)
+	ip.AddRtAttr(nl.CTA_IP_V4_SRC, from.Addr().AsSlice())
+	ip.AddRtAttr(nl.CTA_IP_V4_DST, to.Addr().AsSlice())
+	ports := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
+	ports.AddRtAttr(nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_TCP})
+	ports.AddRtAttr(nl.CTA_PROTO_SRC_PORT, binary.BigEndian.AppendUint16(nil, from.Port()))
+	ports.AddRtAttr(nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, to.Port()))
+	return tuple
+}
+
+// source reads where one direction comes from.
+func source(tuple *mdl.AttributeDecoder) netip.AddrPort {
+	var address netip.Addr
+	var port uint16
+	for tuple.Next() {
+		tuple.Nested(func(part *mdl.AttributeDecoder) error {
+			kind := tuple.Type()
+			for part.Next() {
+				b := part.Bytes()
+				switch {
+				case kind == nl.CTA_TUPLE_IP && part.Type() == nl.CTA_IP_V4_SRC:
+					address, _ = netip.AddrFromSlice(b)
+				case kind == nl.CTA_TUPLE_PROTO && part.Type() == nl.CTA_PROTO_SRC_PORT && len(b) == 2:
+					port = binary.BigEndian.Uint16(b)
+				}
+			}
+			return nil
+		})
+	}
+	return netip.AddrPortFrom(address, port)
 }
 
 // Reset makes the kernel forget the connections of real servers that get no new ones. The next segment of the client goes

@@ -187,6 +187,17 @@ func TestKernelConnectionsOfARealServer(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
+	n.Director.Do(t, func() {
+		for _, c := range conns {
+			client := netip.MustParseAddrPort(c.LocalAddr().String())
+			if real, found, err := Find(t.Context(), client, vip); err != nil || !found || real != c.Real {
+				t.Errorf("%s has %s; found %s, %t, %v", client, c.Real, real, found, err)
+			}
+		}
+		if real, found, err := Find(t.Context(), addrPort("10.10.60.1", 1), vip); err != nil || found {
+			t.Errorf("a connection that is not there: %s, %t, %v", real, found, err)
+		}
+	})
 	if got := count(); got[keys[0]] != 3 || got[keys[1]] != 3 || got[keys[2]] != 0 {
 		t.Errorf("of 6 open connections %v are counted", got)
 	}
