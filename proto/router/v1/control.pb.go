@@ -1855,6 +1855,308 @@ func (x *Candidate) GetReason() string {
 	return ""
 }
 
+// SimulateRequest asks what a change would change.
+type SimulateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Objects as if they were applied, in this order.
+	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Objects as if they were deleted, KIND/NAME. Example: backend/old
+	Remove []string `protobuf:"bytes,2,rep,name=remove,proto3" json:"remove,omitempty"`
+	// The requests to ask about, at most 1000. Without any they are made from the rules before and after: for each rule some
+	// that its condition is likely to hold for.
+	Samples       []*ExplainRequest `protobuf:"bytes,3,rep,name=samples,proto3" json:"samples,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateRequest) Reset() {
+	*x = SimulateRequest{}
+	mi := &file_router_v1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateRequest) ProtoMessage() {}
+
+func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
+func (*SimulateRequest) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SimulateRequest) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *SimulateRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *SimulateRequest) GetSamples() []*ExplainRequest {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+// SimulateResponse says what the change would change.
+type SimulateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan, as PreviewPlan tells it.
+	Changes []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many requests were asked about.
+	Asked uint32 `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"`
+	// Those that would be answered otherwise.
+	Differences   []*Difference `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulateResponse) Reset() {
+	*x = SimulateResponse{}
+	mi := &file_router_v1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulateResponse) ProtoMessage() {}
+
+func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
+func (*SimulateResponse) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SimulateResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *SimulateResponse) GetAsked() uint32 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+func (x *SimulateResponse) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// Difference is a request that would be answered otherwise.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The request.
+	Sample *ExplainRequest `protobuf:"bytes,1,opt,name=sample,proto3" json:"sample,omitempty"`
+	// What becomes of it now.
+	Before *Outcome `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// What would become of it.
+	After         *Outcome `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_router_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Difference) GetSample() *ExplainRequest {
+	if x != nil {
+		return x.Sample
+	}
+	return nil
+}
+
+func (x *Difference) GetBefore() *Outcome {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Difference) GetAfter() *Outcome {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// Outcome is what becomes of a request, as far as it does not depend on whose turn it is.
+type Outcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Frontend that it comes to; empty: none, nothing listens.
+	Frontend string `protobuf:"bytes,1,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	// Status with which the router answers itself; 0: a server does.
+	Status uint32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Address of a redirect.
+	Location string `protobuf:"bytes,3,opt,name=location,proto3" json:"location,omitempty"`
+	// Why the head is refused before any rule; empty: it is not.
+	Refused string `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Backend.
+	Backend string `protobuf:"bytes,5,opt,name=backend,proto3" json:"backend,omitempty"`
+	// Server, when a cookie or a hash names it or when it is the only one left; empty: those in among take turns.
+	Server string `protobuf:"bytes,6,opt,name=server,proto3" json:"server,omitempty"`
+	// The servers that take turns. Example: "s1 (weight 2)"
+	Among []string `protobuf:"bytes,7,rep,name=among,proto3" json:"among,omitempty"`
+	// The head that the server gets.
+	Head          string `protobuf:"bytes,8,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_router_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_router_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Outcome) GetFrontend() string {
+	if x != nil {
+		return x.Frontend
+	}
+	return ""
+}
+
+func (x *Outcome) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Outcome) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *Outcome) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *Outcome) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *Outcome) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Outcome) GetAmong() []string {
+	if x != nil {
+		return x.Among
+	}
+	return nil
+}
+
+func (x *Outcome) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
 var File_router_v1_control_proto protoreflect.FileDescriptor
 
 const file_router_v1_control_proto_rawDesc = "" +
@@ -1991,13 +2293,35 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x06weight\x18\x03 \x01(\rR\x06weight\x12'\n" +
 	"\x0factive_requests\x18\x04 \x01(\x04R\x0eactiveRequests\x12\x16\n" +
 	"\x06chosen\x18\x05 \x01(\bR\x06chosen\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason*j\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"\x9b\x01\n" +
+	"\x0fSimulateRequest\x123\n" +
+	"\aobjects\x18\x01 \x03(\v2\x19.twotier.router.v1.ObjectR\aobjects\x12\x16\n" +
+	"\x06remove\x18\x02 \x03(\tR\x06remove\x12;\n" +
+	"\asamples\x18\x03 \x03(\v2!.twotier.router.v1.ExplainRequestR\asamples\"\x83\x01\n" +
+	"\x10SimulateResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\x12\x14\n" +
+	"\x05asked\x18\x02 \x01(\rR\x05asked\x12?\n" +
+	"\vdifferences\x18\x03 \x03(\v2\x1d.twotier.router.v1.DifferenceR\vdifferences\"\xad\x01\n" +
+	"\n" +
+	"Difference\x129\n" +
+	"\x06sample\x18\x01 \x01(\v2!.twotier.router.v1.ExplainRequestR\x06sample\x122\n" +
+	"\x06before\x18\x02 \x01(\v2\x1a.twotier.router.v1.OutcomeR\x06before\x120\n" +
+	"\x05after\x18\x03 \x01(\v2\x1a.twotier.router.v1.OutcomeR\x05after\"\xcf\x01\n" +
+	"\aOutcome\x12\x1a\n" +
+	"\bfrontend\x18\x01 \x01(\tR\bfrontend\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\rR\x06status\x12\x1a\n" +
+	"\blocation\x18\x03 \x01(\tR\blocation\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\x12\x18\n" +
+	"\abackend\x18\x05 \x01(\tR\abackend\x12\x16\n" +
+	"\x06server\x18\x06 \x01(\tR\x06server\x12\x14\n" +
+	"\x05among\x18\a \x03(\tR\x05among\x12\x12\n" +
+	"\x04head\x18\b \x01(\tR\x04head*j\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
 	"\vHEALTH_DOWN\x10\x02\x12\x13\n" +
 	"\x0fHEALTH_NO_CHECK\x10\x03\x12\x13\n" +
-	"\x0fHEALTH_STOPPING\x10\x042\xcb\x05\n" +
+	"\x0fHEALTH_STOPPING\x10\x042\xa0\x06\n" +
 	"\x06Router\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12U\n" +
@@ -2007,7 +2331,8 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"ListQueues\x12$.twotier.router.v1.ListQueuesRequest\x1a%.twotier.router.v1.ListQueuesResponse\x12a\n" +
 	"\fWatchServers\x12&.twotier.router.v1.WatchServersRequest\x1a'.twotier.router.v1.WatchServersResponse0\x01\x12P\n" +
-	"\aExplain\x12!.twotier.router.v1.ExplainRequest\x1a\".twotier.router.v1.ExplainResponse2\xa7\x03\n" +
+	"\aExplain\x12!.twotier.router.v1.ExplainRequest\x1a\".twotier.router.v1.ExplainResponse\x12S\n" +
+	"\bSimulate\x12\".twotier.router.v1.SimulateRequest\x1a#.twotier.router.v1.SimulateResponse2\xa7\x03\n" +
 	"\vRouterAdmin\x12J\n" +
 	"\x05Apply\x12\x1f.twotier.router.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .twotier.common.v1.DeleteRequest\x1a!.twotier.common.v1.DeleteResponse\x12V\n" +
@@ -2028,7 +2353,7 @@ func file_router_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_router_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_router_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_router_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.router.v1.Health
 	(*Object)(nil),                 // 1: twotier.router.v1.Object
@@ -2054,82 +2379,94 @@ var file_router_v1_control_proto_goTypes = []any{
 	(*ExplainResponse)(nil),        // 21: twotier.router.v1.ExplainResponse
 	(*AskedRule)(nil),              // 22: twotier.router.v1.AskedRule
 	(*Candidate)(nil),              // 23: twotier.router.v1.Candidate
-	(*Frontend)(nil),               // 24: twotier.router.v1.Frontend
-	(*Backend)(nil),                // 25: twotier.router.v1.Backend
-	(Admin)(0),                     // 26: twotier.router.v1.Admin
-	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
-	(*v1.ImportReport)(nil),        // 29: twotier.common.v1.ImportReport
-	(*Header)(nil),                 // 30: twotier.router.v1.Header
-	(*v1.GetStatusRequest)(nil),    // 31: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 32: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 33: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 34: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 35: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 36: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 37: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 38: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 39: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 40: twotier.common.v1.ReconcileResponse
+	(*SimulateRequest)(nil),        // 24: twotier.router.v1.SimulateRequest
+	(*SimulateResponse)(nil),       // 25: twotier.router.v1.SimulateResponse
+	(*Difference)(nil),             // 26: twotier.router.v1.Difference
+	(*Outcome)(nil),                // 27: twotier.router.v1.Outcome
+	(*Frontend)(nil),               // 28: twotier.router.v1.Frontend
+	(*Backend)(nil),                // 29: twotier.router.v1.Backend
+	(Admin)(0),                     // 30: twotier.router.v1.Admin
+	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
+	(*v1.ImportReport)(nil),        // 33: twotier.common.v1.ImportReport
+	(*Header)(nil),                 // 34: twotier.router.v1.Header
+	(*v1.GetStatusRequest)(nil),    // 35: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 36: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 37: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 38: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 39: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 40: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 41: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 42: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 43: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 44: twotier.common.v1.ReconcileResponse
 }
 var file_router_v1_control_proto_depIdxs = []int32{
-	24, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
-	25, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
+	28, // 0: twotier.router.v1.Object.frontend:type_name -> twotier.router.v1.Frontend
+	29, // 1: twotier.router.v1.Object.backend:type_name -> twotier.router.v1.Backend
 	1,  // 2: twotier.router.v1.StoredObject.object:type_name -> twotier.router.v1.Object
 	2,  // 3: twotier.router.v1.ListDesiredResponse.objects:type_name -> twotier.router.v1.StoredObject
 	1,  // 4: twotier.router.v1.PreviewPlanRequest.object:type_name -> twotier.router.v1.Object
 	1,  // 5: twotier.router.v1.ApplyRequest.object:type_name -> twotier.router.v1.Object
 	8,  // 6: twotier.router.v1.ListServersResponse.servers:type_name -> twotier.router.v1.ServerState
 	0,  // 7: twotier.router.v1.ServerState.health:type_name -> twotier.router.v1.Health
-	26, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
+	30, // 8: twotier.router.v1.ServerState.admin:type_name -> twotier.router.v1.Admin
 	12, // 9: twotier.router.v1.ServerState.check:type_name -> twotier.router.v1.ServerCheck
-	27, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
-	28, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
+	31, // 10: twotier.router.v1.ServerState.last_change:type_name -> google.protobuf.Timestamp
+	32, // 11: twotier.router.v1.ServerState.downtime:type_name -> google.protobuf.Duration
 	11, // 12: twotier.router.v1.ListQueuesResponse.queues:type_name -> twotier.router.v1.Queue
-	28, // 13: twotier.router.v1.Queue.oldest:type_name -> google.protobuf.Duration
-	28, // 14: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
+	32, // 13: twotier.router.v1.Queue.oldest:type_name -> google.protobuf.Duration
+	32, // 14: twotier.router.v1.ServerCheck.duration:type_name -> google.protobuf.Duration
 	8,  // 15: twotier.router.v1.WatchServersResponse.servers:type_name -> twotier.router.v1.ServerState
-	26, // 16: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
+	30, // 16: twotier.router.v1.SetServerRequest.admin:type_name -> twotier.router.v1.Admin
 	0,  // 17: twotier.router.v1.SetServerRequest.health:type_name -> twotier.router.v1.Health
 	8,  // 18: twotier.router.v1.SetServerResponse.server:type_name -> twotier.router.v1.ServerState
 	1,  // 19: twotier.router.v1.ImportResponse.objects:type_name -> twotier.router.v1.Object
-	29, // 20: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	30, // 21: twotier.router.v1.Request.headers:type_name -> twotier.router.v1.Header
+	33, // 20: twotier.router.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	34, // 21: twotier.router.v1.Request.headers:type_name -> twotier.router.v1.Header
 	19, // 22: twotier.router.v1.ExplainRequest.request:type_name -> twotier.router.v1.Request
 	22, // 23: twotier.router.v1.ExplainResponse.rules:type_name -> twotier.router.v1.AskedRule
-	28, // 24: twotier.router.v1.ExplainResponse.held:type_name -> google.protobuf.Duration
+	32, // 24: twotier.router.v1.ExplainResponse.held:type_name -> google.protobuf.Duration
 	23, // 25: twotier.router.v1.ExplainResponse.candidates:type_name -> twotier.router.v1.Candidate
-	31, // 26: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	32, // 27: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	33, // 28: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 29: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
-	6,  // 30: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
-	9,  // 31: twotier.router.v1.Router.ListQueues:input_type -> twotier.router.v1.ListQueuesRequest
-	13, // 32: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
-	20, // 33: twotier.router.v1.Router.Explain:input_type -> twotier.router.v1.ExplainRequest
-	5,  // 34: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
-	34, // 35: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	35, // 36: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	17, // 37: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
-	15, // 38: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
-	36, // 39: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
-	36, // 40: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 41: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
-	37, // 42: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 43: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
-	10, // 44: twotier.router.v1.Router.ListQueues:output_type -> twotier.router.v1.ListQueuesResponse
-	14, // 45: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
-	21, // 46: twotier.router.v1.Router.Explain:output_type -> twotier.router.v1.ExplainResponse
-	38, // 47: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	39, // 48: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	40, // 49: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	18, // 50: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
-	16, // 51: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
-	39, // [39:52] is the sub-list for method output_type
-	26, // [26:39] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	1,  // 26: twotier.router.v1.SimulateRequest.objects:type_name -> twotier.router.v1.Object
+	20, // 27: twotier.router.v1.SimulateRequest.samples:type_name -> twotier.router.v1.ExplainRequest
+	26, // 28: twotier.router.v1.SimulateResponse.differences:type_name -> twotier.router.v1.Difference
+	20, // 29: twotier.router.v1.Difference.sample:type_name -> twotier.router.v1.ExplainRequest
+	27, // 30: twotier.router.v1.Difference.before:type_name -> twotier.router.v1.Outcome
+	27, // 31: twotier.router.v1.Difference.after:type_name -> twotier.router.v1.Outcome
+	35, // 32: twotier.router.v1.Router.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	36, // 33: twotier.router.v1.Router.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	37, // 34: twotier.router.v1.Router.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 35: twotier.router.v1.Router.PreviewPlan:input_type -> twotier.router.v1.PreviewPlanRequest
+	6,  // 36: twotier.router.v1.Router.ListServers:input_type -> twotier.router.v1.ListServersRequest
+	9,  // 37: twotier.router.v1.Router.ListQueues:input_type -> twotier.router.v1.ListQueuesRequest
+	13, // 38: twotier.router.v1.Router.WatchServers:input_type -> twotier.router.v1.WatchServersRequest
+	20, // 39: twotier.router.v1.Router.Explain:input_type -> twotier.router.v1.ExplainRequest
+	24, // 40: twotier.router.v1.Router.Simulate:input_type -> twotier.router.v1.SimulateRequest
+	5,  // 41: twotier.router.v1.RouterAdmin.Apply:input_type -> twotier.router.v1.ApplyRequest
+	38, // 42: twotier.router.v1.RouterAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	39, // 43: twotier.router.v1.RouterAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	17, // 44: twotier.router.v1.RouterAdmin.Import:input_type -> twotier.router.v1.ImportRequest
+	15, // 45: twotier.router.v1.RouterAdmin.SetServer:input_type -> twotier.router.v1.SetServerRequest
+	40, // 46: twotier.router.v1.Router.GetStatus:output_type -> twotier.common.v1.Status
+	40, // 47: twotier.router.v1.Router.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 48: twotier.router.v1.Router.ListDesired:output_type -> twotier.router.v1.ListDesiredResponse
+	41, // 49: twotier.router.v1.Router.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 50: twotier.router.v1.Router.ListServers:output_type -> twotier.router.v1.ListServersResponse
+	10, // 51: twotier.router.v1.Router.ListQueues:output_type -> twotier.router.v1.ListQueuesResponse
+	14, // 52: twotier.router.v1.Router.WatchServers:output_type -> twotier.router.v1.WatchServersResponse
+	21, // 53: twotier.router.v1.Router.Explain:output_type -> twotier.router.v1.ExplainResponse
+	25, // 54: twotier.router.v1.Router.Simulate:output_type -> twotier.router.v1.SimulateResponse
+	42, // 55: twotier.router.v1.RouterAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	43, // 56: twotier.router.v1.RouterAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	44, // 57: twotier.router.v1.RouterAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	18, // 58: twotier.router.v1.RouterAdmin.Import:output_type -> twotier.router.v1.ImportResponse
+	16, // 59: twotier.router.v1.RouterAdmin.SetServer:output_type -> twotier.router.v1.SetServerResponse
+	46, // [46:60] is the sub-list for method output_type
+	32, // [32:46] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_control_proto_init() }
@@ -2149,7 +2486,7 @@ func file_router_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_control_proto_rawDesc), len(file_router_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

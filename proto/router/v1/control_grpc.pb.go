@@ -30,6 +30,7 @@ const (
 	Router_ListQueues_FullMethodName   = "/twotier.router.v1.Router/ListQueues"
 	Router_WatchServers_FullMethodName = "/twotier.router.v1.Router/WatchServers"
 	Router_Explain_FullMethodName      = "/twotier.router.v1.Router/Explain"
+	Router_Simulate_FullMethodName     = "/twotier.router.v1.Router/Simulate"
 )
 
 // RouterClient is the client API for Router service.
@@ -57,6 +58,10 @@ type RouterClient interface {
 	// and why. Nothing is sent and nothing changes; no server loses its turn. INVALID_ARGUMENT: the request cannot be asked
 	// about; one that the router would refuse can. NOT_FOUND: no such frontend is in force.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Simulate says which requests would be answered otherwise if objects were applied and others deleted. Nothing is stored,
+	// sent or changed. Servers feel as they do now, new ones are up. INVALID_ARGUMENT: the desired state would not be valid, or
+	// a sample cannot be asked about.
+	Simulate(ctx context.Context, in *SimulateRequest, opts ...grpc.CallOption) (*SimulateResponse, error)
 }
 
 type routerClient struct {
@@ -165,6 +170,16 @@ func (c *routerClient) Explain(ctx context.Context, in *ExplainRequest, opts ...
 	return out, nil
 }
 
+func (c *routerClient) Simulate(ctx context.Context, in *SimulateRequest, opts ...grpc.CallOption) (*SimulateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateResponse)
+	err := c.cc.Invoke(ctx, Router_Simulate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouterServer is the server API for Router service.
 // All implementations must embed UnimplementedRouterServer
 // for forward compatibility.
@@ -190,6 +205,10 @@ type RouterServer interface {
 	// and why. Nothing is sent and nothing changes; no server loses its turn. INVALID_ARGUMENT: the request cannot be asked
 	// about; one that the router would refuse can. NOT_FOUND: no such frontend is in force.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Simulate says which requests would be answered otherwise if objects were applied and others deleted. Nothing is stored,
+	// sent or changed. Servers feel as they do now, new ones are up. INVALID_ARGUMENT: the desired state would not be valid, or
+	// a sample cannot be asked about.
+	Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error)
 	mustEmbedUnimplementedRouterServer()
 }
 
@@ -223,6 +242,9 @@ func (UnimplementedRouterServer) WatchServers(*WatchServersRequest, grpc.ServerS
 }
 func (UnimplementedRouterServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedRouterServer) Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Simulate not implemented")
 }
 func (UnimplementedRouterServer) mustEmbedUnimplementedRouterServer() {}
 func (UnimplementedRouterServer) testEmbeddedByValue()                {}
@@ -375,6 +397,24 @@ func _Router_Explain_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Router_Simulate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouterServer).Simulate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Router_Simulate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouterServer).Simulate(ctx, req.(*SimulateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Router_ServiceDesc is the grpc.ServiceDesc for Router service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -405,6 +445,10 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _Router_Explain_Handler,
+		},
+		{
+			MethodName: "Simulate",
+			Handler:    _Router_Simulate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

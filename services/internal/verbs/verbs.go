@@ -266,6 +266,30 @@ func (v *Verbs) newest() (desired.Snapshot, error) {
 	return snapshot, nil
 }
 
+// Imagine is the newest desired state as if these objects, each the service's Object message, were applied, and those named
+// "kind/name" in remove were deleted. It is not checked.
+func (v *Verbs) Imagine(objects []proto.Message, remove []string) (desired.Snapshot, error) {
+	snapshot, err := v.newest()
+	if err != nil {
+		return desired.Snapshot{}, err
+	}
+	for i, object := range objects {
+		kind, message, err := v.unwrap(object)
+		if err != nil {
+			return desired.Snapshot{}, fmt.Errorf("objects[%d]: %w", i, err)
+		}
+		snapshot = snapshot.With(kind, message)
+	}
+	for i, key := range remove {
+		kind, name, _ := strings.Cut(key, "/")
+		if !holds(snapshot, kind, name) {
+			return desired.Snapshot{}, refuse(fmt.Sprintf("remove[%d]", i), fmt.Sprintf("there is no object %q; want KIND/NAME", key))
+		}
+		snapshot = snapshot.Without(kind, name)
+	}
+	return snapshot, nil
+}
+
 func holds(s desired.Snapshot, kind, name string) bool {
 	return slices.ContainsFunc(s.Objects, func(o desired.Object) bool { return o.Kind == kind && o.Name == name }) ||
 		slices.ContainsFunc(s.Violations, func(v *commonv1.Violation) bool { return desired.Concerns(v, kind, name) })

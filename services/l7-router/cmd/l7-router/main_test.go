@@ -108,6 +108,24 @@ func testService(t *testing.T, driver string) {
 	if _, err := router.ListServers(ask, &routerv1.ListServersRequest{Backend: "nobody"}); err == nil {
 		t.Error("servers of an unknown backend: no error")
 	}
+	explained, err := router.Explain(ask, &routerv1.ExplainRequest{Address: front, Request: &routerv1.Request{Client: "192.0.2.1"}})
+	if err != nil || explained.GetServer() != "s1" || explained.GetBackend() != "web" || explained.GetClient() != "192.0.2.1" {
+		t.Errorf("explain: %v %v", explained, err)
+	}
+	simulated, err := router.Simulate(ask, &routerv1.SimulateRequest{Objects: []*routerv1.Object{{Kind: &routerv1.Object_Frontend{Frontend: &routerv1.Frontend{
+		Name: "main", Bind: []string{front}, DefaultBackend: "web", Rules: []*routerv1.Rule{{Condition: &routerv1.Condition{Paths: []string{"/x"}}, Deny: &routerv1.Deny{}}},
+	}}}}})
+	if err != nil || simulated.GetAsked() != 3 || len(simulated.GetChanges()) != 1 || len(simulated.GetDifferences()) != 1 || simulated.GetDifferences()[0].GetAfter().GetStatus() != 403 {
+		t.Errorf("simulate: %v %v", simulated, err)
+	}
+	for name, request := range map[string]*routerv1.SimulateRequest{
+		"objects[0]": {Objects: []*routerv1.Object{{}}}, "remove[0]": {Remove: []string{"backend/nobody"}}, "frontend/main": {Remove: []string{"backend/web"}},
+		"samples[0].frontend": {Samples: []*routerv1.ExplainRequest{{}}},
+	} {
+		if _, err := router.Simulate(ask, request); rpc.Code(err) != codes.InvalidArgument {
+			t.Errorf("simulate, %s: %v", name, err)
+		}
+	}
 	admin := routerv1.NewRouterAdminClient(conn)
 	watching, enough := context.WithCancel(ask)
 	defer enough()

@@ -23,6 +23,7 @@ const Service = "twotier.router.v1.Router"
 
 // Servers tells the servers, live, and changes what is wanted of them.
 type Servers interface {
+	explain.Shadower
 	Servers() []pool.State
 	Changes(after uint64) (pool.Changes, <-chan struct{})
 	SetServer(backend, server string, c pool.Change, by string) (pool.State, error)

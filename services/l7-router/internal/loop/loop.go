@@ -78,7 +78,7 @@ func (l *Loop) Reconcile(ctx context.Context) (reconcile.Result, error) { return
 
 // Preview tells what would be done about a snapshot. Any goroutine may call it.
 func (l *Loop) Preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violation, error) {
-	want, violations := parse(snapshot)
+	want, violations := Parse(snapshot)
 	if len(violations) > 0 {
 		return nil, violations, nil
 	}
@@ -92,7 +92,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if !ok {
 		return l.report(nil, reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errors.New("no desired state has been read yet")})
 	}
-	want, violations := parse(snapshot)
+	want, violations := Parse(snapshot)
 	if len(violations) == 0 {
 		l.want, l.revision, l.good = want, snapshot.Revision, true
 	}
@@ -181,8 +181,8 @@ func (l *Loop) bound() bool {
 	return true
 }
 
-// parse reads a snapshot; what could not even be read is a violation too.
-func parse(snapshot desired.Snapshot) (spec.State, []*commonv1.Violation) {
+// Parse reads a snapshot; what could not even be read is a violation too.
+func Parse(snapshot desired.Snapshot) (spec.State, []*commonv1.Violation) {
 	var frontends []*routerv1.Frontend
 	var backends []*routerv1.Backend
 	for _, object := range snapshot.Objects {
