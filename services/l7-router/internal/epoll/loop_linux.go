@@ -12,6 +12,10 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
 )
 
+// turnTime is how long those may go on who could go on for ever, before it is looked whether anybody else has something. Many
+// large responses at once would hold small ones up for seconds otherwise.
+const turnTime = 2 * time.Millisecond
+
 // tidyEvery is how often a loop forgets what it has not needed.
 const tidyEvery = 10 * time.Second
 
@@ -150,7 +154,11 @@ func (l *loop) run() error {
 		for i := range max(n, 0) {
 			l.tell(&l.events[i])
 		}
-		for _, c := range turns {
+		for i, c := range turns {
+			if int64(time.Since(epoch))-l.now > int64(turnTime) {
+				l.again = append(turns[i:], l.again...) // first look who has waited meanwhile
+				break
+			}
 			c.queued = false
 			l.guarded(c)
 		}

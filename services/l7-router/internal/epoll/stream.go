@@ -11,8 +11,8 @@ import (
 const (
 	// spliceMin is the least rest of a body, or of a chunk, that is worth a pipe.
 	spliceMin = 64 << 10
-	// maxMoves is how often a stream reads before others have their turn: 4 MiB through a pipe.
-	maxMoves = 16
+	// maxMoves is how often a stream reads before others have their turn: 512 KiB through pipes.
+	maxMoves = 2
 	// endless is the length of what ends with the connection.
 	endless = int64(1) << 60
 )
