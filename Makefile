@@ -46,10 +46,13 @@ fuzz-requests: ## odd requests at random: do all servers read what the router pa
 bench-router: ## l7-router against HAProxy, as lines of JSON; BENCH=quick is under 50 s
 	@scripts/bench-router
 
+slow-router: ## what slowhttptest leaves to good clients of the l7-router, and of HAProxy
+	@scripts/slow-router
+
 bench-vrrp: ## vrrp-agent against keepalived, as root, as lines of JSON; BENCH=quick takes 2 minutes
 	@scripts/bench-vrrp
 
 clean: ## remove what was built
 	rm -rf dist
 
-.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz fuzz-requests bench-router bench-vrrp clean
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz fuzz-requests bench-router slow-router bench-vrrp clean

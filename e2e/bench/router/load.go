@@ -25,6 +25,7 @@ type result struct {
 	requests float64
 	rate     float64 // a second
 	p99      float64 // in microseconds
+	failed   int
 }
 
 // load sends requests for a while over that many connections.
@@ -59,7 +60,7 @@ func (b *bench) load(address string, connections int, burst time.Duration, heade
 	if errors > 0 {
 		fmt.Fprintf(os.Stderr, "bench-router: %d requests to %s failed\n", errors, address)
 	}
-	return result{requests: requests, rate: requests / duration * 1e6, p99: p99}, nil
+	return result{requests: requests, rate: requests / duration * 1e6, p99: p99, failed: errors}, nil
 }
 
 // fetch takes one large body and counts it.

@@ -41,6 +41,10 @@ var cases = []struct {
 	{"body-256MiB", true, (*bench).body},
 	{"idle-10k", true, (*bench).idleConnections},
 	{"dead-server", true, (*bench).deadServer},
+	{"slow-headers", false, (*bench).slowClients},
+	{"slow-body", false, (*bench).slowClients},
+	{"slow-range", false, (*bench).slowClients},
+	{"slow-read", false, (*bench).slowClients},
 }
 
 func main() {
@@ -78,7 +82,7 @@ func run() (err error) {
 		return err
 	}
 	for _, c := range cases {
-		if *only != "" && !strings.Contains(","+*only+",", ","+c.name+",") || *only == "" && quick && !c.quick {
+		if *only != "" && !strings.Contains(","+*only+",", ","+c.name+",") || *only == "" && (quick && !c.quick || slowModes[c.name] != nil) {
 			continue
 		}
 		begin := time.Now()

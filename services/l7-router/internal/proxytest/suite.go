@@ -83,6 +83,7 @@ func Run(t *testing.T, open Open) {
 		{"Limits", testLimits},
 		{"SlowBodies", testSlowBodies},
 		{"SlowReader", testSlowReader},
+		{"SlowHTTPTest", testSlowHTTPTest},
 		{"SlowServerIsNotTheClientsFault", testSlowServerIsNotTheClientsFault},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
