@@ -678,6 +678,59 @@ func (InitialState) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
+// LogFormat is how a logged request is written.
+type LogFormat int32
+
+const (
+	// The same as LOG_FORMAT_HTTPLOG.
+	LogFormat_LOG_FORMAT_UNSPECIFIED LogFormat = 0
+	// As HAProxy's option httplog writes it.
+	LogFormat_LOG_FORMAT_HTTPLOG LogFormat = 1
+	// One JSON object a line, with the same facts under names, and the reason for the choice of the server.
+	LogFormat_LOG_FORMAT_JSON LogFormat = 2
+)
+
+// Enum value maps for LogFormat.
+var (
+	LogFormat_name = map[int32]string{
+		0: "LOG_FORMAT_UNSPECIFIED",
+		1: "LOG_FORMAT_HTTPLOG",
+		2: "LOG_FORMAT_JSON",
+	}
+	LogFormat_value = map[string]int32{
+		"LOG_FORMAT_UNSPECIFIED": 0,
+		"LOG_FORMAT_HTTPLOG":     1,
+		"LOG_FORMAT_JSON":        2,
+	}
+)
+
+func (x LogFormat) Enum() *LogFormat {
+	p := new(LogFormat)
+	*p = x
+	return p
+}
+
+func (x LogFormat) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LogFormat) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[11].Descriptor()
+}
+
+func (LogFormat) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[11]
+}
+
+func (x LogFormat) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LogFormat.Descriptor instead.
+func (LogFormat) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+}
+
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
 // Kind in the key space: frontend
 type Frontend struct {
@@ -717,7 +770,9 @@ type Frontend struct {
 	// What a client may send, and how slowly. Default: see there.
 	Limits *Limits `protobuf:"bytes,16,opt,name=limits,proto3" json:"limits,omitempty"`
 	// The statistics page (HAProxy: stats enable), answered before any rule, so that its forms reach it. Default: none.
-	Stats         *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
+	Stats *StatsPage `protobuf:"bytes,25,opt,name=stats,proto3" json:"stats,omitempty"`
+	// Where requests are logged (HAProxy: log, option httplog). Default: nowhere.
+	AccessLog     *AccessLog `protobuf:"bytes,26,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,6 +915,13 @@ func (x *Frontend) GetLimits() *Limits {
 func (x *Frontend) GetStats() *StatsPage {
 	if x != nil {
 		return x.Stats
+	}
+	return nil
+}
+
+func (x *Frontend) GetAccessLog() *AccessLog {
+	if x != nil {
+		return x.AccessLog
 	}
 	return nil
 }
@@ -3219,11 +3281,96 @@ func (x *StatsUser) GetAdmin() bool {
 	return false
 }
 
+// AccessLog is where the requests of a frontend are logged. Requests never wait for it: what it cannot take in time is
+// dropped and counted (twotier_router_log_dropped_total).
+type AccessLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "stdout"; "file:" and an absolute path, opened again when it was moved away; "udp:" and HOST:PORT with an IP address, or
+	// "unix:" and the path of a datagram socket, both as syslog (RFC 3164). Examples: file:/var/log/router.log, unix:/dev/log
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Default httplog.
+	Format LogFormat `protobuf:"varint,2,opt,name=format,proto3,enum=twotier.router.v1.LogFormat" json:"format,omitempty"`
+	// Log one request in so many, 1 to 1000000; those that ended otherwise than well, or with a status of 500 or more, are
+	// always logged. Default 1: all.
+	Sample uint32 `protobuf:"varint,3,opt,name=sample,proto3" json:"sample,omitempty"`
+	// Leave the query out of the logged path.
+	HideQuery bool `protobuf:"varint,4,opt,name=hide_query,json=hideQuery,proto3" json:"hide_query,omitempty"`
+	// Facility of syslog, in its words, local0 to local7, daemon and so on (HAProxy: log ADDRESS FACILITY). Default local0.
+	Facility      string `protobuf:"bytes,5,opt,name=facility,proto3" json:"facility,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessLog) Reset() {
+	*x = AccessLog{}
+	mi := &file_router_v1_desired_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessLog) ProtoMessage() {}
+
+func (x *AccessLog) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
+func (*AccessLog) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AccessLog) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AccessLog) GetFormat() LogFormat {
+	if x != nil {
+		return x.Format
+	}
+	return LogFormat_LOG_FORMAT_UNSPECIFIED
+}
+
+func (x *AccessLog) GetSample() uint32 {
+	if x != nil {
+		return x.Sample
+	}
+	return 0
+}
+
+func (x *AccessLog) GetHideQuery() bool {
+	if x != nil {
+		return x.HideQuery
+	}
+	return false
+}
+
+func (x *AccessLog) GetFacility() string {
+	if x != nil {
+		return x.Facility
+	}
+	return ""
+}
+
 var File_router_v1_desired_proto protoreflect.FileDescriptor
 
 const file_router_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa9\x06\n" +
+	"\x17router/v1/desired.proto\x12\x11twotier.router.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x06\n" +
 	"\bFrontend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04bind\x18\x02 \x03(\tR\x04bind\x12-\n" +
@@ -3241,7 +3388,9 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x12timeout_client_fin\x18\f \x01(\v2\x19.google.protobuf.DurationR\x10timeoutClientFin\x12:\n" +
 	"\tforwarded\x18\x0f \x01(\v2\x1c.twotier.router.v1.ForwardedR\tforwarded\x121\n" +
 	"\x06limits\x18\x10 \x01(\v2\x19.twotier.router.v1.LimitsR\x06limits\x122\n" +
-	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\"w\n" +
+	"\x05stats\x18\x19 \x01(\v2\x1c.twotier.router.v1.StatsPageR\x05stats\x12;\n" +
+	"\n" +
+	"access_log\x18\x1a \x01(\v2\x1c.twotier.router.v1.AccessLogR\taccessLog\"w\n" +
 	"\x05Http2\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12\x1c\n" +
 	"\tcleartext\x18\x02 \x01(\bR\tcleartext\x124\n" +
@@ -3443,7 +3592,14 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x0fpassword_bcrypt\x18\x02 \x01(\tR\x0epasswordBcrypt\x12#\n" +
 	"\rpassword_file\x18\x03 \x01(\tR\fpasswordFile\x12\x14\n" +
-	"\x05admin\x18\x04 \x01(\bR\x05admin*s\n" +
+	"\x05admin\x18\x04 \x01(\bR\x05admin\"\xac\x01\n" +
+	"\tAccessLog\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x124\n" +
+	"\x06format\x18\x02 \x01(\x0e2\x1c.twotier.router.v1.LogFormatR\x06format\x12\x16\n" +
+	"\x06sample\x18\x03 \x01(\rR\x06sample\x12\x1d\n" +
+	"\n" +
+	"hide_query\x18\x04 \x01(\bR\thideQuery\x12\x1a\n" +
+	"\bfacility\x18\x05 \x01(\tR\bfacility*s\n" +
 	"\n" +
 	"ClientAuth\x12\x1b\n" +
 	"\x17CLIENT_AUTH_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -3505,7 +3661,11 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\x10INITIAL_STATE_UP\x10\x01\x12\x1a\n" +
 	"\x16INITIAL_STATE_FULLY_UP\x10\x02\x12\x16\n" +
 	"\x12INITIAL_STATE_DOWN\x10\x03\x12\x1c\n" +
-	"\x18INITIAL_STATE_FULLY_DOWN\x10\x04B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
+	"\x18INITIAL_STATE_FULLY_DOWN\x10\x04*T\n" +
+	"\tLogFormat\x12\x1a\n" +
+	"\x16LOG_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12LOG_FORMAT_HTTPLOG\x10\x01\x12\x13\n" +
+	"\x0fLOG_FORMAT_JSON\x10\x02B5Z3github.com/twotier/twotier/proto/router/v1;routerv1b\x06proto3"
 
 var (
 	file_router_v1_desired_proto_rawDescOnce sync.Once
@@ -3519,8 +3679,8 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -3533,106 +3693,110 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(Admin)(0),                  // 8: twotier.router.v1.Admin
 	(SendProxy)(0),              // 9: twotier.router.v1.SendProxy
 	(InitialState)(0),           // 10: twotier.router.v1.InitialState
-	(*Frontend)(nil),            // 11: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 12: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 13: twotier.router.v1.Tls
-	(*AcceptProxy)(nil),         // 14: twotier.router.v1.AcceptProxy
-	(*Certificate)(nil),         // 15: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 16: twotier.router.v1.Forwarded
-	(*Limits)(nil),              // 17: twotier.router.v1.Limits
-	(*Rule)(nil),                // 18: twotier.router.v1.Rule
-	(*Condition)(nil),           // 19: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 20: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 21: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 22: twotier.router.v1.Redirect
-	(*Header)(nil),              // 23: twotier.router.v1.Header
-	(*Edit)(nil),                // 24: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 25: twotier.router.v1.PathEdit
-	(*Hash)(nil),                // 26: twotier.router.v1.Hash
-	(*Backend)(nil),             // 27: twotier.router.v1.Backend
-	(*Server)(nil),              // 28: twotier.router.v1.Server
-	(*Cookie)(nil),              // 29: twotier.router.v1.Cookie
-	(*Check)(nil),               // 30: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 31: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 32: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 33: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 34: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 35: twotier.router.v1.StatsUser
-	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
+	(LogFormat)(0),              // 11: twotier.router.v1.LogFormat
+	(*Frontend)(nil),            // 12: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 13: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 14: twotier.router.v1.Tls
+	(*AcceptProxy)(nil),         // 15: twotier.router.v1.AcceptProxy
+	(*Certificate)(nil),         // 16: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 17: twotier.router.v1.Forwarded
+	(*Limits)(nil),              // 18: twotier.router.v1.Limits
+	(*Rule)(nil),                // 19: twotier.router.v1.Rule
+	(*Condition)(nil),           // 20: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 21: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 22: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 23: twotier.router.v1.Redirect
+	(*Header)(nil),              // 24: twotier.router.v1.Header
+	(*Edit)(nil),                // 25: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 26: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 27: twotier.router.v1.Hash
+	(*Backend)(nil),             // 28: twotier.router.v1.Backend
+	(*Server)(nil),              // 29: twotier.router.v1.Server
+	(*Cookie)(nil),              // 30: twotier.router.v1.Cookie
+	(*Check)(nil),               // 31: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 32: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 33: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 34: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 35: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 36: twotier.router.v1.StatsUser
+	(*AccessLog)(nil),           // 37: twotier.router.v1.AccessLog
+	(*durationpb.Duration)(nil), // 38: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	18, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	36, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	36, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	36, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	13, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	12, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	14, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
-	36, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
-	16, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	17, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
-	34, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	15, // 11: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
-	0,  // 12: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	36, // 13: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	36, // 14: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
-	1,  // 15: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
-	2,  // 16: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	36, // 17: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
-	36, // 18: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
-	19, // 19: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	21, // 20: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	22, // 21: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	24, // 22: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
-	3,  // 23: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	20, // 24: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	20, // 25: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	20, // 26: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	19, // 27: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	19, // 28: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	19, // 29: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	36, // 30: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	23, // 31: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	23, // 32: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	23, // 33: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	23, // 34: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	25, // 35: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
-	5,  // 36: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
-	6,  // 37: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
-	4,  // 38: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	28, // 39: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	29, // 40: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	30, // 41: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	36, // 42: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	36, // 43: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	26, // 44: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	36, // 45: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	36, // 46: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
-	36, // 47: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
-	7,  // 48: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	36, // 49: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
-	8,  // 50: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	31, // 51: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	9,  // 52: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
-	32, // 53: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	36, // 54: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	36, // 55: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	36, // 56: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	36, // 57: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	10, // 58: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	36, // 59: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	36, // 60: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	36, // 61: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	10, // 62: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	23, // 63: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	33, // 64: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	35, // 65: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	36, // 66: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	19, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	38, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	38, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	38, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	14, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	13, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	15, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
+	38, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
+	17, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	18, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	35, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	37, // 11: twotier.router.v1.Frontend.access_log:type_name -> twotier.router.v1.AccessLog
+	16, // 12: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	0,  // 13: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
+	38, // 14: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	38, // 15: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
+	1,  // 16: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
+	2,  // 17: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
+	38, // 18: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	38, // 19: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	20, // 20: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	22, // 21: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	23, // 22: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	25, // 23: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	3,  // 24: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
+	21, // 25: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	21, // 26: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	21, // 27: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	20, // 28: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	20, // 29: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	20, // 30: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	38, // 31: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	24, // 32: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	24, // 33: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	24, // 34: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	24, // 35: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	26, // 36: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	5,  // 37: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
+	6,  // 38: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
+	4,  // 39: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
+	29, // 40: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	30, // 41: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	31, // 42: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	38, // 43: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	38, // 44: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	27, // 45: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	38, // 46: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	38, // 47: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
+	38, // 48: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
+	7,  // 49: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
+	38, // 50: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	8,  // 51: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	32, // 52: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	9,  // 53: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
+	33, // 54: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	38, // 55: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	38, // 56: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	38, // 57: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	38, // 58: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	10, // 59: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	38, // 60: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	38, // 61: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	38, // 62: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	10, // 63: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	24, // 64: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	34, // 65: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	36, // 66: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	38, // 67: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	11, // 68: twotier.router.v1.AccessLog.format:type_name -> twotier.router.v1.LogFormat
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -3647,8 +3811,8 @@ func file_router_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   25,
+			NumEnums:      12,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -90,7 +90,7 @@ func run(ctx context.Context, p *daemon.Process, driver string) error {
 	servers.SetPage(statistics.Backend())
 	router := engine.New(engine.Config{Pool: servers, Cleartext: cleartext, Full: full, Log: p.Log})
 	now := report.New(report.Config{Pool: servers, Observe: router.Observe, Node: p.Node, Version: p.Version})
-	registry.Registry().MustRegister(export.New(now.Report, nil))
+	registry.Registry().MustRegister(export.New(now.Report, router.LogDropped))
 	reconciler := loop.New(loop.Config{
 		Store: store, Status: reporter, Plane: router, Log: p.Log,
 		Serving: func(ok bool) {

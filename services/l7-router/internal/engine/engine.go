@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/l7-router/internal/accesslog"
 	"github.com/twotier/twotier/services/l7-router/internal/certificate"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
@@ -66,6 +67,7 @@ type Engine struct {
 	pool    *pool.Pool
 	changed chan struct{}
 	config  Config
+	logs    *accesslog.Logs
 
 	mu        sync.Mutex // guards what follows; never held across I/O that waits
 	backends  map[string]*pool.Backend
@@ -86,7 +88,7 @@ type listener struct {
 // New makes an engine that listens nowhere.
 func New(c Config) *Engine {
 	e := &Engine{
-		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), config: c,
+		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), config: c, logs: accesslog.New(c.Log),
 		backends: map[string]*pool.Backend{}, frontends: map[string]*front.Frontend{}, listeners: map[netip.AddrPort]*listener{},
 	}
 	c.Pool.OnShutdown(func(server uint64) {
@@ -94,6 +96,7 @@ func New(c Config) *Engine {
 			d.Cut(server)
 		}
 	})
+	e.logs.Process = e.conns
 	return e
 }
 
@@ -156,6 +159,7 @@ func (e *Engine) Do(ctx context.Context, c plan.Change) error {
 		defer e.mu.Unlock()
 		e.pool.ForgetFrontend(c.Name)
 		delete(e.frontends, c.Name) // its listeners are closed already; its connections end with their requests
+		e.keepLogs()
 	case plan.Listen:
 		return e.listen(ctx, c)
 	case plan.Close:
@@ -182,6 +186,7 @@ func (e *Engine) setBackend(name string, b *pool.Backend) {
 func (e *Engine) frontend(s spec.Frontend) *exchange.Frontend {
 	f := exchange.NewFrontend(s, e.backends, e.pool.Frontend(s.Name))
 	f.Page = e.pool.Page()
+	f.Log = e.logs.Want(s.AccessLog)
 	return f
 }
 
@@ -208,8 +213,31 @@ func (e *Engine) setFrontend(s spec.Frontend) error {
 		f.SetCertificates(certs)
 	}
 	f.Set(now)
+	e.keepLogs()
 	e.wake() // maxconn may have grown
 	return nil
+}
+
+// keepLogs ends the logs that no frontend wants any more. The caller holds e.mu.
+func (e *Engine) keepLogs() {
+	var wanted []spec.AccessLog
+	for _, f := range e.frontends {
+		wanted = append(wanted, f.Current().Spec.AccessLog)
+	}
+	e.logs.Keep(wanted)
+}
+
+// LogDropped tells how many requests could not be logged.
+func (e *Engine) LogDropped() uint64 { return e.logs.Dropped() }
+
+// conns is how many connections are under way in all frontends.
+func (e *Engine) conns() (n int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, f := range e.frontends {
+		n += f.Conns()
+	}
+	return n
 }
 
 // wake has the drivers look again whether there is room in the frontends.
@@ -328,6 +356,11 @@ func (e *Engine) lookAgain() {
 func (e *Engine) Run(ctx context.Context) error {
 	running, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	// The logs end after the drivers, whose last requests they write.
+	logging, logged := context.WithCancel(context.WithoutCancel(ctx))
+	written := make(chan error, 1)
+	go func() { written <- e.logs.Run(logging) }()
+	defer func() { logged(); <-written }()
 	drivers := e.drivers()
 	ended := make(chan error, len(drivers))
 	for _, d := range drivers {

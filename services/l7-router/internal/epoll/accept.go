@@ -137,15 +137,15 @@ func (a *acceptor) expired() {
 }
 
 // admit takes a connection that f has counted; nil when it cannot be, or when it may not come from where it does.
-func (l *loop) admit(fd int, remote netip.Addr, at *front.Listener, f *front.Frontend) *conn {
+func (l *loop) admit(fd int, remote netip.AddrPort, at *front.Listener, f *front.Frontend) *conn {
 	proxies := &f.Current().Spec.AcceptProxy
-	if proxies.Wanted() && !proxies.Trusts(remote) {
+	if proxies.Wanted() && !proxies.Trusts(remote.Addr()) {
 		tcp.Close(fd)
 		f.Leave()
-		l.log.Debug("who has connected may not send PROXY headers", logging.Address(remote.String()))
+		l.log.Debug("who has connected may not send PROXY headers", logging.Address(remote.Addr().String()))
 		return nil
 	}
-	c := &conn{loop: l, listener: at, counted: f, address: remote.String(), accepted: l.now}
+	c := &conn{loop: l, listener: at, counted: f, address: remote.Addr().String(), source: remote.Port(), accepted: l.now}
 	c.timer.owner = c
 	if err := l.watch(&c.sock, fd, c); err != nil {
 		tcp.Close(fd)

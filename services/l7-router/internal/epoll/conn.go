@@ -47,6 +47,7 @@ type conn struct {
 	accepted int64           // when
 	timer    timer
 	flight   *flight // borrowed while anything is under way
+	source   uint16  // the client's port
 	phase    phase
 	queued   bool // it is in loop.again
 	retiring bool // it ends after the request under way
@@ -103,6 +104,11 @@ func (c *conn) rest() {
 	f.toServer, f.toClient, f.front, f.request.Backend, f.request.Head = nil, nil, nil, nil, nil
 	f.carriage = carriage{}
 	c.loop.flights.push(f)
+}
+
+// who tells whose requests are counted and logged.
+func (c *conn) who() exchange.Who {
+	return exchange.Who{Address: c.address, Port: c.source, Accepted: c.accepted, Shard: c.loop.index}
 }
 
 // await makes c wait for a request. first: it has had none yet.
@@ -166,7 +172,7 @@ func (c *conn) readHead() bool {
 			return false
 		}
 		in.w = n
-		c.flight.request.Await(c.listener.Frontend().Current(), c.loop.index, c.accepted, c.loop.now)
+		c.flight.request.Await(c.listener.Frontend().Current(), c.who(), c.loop.now)
 	}
 	f := c.flight
 	for {
@@ -215,7 +221,7 @@ func (c *conn) another() bool {
 	}
 	f.down.rest()
 	c.await(false)
-	f.request.Await(c.listener.Frontend().Current(), c.loop.index, c.accepted, c.loop.now)
+	f.request.Await(c.listener.Frontend().Current(), c.who(), c.loop.now)
 	return true
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/accesslog"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -56,7 +57,7 @@ type loop struct {
 	rousing []*conn // the same, taken out
 }
 
-var epoch = time.Now()
+var epoch = accesslog.Clock
 
 func openLoop(d *Driver, index int) (*loop, error) {
 	l := &loop{driver: d, index: index, log: d.log, idle: map[uint64]*shelf{}, epoll: -1, wake: -1}

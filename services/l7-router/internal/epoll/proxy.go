@@ -47,14 +47,14 @@ func (c *conn) announce() bool {
 func (c *conn) announced(h proxyproto.Header) bool {
 	if h.Known() {
 		c.via = &h
-		c.address = h.Source.Addr().String()
+		c.address, c.source = h.Source.Addr().String(), h.Source.Port()
 	}
 	wait := c.timer.at // shorter than usual when the address is being given up
 	empty := c.flight.up.empty()
 	if empty {
 		c.rest()
 	} else {
-		c.flight.request.Await(c.listener.Frontend().Current(), c.loop.index, c.accepted, c.loop.now)
+		c.flight.request.Await(c.listener.Frontend().Current(), c.who(), c.loop.now)
 	}
 	c.await(true)
 	if c.queuedUp {

@@ -165,7 +165,7 @@ func (s *sock) failure() error {
 }
 
 // accept takes one connection and tells the address of its other end.
-func accept(listener int) (fd int, remote netip.Addr, err unix.Errno) {
+func accept(listener int) (fd int, remote netip.AddrPort, err unix.Errno) {
 	var raw unix.RawSockaddrAny
 	for {
 		size := uint32(unsafe.Sizeof(raw))
@@ -178,12 +178,20 @@ func accept(listener int) (fd int, remote netip.Addr, err unix.Errno) {
 		}
 		switch raw.Addr.Family {
 		case unix.AF_INET:
-			remote = netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&raw)).Addr)
+			from := (*unix.RawSockaddrInet4)(unsafe.Pointer(&raw))
+			remote = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port(&from.Port))
 		case unix.AF_INET6:
-			remote = netip.AddrFrom16((*unix.RawSockaddrInet6)(unsafe.Pointer(&raw)).Addr).Unmap()
+			from := (*unix.RawSockaddrInet6)(unsafe.Pointer(&raw))
+			remote = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), port(&from.Port))
 		}
 		return int(n), remote, 0
 	}
+}
+
+// port reads a port in network byte order.
+func port(p *uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(p))
+	return uint16(b[0])<<8 | uint16(b[1])
 }
 
 // pipeSize is how much a pipe should hold between two sockets; the kernel may give less.

@@ -4,6 +4,7 @@
 package exchange
 
 import (
+	"github.com/twotier/twotier/services/l7-router/internal/accesslog"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/route"
@@ -19,6 +20,8 @@ type Frontend struct {
 	Seen *stats.Set
 	// Page answers the requests that are for the statistics page; nil: there is none.
 	Page *pool.Backend
+	// Log is where its requests are logged; nil: nowhere.
+	Log *accesslog.Log
 }
 
 // NewFrontend picks the backends that a frontend can send to out of those that there are. Seen is what is counted of it.
@@ -92,6 +95,9 @@ type Request struct {
 func (r *Request) Begin(f *Frontend, h *http1.Head, c *Client) {
 	r.decide(f, h, c, nil)
 	r.begun(f)
+	if f.Log != nil {
+		r.noteLine(h, c)
+	}
 	if r.Answer == nil {
 		r.appendHead(&f.Spec.Forwarded, h, c)
 	}

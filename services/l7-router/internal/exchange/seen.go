@@ -3,8 +3,10 @@ package exchange
 import (
 	"bytes"
 
+	"github.com/twotier/twotier/services/l7-router/internal/accesslog"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
+	"github.com/twotier/twotier/services/l7-router/internal/route"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
@@ -35,21 +37,83 @@ func (f *Frontend) page(h *http1.Head) *pool.Backend {
 	return nil
 }
 
+// Who is what has to be known of a connection to count and log its requests.
+type Who struct {
+	// Address of the client, without the port; Port is that port.
+	Address string
+	Port    uint16
+	// Accepted is when the connection was made.
+	Accepted stats.Moment
+	// Shard is where it is counted.
+	Shard int
+}
+
 // seen is what a request carries for this.
 type seen struct {
 	front *Frontend
+	who   Who
 	shard int
 	last  *pool.Server // that it was given to last
 	first *pool.Server // that it was given to first
 	done  bool
+	entry *accesslog.Entry // for the log; made when it is first needed
 }
 
-// Await begins the record of a request whose first byte has come. accepted is when its connection was made.
-func (r *Request) Await(f *Frontend, shard int, accepted, now stats.Moment) {
+// Await begins the record of a request whose first byte has come.
+func (r *Request) Await(f *Frontend, who Who, now stats.Moment) {
 	r.Backend, r.Answer = nil, nil
-	r.seen = seen{front: f, shard: shard}
+	r.seen = seen{front: f, who: who, shard: who.Shard, entry: r.entry}
+	if r.entry != nil {
+		r.entry.Reset()
+	}
 	r.Record.Reset()
-	r.Record.Accepted, r.Record.Begun = accepted, now
+	r.Record.Accepted, r.Record.Begun = who.Accepted, now
+}
+
+// noteLine keeps what is logged of the head, which will be gone when the request ends.
+func (r *Request) noteLine(h *http1.Head, c *Client) {
+	if r.entry == nil {
+		r.entry = new(accesslog.Entry) // once for all requests that will be this one
+	}
+	r.entry.SetStart(h.Method(), h.Target(), h.Minor(), r.front.Log.HideQuery)
+	r.entry.TLS = c.TLS
+}
+
+// log logs the request. It is called while everything still counts as under way, but for the server.
+func (r *Request) log(now stats.Moment) {
+	log := r.front.Log
+	if r.entry == nil {
+		r.entry = new(accesslog.Entry)
+	}
+	e := r.entry
+	e.Facts = accesslog.Facts{
+		Record: r.Record, End: now, Client: r.who.Address, Port: r.who.Port, TLS: e.TLS,
+		Frontend: r.front.Spec.Name, Rule: route.NoRule, FrontendConns: r.front.Seen.Current(),
+	}
+	if r.Record.Head != 0 {
+		e.Rule = r.decision.Rule
+	}
+	if b := r.Backend; b != nil {
+		e.Backend, e.BackendConns = b.Spec.Name, b.Seen.Current()-1
+		if b == r.front.Page {
+			e.Backend = r.front.Spec.Name // as HAProxy has it
+		}
+		if s := r.last; s != nil {
+			e.Server, e.ServerConns = s.Spec.Name, s.Active.Load()
+			switch {
+			case b == r.front.Page:
+			case r.Record.Redispatched:
+				e.Choice = "redispatch"
+			case same(s, r.Named):
+				e.Choice = "cookie"
+			default:
+				e.Choice = b.Spec.Balance.Algorithm.String()
+			}
+		}
+	}
+	if log.Wants(e) {
+		log.Put(r.shard, e)
+	}
 }
 
 // begun counts a request whose head is complete.
@@ -180,6 +244,9 @@ func (r *Request) Settle(now stats.Moment) {
 		record.End(stats.CauseClient, r.Phase()) // whoever else had been the cause has said so
 	}
 	front := r.front.Seen
+	if r.front.Log != nil {
+		r.log(now)
+	}
 	front.Settle(r.shard, record, now)
 	if record.Phase == stats.PhaseRequest && (record.Cause == stats.CauseClient || record.Cause == stats.CauseClientTimeout || r.Answer == nil) {
 		front.Add(r.shard, stats.RequestErrors, 1)

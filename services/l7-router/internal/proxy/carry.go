@@ -47,7 +47,7 @@ func (c *conn) carry(f *exchange.Frontend) bool {
 		case server == nil:
 			return c.refuse(503, keep)
 		}
-		x.Assigned(x.Record.Head)
+		x.Assigned(now()) // it may have waited
 		goOn, err := c.try(f, server, keep)
 		server.End()
 		if err == nil {

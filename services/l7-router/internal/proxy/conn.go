@@ -49,9 +49,7 @@ type conn struct {
 	in, toServer, toClient *buffer
 	out                    []byte
 
-	// shard is where it is counted, accepted is when it was made.
-	shard    int
-	accepted int64
+	who exchange.Who
 
 	state    atomic.Int32
 	retiring atomic.Bool
@@ -102,7 +100,7 @@ func (c *conn) serve() {
 			return
 		}
 		begun := now()
-		c.request.Await(f, c.shard, c.accepted, begun)
+		c.request.Await(f, c.who, begun)
 		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
 			if status > 0 {
 				c.fail(status, false)

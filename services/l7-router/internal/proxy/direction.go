@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/accesslog"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 )
@@ -39,7 +40,7 @@ func (f *failed) Unwrap() error { return f.err }
 // activity is when a byte last moved in either direction of an exchange: a side is only silent while both are.
 type activity struct{ last atomic.Int64 }
 
-var epoch = time.Now()
+var epoch = accesslog.Clock
 
 // now is the clock of everything that is counted.
 func now() int64 { return int64(time.Since(epoch)) }

@@ -154,10 +154,10 @@ func (d *Driver) admit(a *acceptor, accepted *net.TCPConn) {
 	}, d.log)
 	c.driver = d
 	d.admitted++
-	c.shard, c.accepted = d.admitted, now()
+	c.who = exchange.Who{Address: c.client.Address, Port: remote.AddrPort().Port(), Accepted: now(), Shard: d.admitted}
 	seen := f.Current().Seen
 	seen.Enter()
-	seen.Add(c.shard, stats.Sessions, 1)
+	seen.Add(c.who.Shard, stats.Sessions, 1)
 	f.Force()
 	d.conns[c] = struct{}{}
 	if d.stopping || a.closed.Load() {

@@ -33,6 +33,7 @@ func (c *conn) announced(a *spec.AcceptProxy) bool {
 		if h.Known() {
 			c.via = &h
 			c.client.Address, c.client.Local = h.Source.Addr().String(), h.Destination.String()
+			c.who.Address, c.who.Port = c.client.Address, h.Source.Port()
 		}
 		break
 	}

@@ -125,7 +125,7 @@ func (s *streamSet) serving(server uint64, to []*sock) []*sock {
 func (c *conn) serveStream(s *mux.Stream) {
 	one := streamConns.Get().(*conn)
 	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
-	one.shard, one.accepted, one.via = c.shard, c.accepted, c.via
+	one.who, one.via = c.who, c.via
 	c.carrying.add(one)
 	defer func() {
 		c.carrying.remove(one)

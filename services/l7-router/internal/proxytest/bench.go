@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"path/filepath"
 	"testing"
 
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
@@ -31,15 +32,22 @@ func smallOrigin(t testing.TB) string {
 // testRequestAllocatesNothing counts what the whole process allocates: the client and the server here allocate nothing.
 func testRequestAllocatesNothing(t *testing.T, open Open) {
 	for _, b := range []spec.Balance{{}, {Algorithm: spec.LeastConn}, {Algorithm: spec.URI, Hash: spec.HashMaglev}, {Algorithm: spec.PeakEWMA}} {
-		allocatesNothing(t, open, b)
+		web := backend("web", server("a", smallOrigin(t)))
+		web.Balance, web.Servers[0].MaxConn = b, 10
+		allocatesNothing(t, newWorld(t, open, web), b)
 	}
 }
 
-func allocatesNothing(t *testing.T, open Open, b spec.Balance) {
+// testLoggedRequestAllocatesNothing is the same with an access log.
+func testLoggedRequestAllocatesNothing(t *testing.T, open Open) {
+	w := newWorld(t, open, backend("web", server("a", smallOrigin(t))))
+	w.want.Frontends[0].AccessLog = spec.AccessLog{Kind: spec.LogFile, Target: filepath.Join(t.TempDir(), "log"), Sample: 1}
+	w.apply()
+	allocatesNothing(t, w, spec.Balance{})
+}
+
+func allocatesNothing(t *testing.T, w *world, b spec.Balance) {
 	t.Helper()
-	web := backend("web", server("a", smallOrigin(t)))
-	web.Balance, web.Servers[0].MaxConn = b, 10
-	w := newWorld(t, open, web)
 	c := dial(t, w.address())
 	buf := make([]byte, len(smallResponse))
 	allocs := testing.AllocsPerRun(2000, func() {

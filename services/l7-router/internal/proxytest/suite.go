@@ -4,13 +4,14 @@ package proxytest
 
 import "testing"
 
-// Run runs the suite. The calling test must not be parallel: one of the suite counts what the whole process allocates.
+// Run runs the suite. The calling test must not be parallel: some of the suite count what the whole process allocates.
 func Run(t *testing.T, open Open) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Open)
 	}{
 		{"RequestAllocatesNothing", testRequestAllocatesNothing},
+		{"LoggedRequestAllocatesNothing", testLoggedRequestAllocatesNothing},
 		{"StreamWithoutDescriptors", testStreamWithoutDescriptors},
 		{"QuietTunnelsHoldNoPipes", testQuietTunnelsHoldNoPipes},
 		{"ChangeUnderLoad", testChangeUnderLoad},
@@ -55,6 +56,7 @@ func Run(t *testing.T, open Open) {
 		{"GracefulStop", testGracefulStop},
 		{"Counters", testCounters},
 		{"StatsPage", testStatsPage},
+		{"LogLikeHAProxy", testLogLikeHAProxy},
 		{"Streams", testStreams},
 		{"BackPressure", testBackPressure},
 		{"SlowClient", testSlowClient},

@@ -116,7 +116,7 @@ func (p *parser) frontend(path string, m *routerv1.Frontend, backends map[string
 	f.Stats = p.statsPage(path+".stats", m.GetStats())
 	f.HTTP2 = p.http2(path+".http2", m.GetHttp2(), len(m.GetBindTls()) > 0)
 	f.Limits = p.limits(path+".limits", m.GetLimits(), f.TimeoutClient)
-
+	f.AccessLog = p.accessLog(path+".access_log", m.GetAccessLog())
 	f.Rules = p.rules(path+".rules", m.GetRules(), backends)
 	f.Forwarded = p.forwarded(path+".forwarded", m.GetForwarded())
 	p.ownFields(path, &f)

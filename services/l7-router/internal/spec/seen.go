@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -11,12 +12,14 @@ import (
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
 )
 
-// Limits of what may be wanted of the statistics page.
+// Limits of what may be wanted of the statistics page and of the log.
 const (
 	// MaxStatsUsers is the most users of a statistics page.
 	MaxStatsUsers = 64
 	// MaxScope is the most names in the scope of a statistics page.
 	MaxScope = 256
+	// MaxSample is the largest distance between logged requests.
+	MaxSample = 1_000_000
 	// MaxSetting is the most bytes of a realm, of the page's URI or of a path.
 	MaxSetting = 255
 )
@@ -49,6 +52,37 @@ type StatsUser struct {
 	Bcrypt, File string
 	// Admin may change servers too.
 	Admin bool
+}
+
+// LogKind is where a log goes.
+type LogKind uint8
+
+// The kinds of target.
+const (
+	LogNone LogKind = iota
+	LogStdout
+	LogFile
+	LogUDP
+	LogUnix
+)
+
+// AccessLog is where and how the requests of a frontend are logged.
+type AccessLog struct {
+	Kind LogKind
+	// Target is a path or HOST:PORT.
+	Target string
+	JSON   bool
+	// Sample: one request in so many.
+	Sample    int
+	HideQuery bool
+	// Facility is the number of syslog's facility (RFC 5424, section 6.2.1).
+	Facility int
+}
+
+// facilities are syslog's words (RFC 5424, section 6.2.1; HAProxy: log).
+var facilities = []string{
+	"kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "auth2", "ftp", "ntp", "audit", "alert", "cron2",
+	"local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 }
 
 func (p *parser) statsPage(at string, m *routerv1.StatsPage) StatsPage {
@@ -115,4 +149,41 @@ func bcryptHash(s string) bool {
 
 func absolute(name string) bool {
 	return path.IsAbs(name) && path.Clean(name) == name && visible(name) && len(name) <= MaxSetting
+}
+
+func (p *parser) accessLog(at string, m *routerv1.AccessLog) AccessLog {
+	if m == nil {
+		return AccessLog{}
+	}
+	l := AccessLog{
+		HideQuery: m.GetHideQuery(), Sample: p.number(at+".sample", m.GetSample(), 1, MaxSample),
+		Facility: slices.Index(facilities, cmp.Or(m.GetFacility(), "local0")),
+	}
+	switch kind, rest, _ := strings.Cut(m.GetTarget(), ":"); {
+	case m.GetTarget() == "stdout":
+		l.Kind = LogStdout
+	case kind == "file" && absolute(rest):
+		l.Kind, l.Target = LogFile, rest
+	case kind == "unix" && absolute(rest) && len(rest) <= 107: // sun_path of unix(7)
+		l.Kind, l.Target = LogUnix, rest
+	case kind == "udp":
+		address, err := netip.ParseAddrPort(rest)
+		if err != nil || address.Port() == 0 {
+			p.refuse(at+".target", "want udp: and HOST:PORT with an IP address, got %q", m.GetTarget())
+		}
+		l.Kind, l.Target = LogUDP, address.String()
+	default:
+		p.refuse(at+".target", "want stdout, file:/PATH, udp:HOST:PORT or unix:/PATH, got %q", m.GetTarget())
+	}
+	switch m.GetFormat() {
+	case routerv1.LogFormat_LOG_FORMAT_UNSPECIFIED, routerv1.LogFormat_LOG_FORMAT_HTTPLOG:
+	case routerv1.LogFormat_LOG_FORMAT_JSON:
+		l.JSON = true
+	default:
+		p.refuse(at+".format", "not a known format: %v", m.GetFormat())
+	}
+	if l.Facility < 0 {
+		p.refuse(at+".facility", "want a facility of syslog, such as local0, got %q", m.GetFacility())
+	}
+	return l
 }

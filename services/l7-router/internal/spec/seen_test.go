@@ -50,6 +50,37 @@ func TestStatsPage(t *testing.T) {
 	}
 }
 
+func TestAccessLog(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		in    *routerv1.AccessLog
+		want  AccessLog
+		field string
+	}{
+		{nil, AccessLog{}, ""},
+		{&routerv1.AccessLog{Target: "stdout"}, AccessLog{Kind: LogStdout, Sample: 1, Facility: 16}, ""},
+		{&routerv1.AccessLog{Target: "file:/var/log/r.log", Format: routerv1.LogFormat_LOG_FORMAT_JSON, Sample: 10, HideQuery: true},
+			AccessLog{Kind: LogFile, Target: "/var/log/r.log", JSON: true, Sample: 10, HideQuery: true, Facility: 16}, ""},
+		{&routerv1.AccessLog{Target: "udp:127.0.0.1:514", Facility: "daemon"}, AccessLog{Kind: LogUDP, Target: "127.0.0.1:514", Sample: 1, Facility: 3}, ""},
+		{&routerv1.AccessLog{Target: "udp:[::1]:514"}, AccessLog{Kind: LogUDP, Target: "[::1]:514", Sample: 1, Facility: 16}, ""},
+		{&routerv1.AccessLog{Target: "unix:/dev/log"}, AccessLog{Kind: LogUnix, Target: "/dev/log", Sample: 1, Facility: 16}, ""},
+		{&routerv1.AccessLog{}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "stderr"}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "file:r.log"}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "file:/a/../etc/passwd"}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "udp:localhost:514"}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "unix:/" + strings.Repeat("x", 108)}, AccessLog{}, ".target"},
+		{&routerv1.AccessLog{Target: "stdout", Format: 9}, AccessLog{}, ".format"},
+		{&routerv1.AccessLog{Target: "stdout", Sample: MaxSample + 1}, AccessLog{}, ".sample"},
+		{&routerv1.AccessLog{Target: "stdout", Facility: "local8"}, AccessLog{}, ".facility"},
+	}
+	for _, test := range tests {
+		var p parser
+		got := p.accessLog("x", test.in)
+		checkParsed(t, test.in.String(), &p, got, test.want, test.field)
+	}
+}
+
 func checkParsed(t *testing.T, name string, p *parser, got, want any, field string) {
 	t.Helper()
 	if field == "" {

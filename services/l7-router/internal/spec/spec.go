@@ -39,8 +39,9 @@ type Frontend struct {
 	TimeoutKeepAlive time.Duration
 	// MaxConn is the most connections at a time.
 	MaxConn int
-	// Stats is the statistics page; the zero value is none.
-	Stats StatsPage
+	// Stats is the statistics page, AccessLog where requests are logged; the zero values are neither.
+	Stats     StatsPage
+	AccessLog AccessLog
 	// Limits are what a client may send, and how slowly.
 	Limits Limits
 }

@@ -122,6 +122,14 @@ func (s *Set) Leave() {
 	}
 }
 
+// Current is how many are under way.
+func (s *Set) Current() int64 {
+	if s == nil {
+		return 0
+	}
+	return s.current.Load()
+}
+
 // Peak notes how many were under way at a time.
 func (s *Set) Peak(n int64) {
 	for {
