@@ -28,7 +28,7 @@ const (
 type Profile int32
 
 const (
-	// Fast, or compat with version 2 or authentication.
+	// Fast, or compat with version 2 or a password.
 	Profile_PROFILE_UNSPECIFIED Profile = 0
 	// Version 2, an advert each second: what every VRRP router of the last decades understands.
 	Profile_PROFILE_COMPAT Profile = 1
@@ -130,6 +130,64 @@ func (ChecksumForm) EnumDescriptor() ([]byte, []int) {
 	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
 }
 
+// HmacMode lets an instance begin to use codes while it runs: first receive-only on all members, then permissive, then
+// enforce. An advert whose code is wrong is dropped in every mode.
+type HmacMode int32
+
+const (
+	// Enforce.
+	HmacMode_HMAC_MODE_UNSPECIFIED HmacMode = 0
+	// Adverts are sent without a code, and taken in with and without.
+	HmacMode_HMAC_MODE_RECEIVE_ONLY HmacMode = 1
+	// Adverts are sent with a code, and taken in with and without.
+	HmacMode_HMAC_MODE_PERMISSIVE HmacMode = 2
+	// Adverts are sent with a code, and only taken in with one.
+	HmacMode_HMAC_MODE_ENFORCE HmacMode = 3
+)
+
+// Enum value maps for HmacMode.
+var (
+	HmacMode_name = map[int32]string{
+		0: "HMAC_MODE_UNSPECIFIED",
+		1: "HMAC_MODE_RECEIVE_ONLY",
+		2: "HMAC_MODE_PERMISSIVE",
+		3: "HMAC_MODE_ENFORCE",
+	}
+	HmacMode_value = map[string]int32{
+		"HMAC_MODE_UNSPECIFIED":  0,
+		"HMAC_MODE_RECEIVE_ONLY": 1,
+		"HMAC_MODE_PERMISSIVE":   2,
+		"HMAC_MODE_ENFORCE":      3,
+	}
+)
+
+func (x HmacMode) Enum() *HmacMode {
+	p := new(HmacMode)
+	*p = x
+	return p
+}
+
+func (x HmacMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HmacMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_vrrp_v1_desired_proto_enumTypes[2].Descriptor()
+}
+
+func (HmacMode) Type() protoreflect.EnumType {
+	return &file_vrrp_v1_desired_proto_enumTypes[2]
+}
+
+func (x HmacMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HmacMode.Descriptor instead.
+func (HmacMode) EnumDescriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
 // Instance is one virtual router: a set of nodes of which exactly one, the master, holds the virtual addresses
 // (keepalived: vrrp_instance). One object describes the instance for all its nodes.
 // Kind in the key space: instance
@@ -149,7 +207,8 @@ type Instance struct {
 	// section 5.3.7). Version 3: 10ms to 40.95s in steps of 10ms; a backup reckons with what its master says (RFC 5798,
 	// section 5.2.7). Default: as profile says.
 	AdvertInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=advert_interval,json=advertInterval,proto3" json:"advert_interval,omitempty"`
-	// Authentication of the adverts. Default: none. Version 3 has none (RFC 5798, section 9).
+	// Authentication of the adverts, and of what agents say to each other. Default: none. The standards have none since RFC
+	// 3768; see the message.
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// A master with a lower priority is left in office when a node with a higher one appears (keepalived: nopreempt).
 	// Default false.
@@ -158,7 +217,7 @@ type Instance struct {
 	// fault: it gives up the addresses at once and sends priority 0. With a weight it changes the priority instead.
 	Trackers []*Tracker `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
 	// What version and advert_interval are where they are not given. Default: fast, as suits agents among themselves; with
-	// authentication, which only version 2 has, or version 2, compat. Example: PROFILE_COMPAT
+	// a password, which only version 2 has, or version 2, compat. Example: PROFILE_COMPAT
 	Profile Profile `protobuf:"varint,9,opt,name=profile,proto3,enum=twotier.vrrp.v1.Profile" json:"profile,omitempty"`
 	// Version of VRRP, 2 (RFC 3768) or 3 (RFC 5798, RFC 9568); the same on all members, who do not hear each other
 	// otherwise. Default: as profile says.
@@ -363,14 +422,17 @@ func (x *Member) GetAddresses() []string {
 	return nil
 }
 
-// Authentication is the simple text password of RFC 2338 (keepalived: auth_type PASS). It travels in clear text: it
-// keeps mistakes apart, not attackers.
+// Authentication proves adverts to be of our instance. Exactly one of the two is set.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File on every member that holds the password, 1 to 8 bytes; a line end behind it is ignored. It is read when the
-	// instance starts or is updated.
+	// File on every member that holds the simple text password of RFC 2338 (keepalived: auth_type PASS), 1 to 8 bytes; a line
+	// end behind it is ignored. Version 2 only. It travels in clear text: it keeps mistakes apart, not attackers. It is
+	// read when the instance starts or is updated.
 	// Example: /run/secrets/VI_1.pass
-	PasswordFile  string `protobuf:"bytes,1,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	PasswordFile string `protobuf:"bytes,1,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// A code under a secret key behind each advert (keepalived 2.4.2 and newer: auth_hmac), in both versions. It keeps
+	// attackers out, and old adverts too. The clocks of the members must agree to 5s, or 3 intervals.
+	Hmac          *Hmac `protobuf:"bytes,2,opt,name=hmac,proto3" json:"hmac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,6 +470,134 @@ func (*Authentication) Descriptor() ([]byte, []int) {
 func (x *Authentication) GetPasswordFile() string {
 	if x != nil {
 		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *Authentication) GetHmac() *Hmac {
+	if x != nil {
+		return x.Hmac
+	}
+	return nil
+}
+
+// Hmac is the keys of an instance. To change a key without losing an advert: add the new one on all members, then make
+// it the active one, then take the old one away.
+type Hmac struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys, 1 to 8, with different identifiers.
+	Keys []*HmacKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Identifier of the key that our adverts are made with. Default: that of the first key.
+	Active *uint32 `protobuf:"varint,2,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	// What is sent and what is taken in. Default: enforce.
+	Mode          HmacMode `protobuf:"varint,3,opt,name=mode,proto3,enum=twotier.vrrp.v1.HmacMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hmac) Reset() {
+	*x = Hmac{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hmac) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hmac) ProtoMessage() {}
+
+func (x *Hmac) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hmac.ProtoReflect.Descriptor instead.
+func (*Hmac) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Hmac) GetKeys() []*HmacKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Hmac) GetActive() uint32 {
+	if x != nil && x.Active != nil {
+		return *x.Active
+	}
+	return 0
+}
+
+func (x *Hmac) GetMode() HmacMode {
+	if x != nil {
+		return x.Mode
+	}
+	return HmacMode_HMAC_MODE_UNSPECIFIED
+}
+
+// HmacKey is one key.
+type HmacKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifier, 0 to 255, the same on all members.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// File on every member that holds the key, 32 to 64 bytes as hexadecimal digits; a line end behind them is ignored. It
+	// is read when the instance starts or is updated. Example: /run/secrets/VI_1.key
+	File          string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HmacKey) Reset() {
+	*x = HmacKey{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HmacKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HmacKey) ProtoMessage() {}
+
+func (x *HmacKey) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HmacKey.ProtoReflect.Descriptor instead.
+func (*HmacKey) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HmacKey) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *HmacKey) GetFile() string {
+	if x != nil {
+		return x.File
 	}
 	return ""
 }
@@ -458,7 +648,7 @@ type Tracker struct {
 
 func (x *Tracker) Reset() {
 	*x = Tracker{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +660,7 @@ func (x *Tracker) String() string {
 func (*Tracker) ProtoMessage() {}
 
 func (x *Tracker) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +673,7 @@ func (x *Tracker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracker.ProtoReflect.Descriptor instead.
 func (*Tracker) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tracker) GetName() string {
@@ -614,7 +804,7 @@ type Script struct {
 
 func (x *Script) Reset() {
 	*x = Script{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +816,7 @@ func (x *Script) String() string {
 func (*Script) ProtoMessage() {}
 
 func (x *Script) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +829,7 @@ func (x *Script) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Script.ProtoReflect.Descriptor instead.
 func (*Script) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Script) GetArgv() []string {
@@ -667,7 +857,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +869,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +882,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Process) GetName() string {
@@ -713,7 +903,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +915,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +928,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *File) GetPath() string {
@@ -759,7 +949,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +961,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +974,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Interface) GetName() string {
@@ -805,7 +995,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +1007,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +1020,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Route) GetDestination() string {
@@ -851,7 +1041,7 @@ type Tcp struct {
 
 func (x *Tcp) Reset() {
 	*x = Tcp{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1053,7 @@ func (x *Tcp) String() string {
 func (*Tcp) ProtoMessage() {}
 
 func (x *Tcp) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1066,7 @@ func (x *Tcp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tcp.ProtoReflect.Descriptor instead.
 func (*Tcp) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Tcp) GetAddress() map[string]string {
@@ -901,7 +1091,7 @@ type Http struct {
 
 func (x *Http) Reset() {
 	*x = Http{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1103,7 @@ func (x *Http) String() string {
 func (*Http) ProtoMessage() {}
 
 func (x *Http) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1116,7 @@ func (x *Http) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Http.ProtoReflect.Descriptor instead.
 func (*Http) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Http) GetAddress() map[string]string {
@@ -963,7 +1153,7 @@ type GrpcHealth struct {
 
 func (x *GrpcHealth) Reset() {
 	*x = GrpcHealth{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1165,7 @@ func (x *GrpcHealth) String() string {
 func (*GrpcHealth) ProtoMessage() {}
 
 func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1178,7 @@ func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcHealth.ProtoReflect.Descriptor instead.
 func (*GrpcHealth) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GrpcHealth) GetAddress() map[string]string {
@@ -1028,9 +1218,18 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"5\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"`\n" +
 	"\x0eAuthentication\x12#\n" +
-	"\rpassword_file\x18\x01 \x01(\tR\fpasswordFile\"\xa4\x05\n" +
+	"\rpassword_file\x18\x01 \x01(\tR\fpasswordFile\x12)\n" +
+	"\x04hmac\x18\x02 \x01(\v2\x15.twotier.vrrp.v1.HmacR\x04hmac\"\x8b\x01\n" +
+	"\x04Hmac\x12,\n" +
+	"\x04keys\x18\x01 \x03(\v2\x18.twotier.vrrp.v1.HmacKeyR\x04keys\x12\x1b\n" +
+	"\x06active\x18\x02 \x01(\rH\x00R\x06active\x88\x01\x01\x12-\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x19.twotier.vrrp.v1.HmacModeR\x04modeB\t\n" +
+	"\a_active\"-\n" +
+	"\aHmacKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\"\xa4\x05\n" +
 	"\aTracker\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\vgrpc_health\x18\x02 \x01(\v2\x1b.twotier.vrrp.v1.GrpcHealthR\n" +
@@ -1087,7 +1286,12 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\fChecksumForm\x12\x1d\n" +
 	"\x19CHECKSUM_FORM_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bCHECKSUM_FORM_PSEUDO_HEADER\x10\x01\x12\x19\n" +
-	"\x15CHECKSUM_FORM_MESSAGE\x10\x02B1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
+	"\x15CHECKSUM_FORM_MESSAGE\x10\x02*r\n" +
+	"\bHmacMode\x12\x19\n" +
+	"\x15HMAC_MODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16HMAC_MODE_RECEIVE_ONLY\x10\x01\x12\x18\n" +
+	"\x14HMAC_MODE_PERMISSIVE\x10\x02\x12\x15\n" +
+	"\x11HMAC_MODE_ENFORCE\x10\x03B1Z/github.com/twotier/twotier/proto/vrrp/v1;vrrpv1b\x06proto3"
 
 var (
 	file_vrrp_v1_desired_proto_rawDescOnce sync.Once
@@ -1101,56 +1305,62 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 	return file_vrrp_v1_desired_proto_rawDescData
 }
 
-var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_vrrp_v1_desired_proto_goTypes = []any{
 	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
 	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
-	(*Instance)(nil),            // 2: twotier.vrrp.v1.Instance
-	(*Member)(nil),              // 3: twotier.vrrp.v1.Member
-	(*Authentication)(nil),      // 4: twotier.vrrp.v1.Authentication
-	(*Tracker)(nil),             // 5: twotier.vrrp.v1.Tracker
-	(*Script)(nil),              // 6: twotier.vrrp.v1.Script
-	(*Process)(nil),             // 7: twotier.vrrp.v1.Process
-	(*File)(nil),                // 8: twotier.vrrp.v1.File
-	(*Interface)(nil),           // 9: twotier.vrrp.v1.Interface
-	(*Route)(nil),               // 10: twotier.vrrp.v1.Route
-	(*Tcp)(nil),                 // 11: twotier.vrrp.v1.Tcp
-	(*Http)(nil),                // 12: twotier.vrrp.v1.Http
-	(*GrpcHealth)(nil),          // 13: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 14: twotier.vrrp.v1.Tcp.AddressEntry
-	nil,                         // 15: twotier.vrrp.v1.Http.AddressEntry
-	nil,                         // 16: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(HmacMode)(0),               // 2: twotier.vrrp.v1.HmacMode
+	(*Instance)(nil),            // 3: twotier.vrrp.v1.Instance
+	(*Member)(nil),              // 4: twotier.vrrp.v1.Member
+	(*Authentication)(nil),      // 5: twotier.vrrp.v1.Authentication
+	(*Hmac)(nil),                // 6: twotier.vrrp.v1.Hmac
+	(*HmacKey)(nil),             // 7: twotier.vrrp.v1.HmacKey
+	(*Tracker)(nil),             // 8: twotier.vrrp.v1.Tracker
+	(*Script)(nil),              // 9: twotier.vrrp.v1.Script
+	(*Process)(nil),             // 10: twotier.vrrp.v1.Process
+	(*File)(nil),                // 11: twotier.vrrp.v1.File
+	(*Interface)(nil),           // 12: twotier.vrrp.v1.Interface
+	(*Route)(nil),               // 13: twotier.vrrp.v1.Route
+	(*Tcp)(nil),                 // 14: twotier.vrrp.v1.Tcp
+	(*Http)(nil),                // 15: twotier.vrrp.v1.Http
+	(*GrpcHealth)(nil),          // 16: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 17: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 18: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 19: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
-	3,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	17, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	4,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
-	5,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
+	4,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
+	20, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	5,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
+	8,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
 	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
 	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	17, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
-	17, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
-	13, // 8: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	17, // 9: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	17, // 10: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	17, // 11: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	6,  // 12: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	7,  // 13: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	8,  // 14: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	9,  // 15: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	10, // 16: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	11, // 17: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	12, // 18: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	14, // 19: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	15, // 20: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	16, // 21: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	20, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	20, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	6,  // 8: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	7,  // 9: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	2,  // 10: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	16, // 11: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	20, // 12: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	20, // 13: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	20, // 14: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	9,  // 15: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	10, // 16: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	11, // 17: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	12, // 18: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	13, // 19: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	14, // 20: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	15, // 21: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	17, // 22: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	18, // 23: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	19, // 24: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -1158,13 +1368,14 @@ func file_vrrp_v1_desired_proto_init() {
 	if File_vrrp_v1_desired_proto != nil {
 		return
 	}
+	file_vrrp_v1_desired_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   15,
+			NumEnums:      3,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -22,6 +22,7 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -42,6 +43,8 @@ const (
 	drainMost = 1024
 	// peersMost bounds the peers whose form of checksum is remembered: senders can be invented.
 	peersMost = spec.MaxMembers
+	// replayWindow is how far the clocks of two members may be apart, or three intervals (keepalived: time).
+	replayWindow = 5 * time.Second
 	// datagramMost holds any advert: 255 addresses behind an IP header with options make 1096 bytes.
 	datagramMost = 1500
 )
@@ -103,6 +106,8 @@ type Watch func(ctx context.Context, c spec.Check, well bool, report func(well b
 type order struct {
 	local          spec.Local
 	authentication packet.Authentication
+	ring           *packet.Ring  // nil: adverts are not signed
+	keys           []parley.Key  // what agents say is checked with all of them, and said with the first
 	obeyed         chan struct{} // closed when it is in force; nil with the first order
 }
 
@@ -184,6 +189,7 @@ type instance struct {
 
 	advertised time.Time // when the last advert was due, sent or not
 	announced  time.Time
+	replay     packet.Replay
 	buffer     []byte
 	listed     []netip.Addr // room for the addresses of an advert
 }
@@ -492,12 +498,20 @@ func (i *instance) send(payload []byte, resign bool) {
 	if len(i.deaf) > 0 {
 		i.sendUnicast(resign)
 	}
+	i.sign(payload, i.format)
 	if err := i.wire.Send(payload); err != nil {
 		// The next advert is the next try. A card that is gone is reported by its own event.
 		i.log.Debug("send advert", zap.Error(err))
 		return
 	}
 	i.counters.sent.Add(1)
+}
+
+// sign makes an advert a new one, if adverts are signed.
+func (i *instance) sign(payload []byte, f packet.Format) {
+	if f.Ring != nil {
+		f.Ring.Sign(payload, f, time.Now())
+	}
 }
 
 // drain takes in the packets that have come.
@@ -526,6 +540,10 @@ func (i *instance) receive(datagram []byte) {
 		if drop != packet.DropOtherRouter { // of our neighbour instances, which is no fault
 			i.counters.dropped[drop].Add(1)
 		}
+		return
+	}
+	if a.Signed && !i.replay.Take(a.From, a.Sequence, time.Now(), max(replayWindow, 3*i.config.Interval)) {
+		i.counters.dropped[packet.DropReplay].Add(1)
 		return
 	}
 	i.counters.received.Add(1)

@@ -16,6 +16,7 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -547,7 +548,7 @@ func (deafNetwork) Announce([]byte) error                            { return ni
 func (deafNetwork) Close() error                                     { return nil }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
-	i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+	i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105), keys: []parley.Key{{}}})
 	if err := i.settle(nic.Port{Index: 2}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 )
 
 // freeze holds the node up until it is thawed.
@@ -185,7 +186,7 @@ func TestSlowKernel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := slow{calls: make(chan string, 10), free: make(chan struct{}, 1)}
-		i := newInstance(s, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105)})
+		i := newInstance(s, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105), keys: []parley.Key{{}}})
 		if err := i.settle(nic.Port{Index: 2}); err != nil {
 			t.Fatal(err)
 		}

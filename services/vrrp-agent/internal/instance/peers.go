@@ -105,7 +105,6 @@ type offer struct {
 
 // parleys is what an instance knows of the other agents. It belongs to the instance's goroutine.
 type parleys struct {
-	key      parley.Key
 	agents   map[string]*agent
 	asked    [answerMemory]asked
 	askedAt  int // the next place in asked
@@ -167,7 +166,7 @@ func (i *instance) message(kind parley.Kind, echo uint64) parley.Message {
 
 // tell sends a message over every network by which one of the addresses is to be had.
 func (i *instance) tell(m parley.Message, addresses ...netip.Addr) {
-	view, bytes := i.network.View(), m.Append(nil, i.key)
+	view, bytes := i.network.View(), m.Append(nil, i.order.keys[0])
 	for _, to := range addresses {
 		port, ok := view.Toward(to)
 		if !ok {
@@ -239,8 +238,14 @@ func (i *instance) inquire() {
 
 // listen takes in a message.
 func (i *instance) listen(w word) {
-	m, err := parley.Parse(w.bytes, i.key)
 	l := i.order.local
+	var m parley.Message
+	var err error
+	for _, key := range i.order.keys {
+		if m, err = parley.Parse(w.bytes, key); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		i.log.Debug("message of another agent", logging.Address(w.from.String()), zap.Error(err))
 		return
@@ -318,6 +323,9 @@ func (i *instance) sendUnicast(resign bool) {
 		if resign {
 			payload = d.resign
 		}
+		f := i.format
+		f.Destination = to
+		i.sign(payload, f)
 		if err := i.wire.SendTo(to, payload); err != nil {
 			i.log.Debug("send advert by unicast", logging.Address(to.String()), zap.Error(err))
 		}

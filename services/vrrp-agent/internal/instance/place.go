@@ -13,7 +13,6 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
-	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
@@ -91,7 +90,6 @@ func (i *instance) hangUp() {
 // take makes an order the present one.
 func (i *instance) take(o order) {
 	i.order = o
-	i.key = parley.NewKey(o.local.Name, o.authentication.Secret())
 	for node := range i.agents {
 		if !slices.ContainsFunc(o.local.Peers, func(p spec.Peer) bool { return p.Node == node }) {
 			delete(i.agents, node)
@@ -110,7 +108,7 @@ func (i *instance) build() {
 	}
 	i.expect = packet.Expect{
 		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,
-		Self: i.port.Source,
+		Self: i.port.Source, Ring: i.order.ring, Signed: l.HMAC.Require,
 	}
 	i.write()
 	i.frames = map[netip.Addr][]byte{}
@@ -144,6 +142,9 @@ func (i *instance) write() {
 	l := i.order.local
 	i.format = packet.Format{
 		Version: l.Version, Authentication: i.order.authentication, Checksum: i.checksum(), Source: i.port.Source,
+	}
+	if l.HMAC.Send {
+		i.format.Ring = i.order.ring
 	}
 	a := packet.Advertisement{
 		VirtualRouterID: l.VirtualRouterID, Priority: i.config.Priority, Interval: l.Interval, Addresses: l.Addresses,

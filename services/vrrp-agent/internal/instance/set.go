@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -204,11 +205,11 @@ func (s *Set) Apply(ctx context.Context, c plan.Change) error {
 }
 
 func (s *Set) start(l spec.Local) error {
-	authentication, err := readPassword(l.PasswordFile)
+	o, err := newOrder(l)
 	if err != nil {
 		return err
 	}
-	i := newInstance(s.host, s.guard, s.watch, s.log, s.changed, order{local: l, authentication: authentication})
+	i := newInstance(s.host, s.guard, s.watch, s.log, s.changed, o)
 	ctx, stop := context.WithCancel(context.Background()) // ended by stop or Run, which wait for it
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +248,7 @@ func (s *Set) stop(ctx context.Context, name string) error {
 }
 
 func (s *Set) update(ctx context.Context, l spec.Local) error {
-	authentication, err := readPassword(l.PasswordFile)
+	o, err := newOrder(l)
 	if err != nil {
 		return err
 	}
@@ -257,7 +258,7 @@ func (s *Set) update(ctx context.Context, l spec.Local) error {
 	if !runs {
 		return errStopped
 	}
-	return r.update(ctx, order{local: l, authentication: authentication})
+	return r.update(ctx, o)
 }
 
 // clean removes an address from every card that has it.
@@ -274,6 +275,64 @@ func (s *Set) clean(a netip.Addr) error {
 	return nil
 }
 
+// newOrder reads the secrets of an instance.
+func newOrder(l spec.Local) (order, error) {
+	authentication, err := readPassword(l.PasswordFile)
+	if err != nil {
+		return order{}, err
+	}
+	o := order{local: l, authentication: authentication}
+	secrets := map[uint8][]byte{}
+	var keys []packet.Key
+	for _, k := range l.HMAC.Keys {
+		secret, err := readKey(k.File)
+		if err != nil {
+			return order{}, err
+		}
+		keys = append(keys, packet.Key{ID: k.ID, Secret: secret})
+		secrets[k.ID] = secret
+	}
+	if len(keys) == 0 {
+		o.keys = []parley.Key{parley.NewKey(l.Name, authentication.Secret())}
+		return o, nil
+	}
+	o.ring = packet.NewRing(l.HMAC.Active, keys)
+	// The active one first: with it we speak.
+	o.keys = []parley.Key{parley.NewKey(l.Name, secrets[l.HMAC.Active])}
+	for _, k := range l.HMAC.Keys {
+		if k.ID != l.HMAC.Active {
+			o.keys = append(o.keys, parley.NewKey(l.Name, secrets[k.ID]))
+		}
+	}
+	return o, nil
+}
+
+// readKey reads a key of 32 to 64 bytes as hexadecimal digits; a line end behind them is ignored.
+func readKey(file string) ([]byte, error) {
+	text, err := readSecret(file, 2*packet.MaxKey)
+	if err != nil {
+		return nil, fmt.Errorf("read the key: %w", err)
+	}
+	key, err := hex.DecodeString(string(text))
+	if err != nil || len(key) < packet.MinKey || len(key) > packet.MaxKey {
+		return nil, fmt.Errorf("key in %s: want %d to %d bytes as hexadecimal digits", file, packet.MinKey, packet.MaxKey)
+	}
+	return key, nil
+}
+
+// readSecret reads a short file, one byte too many at the most, without its line end.
+func readSecret(file string, most int64) (text []byte, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	if text, err = io.ReadAll(io.LimitReader(f, most+3)); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), nil
+}
+
 // maxPassword is the length of the field that carries it (RFC 2338, section 5.3.10).
 const maxPassword = 8
 
@@ -283,16 +342,10 @@ func readPassword(file string) (packet.Authentication, error) {
 	if file == "" {
 		return packet.Authentication{}, nil
 	}
-	f, err := os.Open(file)
+	password, err := readSecret(file, maxPassword)
 	if err != nil {
 		return packet.Authentication{}, fmt.Errorf("read the password: %w", err)
 	}
-	defer func() { _ = f.Close() }() // only read from
-	password, err := io.ReadAll(io.LimitReader(f, maxPassword+3))
-	if err != nil {
-		return packet.Authentication{}, fmt.Errorf("read the password: %w", err)
-	}
-	password = bytes.TrimSuffix(bytes.TrimSuffix(password, []byte("\n")), []byte("\r"))
 	if len(password) < 1 || len(password) > maxPassword {
 		return packet.Authentication{}, fmt.Errorf("password in %s: want 1 to %d bytes", file, maxPassword)
 	}

@@ -115,6 +115,8 @@ type Format struct {
 	Checksum Checksum
 	// Source is the address that the adverts are sent from; V3 needs it for ChecksumPseudoHeader.
 	Source netip.Addr
+	// Ring makes room for a trailer, which Ring.Sign fills in before each sending. nil: there is none.
+	Ring *Ring
 	// Destination is where they are sent by unicast. The zero value is the group.
 	Destination netip.Addr
 }
@@ -148,6 +150,9 @@ func (a Advertisement) Append(b []byte, f Format) []byte {
 		covered = pseudoHeader(f.Source.As4(), f.destination(), len(b)-start)
 	}
 	binary.BigEndian.PutUint16(b[start+checksumAt:], checksum(covered, b[start:]))
+	if f.Ring != nil {
+		b = append(b, make([]byte, trailerLength)...)
+	}
 	return b
 }
 

@@ -96,9 +96,9 @@ func TestReceiveGolden(t *testing.T) {
 		expect Expect
 		want   Received
 	}{
-		{"version 2", golden, goldenExpect(), Received{goldenAdvertisement(), source, ChecksumMessage}},
-		{"version 3", goldenV3, goldenExpectV3(), Received{goldenAdvertisementV3(), source, ChecksumPseudoHeader}},
-		{"version 3, sum of the message", goldenMessage, goldenExpectV3(), Received{goldenAdvertisementV3(), source, ChecksumMessage}},
+		{"version 2", golden, goldenExpect(), Received{Advertisement: goldenAdvertisement(), From: source, Checksum: ChecksumMessage}},
+		{"version 3", goldenV3, goldenExpectV3(), Received{Advertisement: goldenAdvertisementV3(), From: source, Checksum: ChecksumPseudoHeader}},
+		{"version 3, sum of the message", goldenMessage, goldenExpectV3(), Received{Advertisement: goldenAdvertisementV3(), From: source, Checksum: ChecksumMessage}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -284,5 +284,122 @@ func TestUnicast(t *testing.T) {
 		if _, err := e.Receive(datagram, nil); err != DropDestination {
 			t.Errorf("somebody else's: %v", err)
 		}
+	}
+}
+
+// Trailers that were calculated by hand with another implementation of HMAC; the adverts are the golden ones of the other
+// tests, with the key 00 01 .. 1f of the identifier 7, at 0x66000000 and a half.
+var signed = map[Version]string{
+	V2: "21356901000178d1c0a83c4e0000000000000000" + "010700006600000080000000" + "189b2f2b4e03f54706aa090aa3d69b6c",
+	V3: "3135690100328b67c0a83c4e" + "010700006600000080000000" + "1b74339f49dd1581541a176ed613c12d",
+}
+
+func testRing(active uint8, ids ...uint8) *Ring {
+	var keys []Key
+	for _, id := range ids {
+		secret := make([]byte, 32)
+		for n := range secret {
+			secret[n] = byte(n) + (id - 7)
+		}
+		keys = append(keys, Key{ID: id, Secret: secret})
+	}
+	return NewRing(active, keys)
+}
+
+func TestSignature(t *testing.T) {
+	from, now := netip.MustParseAddr("192.168.60.1"), time.Unix(0x66000000, 500_000_000)
+	for version, want := range signed {
+		ring := testRing(7, 7)
+		f := Format{Version: version, Source: from, Ring: ring}
+		a := Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}}
+		if version == V3 {
+			a.Interval = 500 * time.Millisecond
+		}
+		payload := a.Append(nil, f)
+		ring.Sign(payload, f, now)
+		if got := hex.EncodeToString(payload); got != want {
+			t.Fatalf("version %d: got\n%s, want\n%s", version, got, want)
+		}
+		e := Expect{Version: version, VirtualRouterID: 53, Interval: a.Interval, Ring: testRing(8, 7, 8), Signed: true}
+		receive := func(payload []byte) (Received, error) {
+			header := []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, TTL, Protocol, 0, 0}
+			return e.Receive(slices.Concat(header, from.AsSlice(), []byte{224, 0, 0, 18}, payload), nil)
+		}
+		got, err := receive(payload)
+		if err != nil || !got.Signed || got.Sequence != SequenceOf(now) {
+			t.Fatalf("version %d: got %+v %v", version, got, err)
+		}
+		for at := range payload { // nothing in it can be changed, the sum aside, which is nobody's secret
+			payload[at] ^= 1
+			if _, err := receive(payload); err == nil {
+				t.Errorf("version %d: byte %d changed: accepted", version, at)
+			}
+			payload[at] ^= 1
+		}
+		unsigned := payload[:len(payload)-trailerLength]
+		if _, err := receive(unsigned); err != DropSignature {
+			t.Errorf("without a trailer: %v", err)
+		}
+		e.Signed = false
+		if got, err := receive(unsigned); err != nil || got.Signed {
+			t.Errorf("without a trailer, which is allowed: %+v %v", got, err)
+		}
+		e.Ring = testRing(8, 8)
+		if _, err := receive(payload); err != DropSignature {
+			t.Errorf("unknown key: %v", err)
+		}
+		e.Ring = nil
+		if _, err := receive(payload); err != DropLength {
+			t.Errorf("without keys: %v", err)
+		}
+		if n := testing.AllocsPerRun(100, func() { ring.Sign(payload, f, now) }); n != 0 {
+			t.Errorf("%v allocations for a trailer", n)
+		}
+	}
+}
+
+func TestSequence(t *testing.T) {
+	t.Parallel()
+	ring, now := testRing(7, 7), time.Unix(0x66000000, 500_000_000)
+	f := Format{Version: V3, Source: netip.MustParseAddr("192.168.60.1"), Ring: ring}
+	advert := Advertisement{VirtualRouterID: 53, Priority: 1, Interval: time.Second}.Append(nil, f)
+	at := func(now time.Time) Sequence {
+		ring.Sign(advert, f, now)
+		s, _ := ring.verify(f.Source, advert)
+		return s
+	}
+	first := at(now)
+	for n, later := range []time.Time{now, now, now.Add(-time.Hour), now.Add(time.Millisecond)} {
+		next := at(later)
+		if !next.after(first) || n < 3 && next != first+1 {
+			t.Errorf("%x after %x", next, first)
+		}
+		first = next
+	}
+
+	var p Replay
+	a, b := netip.MustParseAddr("192.168.60.1"), netip.MustParseAddr("192.168.60.2")
+	s, window := SequenceOf(now), 5*time.Second
+	for n, step := range []struct {
+		from netip.Addr
+		s    Sequence
+		want bool
+	}{
+		{a, s, true}, {a, s, false}, {b, s, true}, {a, s + 1, true}, {a, s, false}, {a, SequenceOf(now.Add(5 * time.Second)), true},
+		{a, SequenceOf(now.Add(6 * time.Second)), false}, {b, SequenceOf(now.Add(-6 * time.Second)), false},
+		{a, s + 2, false}, {b, s + 2, true},
+	} {
+		if got := p.Take(step.from, step.s, now, window); got != step.want {
+			t.Errorf("step %d: got %v", n, got)
+		}
+	}
+	if wrap := Sequence(1); !wrap.after(Sequence(1<<64 - 1)) {
+		t.Error("the sequence does not wrap")
+	}
+	for n := range 3 * replayMost {
+		p.Take(netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), s+Sequence(n), now, window)
+	}
+	if len(p.last) != replayMost || p.Take(netip.AddrFrom4([4]byte{10, 0, 0, 3*replayMost - 1}), s, now, window) {
+		t.Errorf("%d senders are remembered", len(p.last))
 	}
 }

@@ -34,14 +34,18 @@ const (
 	DropInterval
 	// DropOwn: the sender has our own address.
 	DropOwn
+	// DropSignature: the trailer is missing, or its code is not of one of our keys.
+	DropSignature
+	// DropReplay: the trailer is an old one, or of another time.
+	DropReplay
 
 	// Drops is the number of reasons.
-	Drops = int(DropOwn) + 1
+	Drops = int(DropReplay) + 1
 )
 
 var dropNames = [Drops]string{
 	"header", "destination", "ttl", "version", "type", "length", "checksum", "other_router", "authentication",
-	"interval", "own_address",
+	"interval", "own_address", "signature", "replay",
 }
 
 // Error names the reason in one word, as it appears in the status.
@@ -62,6 +66,10 @@ type Expect struct {
 	Interval time.Duration
 	// Authentication of the instance, with V2.
 	Authentication Authentication
+	// Ring checks trailers. nil: an advert with one has the wrong length.
+	Ring *Ring
+	// Signed: adverts without a trailer are dropped.
+	Signed bool
 	// Self is our own address. Adverts that come from it are not for us; those by unicast to it are. The zero value leaves
 	// both out.
 	Self netip.Addr
@@ -74,6 +82,9 @@ type Received struct {
 	From netip.Addr
 	// Checksum is the form that the sender uses, with V3.
 	Checksum Checksum
+	// Signed: it bears a trailer with a good code, and that Sequence. Whether it is new is for Replay to tell.
+	Signed   bool
+	Sequence Sequence
 }
 
 // Receive makes the receive checks of RFC 3768 or RFC 5798, section 7.1 on an IPv4 packet, header included, as a raw
@@ -100,7 +111,15 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 		return Received{}, DropType
 	}
 	end := headerLength + int(payload[3])*addressLength
-	if len(payload) != end+e.tail() {
+	whole := payload
+	switch len(payload) {
+	case end + e.tail():
+	case end + e.tail() + trailerLength:
+		if e.Ring == nil {
+			return Received{}, DropLength
+		}
+		r.Signed, payload = true, payload[:end+e.tail()]
+	default:
 		return Received{}, DropLength
 	}
 	switch {
@@ -121,6 +140,14 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	}
 	if e.Self.IsValid() && r.From == e.Self {
 		return Received{}, DropOwn
+	}
+	if e.Ring != nil && (e.Signed || r.Signed) {
+		if !r.Signed {
+			return Received{}, DropSignature
+		}
+		if r.Sequence, r.Signed = e.Ring.verify(r.From, whole); !r.Signed {
+			return Received{}, DropSignature
+		}
 	}
 	r.Addresses = into
 	for at := headerLength; at < end; at += addressLength {

@@ -205,6 +205,9 @@ func differences(have, want spec.Local) []string {
 	add("startup delay", have.StartupDelay, want.StartupDelay)
 	add("checksum", have.Checksum, want.Checksum)
 	add("password file", have.PasswordFile, want.PasswordFile)
+	if !reflect.DeepEqual(have.HMAC, want.HMAC) {
+		what = append(what, "keys")
+	}
 	if !reflect.DeepEqual(have.Peers, want.Peers) {
 		what = append(what, "members")
 	}

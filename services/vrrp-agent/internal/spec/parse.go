@@ -67,15 +67,7 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Members = c.members(at, m.GetMembers())
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
-	if a := m.GetAuthentication(); a != nil {
-		i.PasswordFile = a.GetPasswordFile()
-		if !path.IsAbs(i.PasswordFile) || path.Clean(i.PasswordFile) != i.PasswordFile {
-			c.bad(at+"authentication.password_file", "want the absolute path of a file, got %q", i.PasswordFile)
-		}
-		if i.Version == packet.V3 {
-			c.bad(at+"authentication", "version 3 has none")
-		}
-	}
+	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
 	i.PreemptDelay = c.duration(at+"preempt_delay", m.GetPreemptDelay(), 0, 0, MaxDelay)
 	i.StartupDelay = c.duration(at+"startup_delay", m.GetStartupDelay(), 0, 0, MaxDelay)
 	if m.GetNopreempt() && i.PreemptDelay > 0 {
@@ -85,11 +77,68 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	return i
 }
 
+// authentication returns the file of the password, or the keys.
+func (c *checker) authentication(at string, a *vrrpv1.Authentication, version packet.Version) (string, HMAC) {
+	switch {
+	case a == nil:
+		return "", HMAC{}
+	case a.GetHmac() != nil && a.GetPasswordFile() != "":
+		c.bad(at, "want password_file or hmac, not both")
+	case a.GetHmac() != nil:
+		return "", c.hmac(at+".hmac.", a.GetHmac())
+	case version == packet.V3:
+		c.bad(at+".password_file", "version 3 has no password; hmac signs its adverts")
+	}
+	c.file(at+".password_file", a.GetPasswordFile())
+	return a.GetPasswordFile(), HMAC{}
+}
+
+func (c *checker) file(field, file string) {
+	if !path.IsAbs(file) || path.Clean(file) != file {
+		c.bad(field, "want the absolute path of a file, got %q", file)
+	}
+}
+
+func (c *checker) hmac(at string, m *vrrpv1.Hmac) (h HMAC) {
+	if len(m.GetKeys()) < 1 || len(m.GetKeys()) > packet.MaxKeys {
+		c.bad(at+"keys", "want 1 to %d keys, got %d", packet.MaxKeys, len(m.GetKeys()))
+		return h
+	}
+	for n, k := range m.GetKeys() {
+		field := fmt.Sprintf("%skeys[%d].", at, n)
+		c.file(field+"file", k.GetFile())
+		switch {
+		case k.GetId() > 255:
+			c.bad(field+"id", "want 0 to 255, got %d", k.GetId())
+		case slices.ContainsFunc(h.Keys, func(f KeyFile) bool { return uint32(f.ID) == k.GetId() }):
+			c.bad(field+"id", "%d is the identifier of another key already", k.GetId())
+		}
+		h.Keys = append(h.Keys, KeyFile{ID: uint8(k.GetId()), File: k.GetFile()})
+	}
+	h.Active = h.Keys[0].ID
+	if m.Active != nil {
+		if !slices.ContainsFunc(m.GetKeys(), func(k *vrrpv1.HmacKey) bool { return k.GetId() == m.GetActive() }) {
+			c.bad(at+"active", "%d is the identifier of no key", m.GetActive())
+		}
+		h.Active = uint8(m.GetActive())
+	}
+	switch m.GetMode() {
+	case vrrpv1.HmacMode_HMAC_MODE_UNSPECIFIED, vrrpv1.HmacMode_HMAC_MODE_ENFORCE:
+		h.Send, h.Require = true, true
+	case vrrpv1.HmacMode_HMAC_MODE_PERMISSIVE:
+		h.Send = true
+	case vrrpv1.HmacMode_HMAC_MODE_RECEIVE_ONLY:
+	default:
+		c.bad(at+"mode", "want receive-only, permissive or enforce, got %v", m.GetMode())
+	}
+	return h
+}
+
 // rhythm returns version and interval, and what the profile says where they are not given.
 func (c *checker) rhythm(at string, m *vrrpv1.Instance) (packet.Version, time.Duration) {
 	version, interval := packet.V2, DefaultInterval
 	profile := m.GetProfile()
-	if profile == vrrpv1.Profile_PROFILE_UNSPECIFIED && m.GetVersion() != uint32(packet.V2) && m.GetAuthentication() == nil {
+	if profile == vrrpv1.Profile_PROFILE_UNSPECIFIED && m.GetVersion() != uint32(packet.V2) && m.GetAuthentication().GetPasswordFile() == "" {
 		profile = vrrpv1.Profile_PROFILE_FAST
 	}
 	switch profile {

@@ -134,6 +134,37 @@ func TestOn(t *testing.T) {
 	}
 }
 
+func signedBy(h *vrrpv1.Hmac) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) { i[1].Authentication = &vrrpv1.Authentication{Hmac: h} }
+}
+
+func TestParseHMAC(t *testing.T) {
+	t.Parallel()
+	keys := []*vrrpv1.HmacKey{{Id: 1, File: "/k"}, {Id: 0, File: "/l"}}
+	for mode, want := range map[vrrpv1.HmacMode]HMAC{
+		vrrpv1.HmacMode_HMAC_MODE_UNSPECIFIED:  {Active: 1, Send: true, Require: true},
+		vrrpv1.HmacMode_HMAC_MODE_ENFORCE:      {Active: 1, Send: true, Require: true},
+		vrrpv1.HmacMode_HMAC_MODE_PERMISSIVE:   {Active: 1, Send: true},
+		vrrpv1.HmacMode_HMAC_MODE_RECEIVE_ONLY: {Active: 1},
+	} {
+		want.Keys = []KeyFile{{1, "/k"}, {0, "/l"}}
+		for _, version := range []uint32{2, 3} {
+			messages := tutorial()
+			signedBy(&vrrpv1.Hmac{Keys: keys, Mode: mode})(messages)
+			messages[1].Version = version
+			got, violations := Parse(messages)
+			if len(violations) > 0 || !reflect.DeepEqual(got[0].HMAC, want) {
+				t.Errorf("%v, version %d: got %+v %v", mode, version, got, violations)
+			}
+		}
+	}
+	messages := tutorial()
+	signedBy(&vrrpv1.Hmac{Keys: keys, Active: new(uint32(0))})(messages)
+	if got, _ := Parse(messages); got == nil || got[0].HMAC.Active != 0 {
+		t.Errorf("active: got %+v", got)
+	}
+}
+
 // tracked puts one tracker in the place of all others.
 func tracked(tracker *vrrpv1.Tracker) func([]*vrrpv1.Instance) {
 	return func(i []*vrrpv1.Instance) {
@@ -249,7 +280,7 @@ func TestParseRefuses(t *testing.T) {
 		{"version 3: interval of parts of a centisecond", func(i []*vrrpv1.Instance) {
 			i[0].Version, i[0].AdvertInterval = 3, durationpb.New(15*time.Millisecond)
 		}, "instance/VI_3.advert_interval: want steps of 10ms, got 15ms"},
-		{"version 3 with a password", func(i []*vrrpv1.Instance) { i[1].Version = 3 }, "instance/VI_1.authentication: version 3 has none"},
+		{"version 3 with a password", func(i []*vrrpv1.Instance) { i[1].Version = 3 }, "instance/VI_1.authentication.password_file: version 3 has no password; hmac signs its adverts"},
 		{"checksum with version 2", func(i []*vrrpv1.Instance) { i[0].Checksum = vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE },
 			"instance/VI_3.checksum: only version 3 has a choice"},
 		{"unknown checksum", func(i []*vrrpv1.Instance) { i[0].Version, i[0].Checksum = 3, 9 },
@@ -260,6 +291,15 @@ func TestParseRefuses(t *testing.T) {
 			`instance/VI_1.trackers[1].name: "router" is the name of trackers[0] already`},
 		{"tracker without a name", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Name = "" },
 			"instance/VI_1.trackers[0].name: " + wantName + `, got ""`},
+		{"password and keys", func(i []*vrrpv1.Instance) { i[1].Authentication.Hmac = &vrrpv1.Hmac{} },
+			"instance/VI_1.authentication: want password_file or hmac, not both"},
+		{"no keys", signedBy(&vrrpv1.Hmac{}), "instance/VI_1.authentication.hmac.keys: want 1 to 8 keys, got 0"},
+		{"key without a file", signedBy(&vrrpv1.Hmac{Keys: []*vrrpv1.HmacKey{{Id: 1}}}),
+			`instance/VI_1.authentication.hmac.keys[0].file: want the absolute path of a file, got ""`},
+		{"two keys of one name", signedBy(&vrrpv1.Hmac{Keys: []*vrrpv1.HmacKey{{Id: 1, File: "/k"}, {Id: 1, File: "/l"}}}),
+			"instance/VI_1.authentication.hmac.keys[1].id: 1 is the identifier of another key already"},
+		{"active key that is not there", signedBy(&vrrpv1.Hmac{Active: new(uint32(3)), Keys: []*vrrpv1.HmacKey{{Id: 1, File: "/k"}}}),
+			"instance/VI_1.authentication.hmac.active: 3 is the identifier of no key"},
 		{"weight that moves nothing", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -5 },
 			"instance/VI_1.trackers[0].weight: -5 can never move the addresses, whatever all trackers find: -7 would do; or leave the weight out, and a failure is a fault"},
 		{"weight out of range", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -254 },

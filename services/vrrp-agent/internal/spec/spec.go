@@ -107,8 +107,10 @@ type Instance struct {
 	Interval time.Duration
 	// Checksum of the adverts, with V3.
 	Checksum Checksum
-	// PasswordFile holds the simple text password. Empty: no authentication.
+	// PasswordFile holds the simple text password. Empty: there is none.
 	PasswordFile string
+	// HMAC signs the adverts.
+	HMAC HMAC
 	// Preempt: a higher priority takes over from a living master.
 	Preempt bool
 	// PreemptDelay is how long a node that has started or recovered does not preempt.
@@ -150,6 +152,22 @@ type Member struct {
 	Priority uint8
 	// Addresses by which the other members ask this one how it stands.
 	Addresses []netip.Addr
+}
+
+// HMAC is how adverts are signed.
+type HMAC struct {
+	// Keys by their files; none: adverts are not signed.
+	Keys []KeyFile
+	// Active is the identifier of the key that our adverts are made with.
+	Active uint8
+	// Send: ours bear a code. Require: those without one are dropped.
+	Send, Require bool
+}
+
+// KeyFile is a key and where it is read.
+type KeyFile struct {
+	ID   uint8
+	File string
 }
 
 // CheckKind is what a tracker looks at.
@@ -216,8 +234,10 @@ type Local struct {
 	Interval time.Duration
 	// Checksum of the adverts, with V3.
 	Checksum Checksum
-	// PasswordFile of the instance. Empty: no authentication.
+	// PasswordFile of the instance. Empty: there is none.
 	PasswordFile string
+	// HMAC of the instance.
+	HMAC HMAC
 	// Preempt: take over from a living master of lower priority, PreemptDelay after the start or a fault.
 	Preempt      bool
 	PreemptDelay time.Duration
@@ -271,7 +291,7 @@ func On(node string, instances []Instance) []Local {
 func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
-		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, Preempt: i.Preempt,
+		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Preempt: i.Preempt,
 		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
 	}
 	for _, other := range i.Members {
