@@ -524,6 +524,8 @@ type ServerState struct {
 	TimesDown uint64 `protobuf:"varint,16,opt,name=times_down,json=timesDown,proto3" json:"times_down,omitempty"`
 	// How often anything of its state has changed. A watcher that sees this grow by more than one has missed what was in between.
 	Changes uint64 `protobuf:"varint,17,opt,name=changes,proto3" json:"changes,omitempty"`
+	// It is out because of its errors (Passive); status says DOWN (ejected).
+	Ejected bool `protobuf:"varint,18,opt,name=ejected,proto3" json:"ejected,omitempty"`
 	// The weight that counts while a slow start goes on, rounded up; otherwise weight.
 	EffectiveWeight uint32 `protobuf:"varint,19,opt,name=effective_weight,json=effectiveWeight,proto3" json:"effective_weight,omitempty"`
 	// How far a slow start has come, in percent; 100: it is over, or there is none.
@@ -683,6 +685,13 @@ func (x *ServerState) GetChanges() uint64 {
 		return x.Changes
 	}
 	return 0
+}
+
+func (x *ServerState) GetEjected() bool {
+	if x != nil {
+		return x.Ejected
+	}
+	return false
 }
 
 func (x *ServerState) GetEffectiveWeight() uint32 {
@@ -2181,7 +2190,7 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\x12ListServersRequest\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\"O\n" +
 	"\x13ListServersResponse\x128\n" +
-	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\x9b\x06\n" +
+	"\aservers\x18\x01 \x03(\v2\x1e.twotier.router.v1.ServerStateR\aservers\"\xb5\x06\n" +
 	"\vServerState\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2203,7 +2212,8 @@ const file_router_v1_control_proto_rawDesc = "" +
 	"\bdowntime\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bdowntime\x12\x1d\n" +
 	"\n" +
 	"times_down\x18\x10 \x01(\x04R\ttimesDown\x12\x18\n" +
-	"\achanges\x18\x11 \x01(\x04R\achanges\x12)\n" +
+	"\achanges\x18\x11 \x01(\x04R\achanges\x12\x18\n" +
+	"\aejected\x18\x12 \x01(\bR\aejected\x12)\n" +
 	"\x10effective_weight\x18\x13 \x01(\rR\x0feffectiveWeight\x12\x1a\n" +
 	"\bthrottle\x18\x14 \x01(\rR\bthrottle\x12'\n" +
 	"\x0fqueued_requests\x18\x15 \x01(\x04R\x0equeuedRequests\x120\n" +

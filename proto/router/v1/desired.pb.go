@@ -507,6 +507,186 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
+// RetryOn is how a server has failed.
+type RetryOn int32
+
+const (
+	// Not said.
+	RetryOn_RETRY_ON_UNSPECIFIED RetryOn = 0
+	// By nothing but a failed connection; stands alone.
+	RetryOn_RETRY_ON_CONNECT_FAILURE RetryOn = 1
+	// It ended the connection before a response (HAProxy: empty-response).
+	RetryOn_RETRY_ON_EMPTY_RESPONSE RetryOn = 2
+	// What it sent is no response (HAProxy: junk-response).
+	RetryOn_RETRY_ON_JUNK_RESPONSE RetryOn = 3
+	// It was silent for timeout_server (HAProxy: response-timeout).
+	RetryOn_RETRY_ON_RESPONSE_TIMEOUT RetryOn = 4
+)
+
+// Enum value maps for RetryOn.
+var (
+	RetryOn_name = map[int32]string{
+		0: "RETRY_ON_UNSPECIFIED",
+		1: "RETRY_ON_CONNECT_FAILURE",
+		2: "RETRY_ON_EMPTY_RESPONSE",
+		3: "RETRY_ON_JUNK_RESPONSE",
+		4: "RETRY_ON_RESPONSE_TIMEOUT",
+	}
+	RetryOn_value = map[string]int32{
+		"RETRY_ON_UNSPECIFIED":      0,
+		"RETRY_ON_CONNECT_FAILURE":  1,
+		"RETRY_ON_EMPTY_RESPONSE":   2,
+		"RETRY_ON_JUNK_RESPONSE":    3,
+		"RETRY_ON_RESPONSE_TIMEOUT": 4,
+	}
+)
+
+func (x RetryOn) Enum() *RetryOn {
+	p := new(RetryOn)
+	*p = x
+	return p
+}
+
+func (x RetryOn) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RetryOn) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[8].Descriptor()
+}
+
+func (RetryOn) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[8]
+}
+
+func (x RetryOn) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RetryOn.Descriptor instead.
+func (RetryOn) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+}
+
+// Observe is what counts as an error of a server.
+type Observe int32
+
+const (
+	// The same as OBSERVE_LAYER4.
+	Observe_OBSERVE_UNSPECIFIED Observe = 0
+	// A connection that cannot be made (HAProxy: layer4).
+	Observe_OBSERVE_LAYER4 Observe = 1
+	// And a missing, silent or unreadable response, and a status of 500 or more but 501 and 505 (HAProxy: layer7).
+	Observe_OBSERVE_LAYER7 Observe = 2
+)
+
+// Enum value maps for Observe.
+var (
+	Observe_name = map[int32]string{
+		0: "OBSERVE_UNSPECIFIED",
+		1: "OBSERVE_LAYER4",
+		2: "OBSERVE_LAYER7",
+	}
+	Observe_value = map[string]int32{
+		"OBSERVE_UNSPECIFIED": 0,
+		"OBSERVE_LAYER4":      1,
+		"OBSERVE_LAYER7":      2,
+	}
+)
+
+func (x Observe) Enum() *Observe {
+	p := new(Observe)
+	*p = x
+	return p
+}
+
+func (x Observe) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Observe) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[9].Descriptor()
+}
+
+func (Observe) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[9]
+}
+
+func (x Observe) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Observe.Descriptor instead.
+func (Observe) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+}
+
+// OnError is what is done about a server that has made too many errors.
+type OnError int32
+
+const (
+	// The same as ON_ERROR_EJECT.
+	OnError_ON_ERROR_UNSPECIFIED OnError = 0
+	// It gets no requests for a while. Then one safe request a second tries it, and one that succeeds, or a check in that time, brings it
+	// back.
+	OnError_ON_ERROR_EJECT OnError = 1
+	// Its next check comes at fast_interval (HAProxy: fastinter).
+	OnError_ON_ERROR_FAST_CHECK OnError = 2
+	// It counts as a failed check (HAProxy: fail-check, its default).
+	OnError_ON_ERROR_FAIL_CHECK OnError = 3
+	// One more failed check takes it down (HAProxy: sudden-death).
+	OnError_ON_ERROR_SUDDEN_DEATH OnError = 4
+	// It is down (HAProxy: mark-down), until its checks bring it up.
+	OnError_ON_ERROR_MARK_DOWN OnError = 5
+)
+
+// Enum value maps for OnError.
+var (
+	OnError_name = map[int32]string{
+		0: "ON_ERROR_UNSPECIFIED",
+		1: "ON_ERROR_EJECT",
+		2: "ON_ERROR_FAST_CHECK",
+		3: "ON_ERROR_FAIL_CHECK",
+		4: "ON_ERROR_SUDDEN_DEATH",
+		5: "ON_ERROR_MARK_DOWN",
+	}
+	OnError_value = map[string]int32{
+		"ON_ERROR_UNSPECIFIED":  0,
+		"ON_ERROR_EJECT":        1,
+		"ON_ERROR_FAST_CHECK":   2,
+		"ON_ERROR_FAIL_CHECK":   3,
+		"ON_ERROR_SUDDEN_DEATH": 4,
+		"ON_ERROR_MARK_DOWN":    5,
+	}
+)
+
+func (x OnError) Enum() *OnError {
+	p := new(OnError)
+	*p = x
+	return p
+}
+
+func (x OnError) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnError) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[10].Descriptor()
+}
+
+func (OnError) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[10]
+}
+
+func (x OnError) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnError.Descriptor instead.
+func (OnError) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+}
+
 // Admin is what an operator wants of a server.
 type Admin int32
 
@@ -548,11 +728,11 @@ func (x Admin) String() string {
 }
 
 func (Admin) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[8].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[11].Descriptor()
 }
 
 func (Admin) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[8]
+	return &file_router_v1_desired_proto_enumTypes[11]
 }
 
 func (x Admin) Number() protoreflect.EnumNumber {
@@ -561,7 +741,7 @@ func (x Admin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Admin.Descriptor instead.
 func (Admin) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 // SendProxy is the version of the PROXY header for a server.
@@ -601,11 +781,11 @@ func (x SendProxy) String() string {
 }
 
 func (SendProxy) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[9].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[12].Descriptor()
 }
 
 func (SendProxy) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[9]
+	return &file_router_v1_desired_proto_enumTypes[12]
 }
 
 func (x SendProxy) Number() protoreflect.EnumNumber {
@@ -614,7 +794,7 @@ func (x SendProxy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SendProxy.Descriptor instead.
 func (SendProxy) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 // InitialState is how a server is taken before its first check.
@@ -662,11 +842,11 @@ func (x InitialState) String() string {
 }
 
 func (InitialState) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[10].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[13].Descriptor()
 }
 
 func (InitialState) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[10]
+	return &file_router_v1_desired_proto_enumTypes[13]
 }
 
 func (x InitialState) Number() protoreflect.EnumNumber {
@@ -675,7 +855,7 @@ func (x InitialState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InitialState.Descriptor instead.
 func (InitialState) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 // LogFormat is how a logged request is written.
@@ -715,11 +895,11 @@ func (x LogFormat) String() string {
 }
 
 func (LogFormat) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[11].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[14].Descriptor()
 }
 
 func (LogFormat) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[11]
+	return &file_router_v1_desired_proto_enumTypes[14]
 }
 
 func (x LogFormat) Number() protoreflect.EnumNumber {
@@ -728,7 +908,7 @@ func (x LogFormat) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogFormat.Descriptor instead.
 func (LogFormat) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -2323,9 +2503,19 @@ type Backend struct {
 	TimeoutTunnel *durationpb.Duration `protobuf:"bytes,18,opt,name=timeout_tunnel,json=timeoutTunnel,proto3" json:"timeout_tunnel,omitempty"`
 	// What the servers speak. Health checks of h2c servers over HTTP are made in HTTP/1.1; use a TCP check where they do not
 	// speak it.
-	Protocol      Protocol `protobuf:"varint,20,opt,name=protocol,proto3,enum=twotier.router.v1.Protocol" json:"protocol,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Protocol Protocol `protobuf:"varint,20,opt,name=protocol,proto3,enum=twotier.router.v1.Protocol" json:"protocol,omitempty"`
+	// Which requests are sent to a second server. Default: see Retries.
+	Retries *Retries `protobuf:"bytes,13,opt,name=retries,proto3" json:"retries,omitempty"`
+	// Judges servers by what becomes of requests, beside checks. Default: not (as HAProxy without observe).
+	Passive *Passive `protobuf:"bytes,14,opt,name=passive,proto3" json:"passive,omitempty"`
+	// When less than this share of the servers that are neither backup nor drained nor in maintenance is usable, in percent, requests
+	// go to all of those, whatever their health: a few living ones would only be overrun. 0 to 100. Default 0: never.
+	PanicThreshold uint32 `protobuf:"varint,15,opt,name=panic_threshold,json=panicThreshold,proto3" json:"panic_threshold,omitempty"`
+	// Cut what is under way with a server when it goes down (HAProxy: on-marked-down shutdown-sessions). Default: it ends by
+	// itself.
+	ShutdownSessionsWhenDown bool `protobuf:"varint,16,opt,name=shutdown_sessions_when_down,json=shutdownSessionsWhenDown,proto3" json:"shutdown_sessions_when_down,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
@@ -2449,6 +2639,212 @@ func (x *Backend) GetProtocol() Protocol {
 	return Protocol_PROTOCOL_UNSPECIFIED
 }
 
+func (x *Backend) GetRetries() *Retries {
+	if x != nil {
+		return x.Retries
+	}
+	return nil
+}
+
+func (x *Backend) GetPassive() *Passive {
+	if x != nil {
+		return x.Passive
+	}
+	return nil
+}
+
+func (x *Backend) GetPanicThreshold() uint32 {
+	if x != nil {
+		return x.PanicThreshold
+	}
+	return 0
+}
+
+func (x *Backend) GetShutdownSessionsWhenDown() bool {
+	if x != nil {
+		return x.ShutdownSessionsWhenDown
+	}
+	return false
+}
+
+// Retries say which requests go to another server at once. Those that no server has got any of, because it could not be
+// connected to, always do, whatever their method. One that a server may have got is sent again only when all of it is here,
+// nothing of a response has been passed on, its method is safe (RFC 9110 section 9.2.1: GET, HEAD, OPTIONS, TRACE), and the budget
+// allows. Each server is tried once.
+type Retries struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most further servers for one request (HAProxy: retries), 0 to 255. Default: every server of the backend.
+	Attempts *uint32 `protobuf:"varint,1,opt,name=attempts,proto3,oneof" json:"attempts,omitempty"`
+	// Budget: how many requests may be sent again after a server may have got them, in percent of all, 0 to 100, counted over the last
+	// 10 s. Default 20. Connections that fail cost nothing: no server has worked for them.
+	BudgetPercent *uint32 `protobuf:"varint,2,opt,name=budget_percent,json=budgetPercent,proto3,oneof" json:"budget_percent,omitempty"`
+	// And how many per second in any case, 0 to 10000. Default 10.
+	BudgetFloor *uint32 `protobuf:"varint,3,opt,name=budget_floor,json=budgetFloor,proto3,oneof" json:"budget_floor,omitempty"`
+	// After what a request is sent again (HAProxy: retry-on). Default: RETRY_ON_EMPTY_RESPONSE and RETRY_ON_JUNK_RESPONSE.
+	On []RetryOn `protobuf:"varint,4,rep,packed,name=on,proto3,enum=twotier.router.v1.RetryOn" json:"on,omitempty"`
+	// After which statuses too: 401, 403, 404, 408, 425, 429 or 500 to 599 (HAProxy: retry-on STATUS). Default: none.
+	Statuses      []uint32 `protobuf:"varint,5,rep,packed,name=statuses,proto3" json:"statuses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retries) Reset() {
+	*x = Retries{}
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retries) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retries) ProtoMessage() {}
+
+func (x *Retries) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retries.ProtoReflect.Descriptor instead.
+func (*Retries) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Retries) GetAttempts() uint32 {
+	if x != nil && x.Attempts != nil {
+		return *x.Attempts
+	}
+	return 0
+}
+
+func (x *Retries) GetBudgetPercent() uint32 {
+	if x != nil && x.BudgetPercent != nil {
+		return *x.BudgetPercent
+	}
+	return 0
+}
+
+func (x *Retries) GetBudgetFloor() uint32 {
+	if x != nil && x.BudgetFloor != nil {
+		return *x.BudgetFloor
+	}
+	return 0
+}
+
+func (x *Retries) GetOn() []RetryOn {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Retries) GetStatuses() []uint32 {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+// Passive judges a server by what becomes of the requests to it (HAProxy: observe).
+type Passive struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What counts as an error. Default OBSERVE_LAYER4.
+	Observe Observe `protobuf:"varint,1,opt,name=observe,proto3,enum=twotier.router.v1.Observe" json:"observe,omitempty"`
+	// So many errors in a row (HAProxy: error-limit), 1 to 1000. Default 10.
+	ErrorLimit uint32 `protobuf:"varint,2,opt,name=error_limit,json=errorLimit,proto3" json:"error_limit,omitempty"`
+	// What is done then (HAProxy: on-error). Default ON_ERROR_EJECT.
+	OnError OnError `protobuf:"varint,3,opt,name=on_error,json=onError,proto3,enum=twotier.router.v1.OnError" json:"on_error,omitempty"`
+	// For ON_ERROR_EJECT: how long a server is out at first, 100ms to 1h. Each time in a row it is twice as long. Default 10s.
+	Ejection *durationpb.Duration `protobuf:"bytes,4,opt,name=ejection,proto3" json:"ejection,omitempty"`
+	// And at most, 100ms to 24h. Default 5m.
+	MaxEjection *durationpb.Duration `protobuf:"bytes,5,opt,name=max_ejection,json=maxEjection,proto3" json:"max_ejection,omitempty"`
+	// The most servers that are out at a time, in percent of the backend's, 0 to 100. One may always be, unless it is the last usable
+	// one. Default 50.
+	MaxEjectedPercent *uint32 `protobuf:"varint,6,opt,name=max_ejected_percent,json=maxEjectedPercent,proto3,oneof" json:"max_ejected_percent,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Passive) Reset() {
+	*x = Passive{}
+	mi := &file_router_v1_desired_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Passive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Passive) ProtoMessage() {}
+
+func (x *Passive) ProtoReflect() protoreflect.Message {
+	mi := &file_router_v1_desired_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Passive.ProtoReflect.Descriptor instead.
+func (*Passive) Descriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Passive) GetObserve() Observe {
+	if x != nil {
+		return x.Observe
+	}
+	return Observe_OBSERVE_UNSPECIFIED
+}
+
+func (x *Passive) GetErrorLimit() uint32 {
+	if x != nil {
+		return x.ErrorLimit
+	}
+	return 0
+}
+
+func (x *Passive) GetOnError() OnError {
+	if x != nil {
+		return x.OnError
+	}
+	return OnError_ON_ERROR_UNSPECIFIED
+}
+
+func (x *Passive) GetEjection() *durationpb.Duration {
+	if x != nil {
+		return x.Ejection
+	}
+	return nil
+}
+
+func (x *Passive) GetMaxEjection() *durationpb.Duration {
+	if x != nil {
+		return x.MaxEjection
+	}
+	return nil
+}
+
+func (x *Passive) GetMaxEjectedPercent() uint32 {
+	if x != nil && x.MaxEjectedPercent != nil {
+		return *x.MaxEjectedPercent
+	}
+	return 0
+}
+
 // Server is one machine behind a backend (HAProxy: server).
 type Server struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2487,7 +2883,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2895,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[17]
+	mi := &file_router_v1_desired_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2908,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{17}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Server) GetName() string {
@@ -2611,7 +3007,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +3019,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[18]
+	mi := &file_router_v1_desired_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +3032,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{18}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Cookie) GetName() string {
@@ -2704,7 +3100,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +3112,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[19]
+	mi := &file_router_v1_desired_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +3125,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{19}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Check) GetHttp() *HttpCheck {
@@ -2822,7 +3218,7 @@ type ServerCheckSettings struct {
 
 func (x *ServerCheckSettings) Reset() {
 	*x = ServerCheckSettings{}
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3230,7 @@ func (x *ServerCheckSettings) String() string {
 func (*ServerCheckSettings) ProtoMessage() {}
 
 func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[20]
+	mi := &file_router_v1_desired_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3243,7 @@ func (x *ServerCheckSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerCheckSettings.ProtoReflect.Descriptor instead.
 func (*ServerCheckSettings) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{20}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ServerCheckSettings) GetOff() bool {
@@ -2939,7 +3335,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3347,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[21]
+	mi := &file_router_v1_desired_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3360,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{21}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -3044,7 +3440,7 @@ type HttpExpect struct {
 
 func (x *HttpExpect) Reset() {
 	*x = HttpExpect{}
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3452,7 @@ func (x *HttpExpect) String() string {
 func (*HttpExpect) ProtoMessage() {}
 
 func (x *HttpExpect) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[22]
+	mi := &file_router_v1_desired_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3465,7 @@ func (x *HttpExpect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpExpect.ProtoReflect.Descriptor instead.
 func (*HttpExpect) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{22}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HttpExpect) GetStatuses() []string {
@@ -3137,7 +3533,7 @@ type StatsPage struct {
 
 func (x *StatsPage) Reset() {
 	*x = StatsPage{}
-	mi := &file_router_v1_desired_proto_msgTypes[23]
+	mi := &file_router_v1_desired_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3545,7 @@ func (x *StatsPage) String() string {
 func (*StatsPage) ProtoMessage() {}
 
 func (x *StatsPage) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[23]
+	mi := &file_router_v1_desired_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3558,7 @@ func (x *StatsPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsPage.ProtoReflect.Descriptor instead.
 func (*StatsPage) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{23}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatsPage) GetUri() string {
@@ -3225,7 +3621,7 @@ type StatsUser struct {
 
 func (x *StatsUser) Reset() {
 	*x = StatsUser{}
-	mi := &file_router_v1_desired_proto_msgTypes[24]
+	mi := &file_router_v1_desired_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3237,7 +3633,7 @@ func (x *StatsUser) String() string {
 func (*StatsUser) ProtoMessage() {}
 
 func (x *StatsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[24]
+	mi := &file_router_v1_desired_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,7 +3646,7 @@ func (x *StatsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsUser.ProtoReflect.Descriptor instead.
 func (*StatsUser) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{24}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatsUser) GetName() string {
@@ -3303,7 +3699,7 @@ type AccessLog struct {
 
 func (x *AccessLog) Reset() {
 	*x = AccessLog{}
-	mi := &file_router_v1_desired_proto_msgTypes[25]
+	mi := &file_router_v1_desired_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3711,7 @@ func (x *AccessLog) String() string {
 func (*AccessLog) ProtoMessage() {}
 
 func (x *AccessLog) ProtoReflect() protoreflect.Message {
-	mi := &file_router_v1_desired_proto_msgTypes[25]
+	mi := &file_router_v1_desired_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3724,7 @@ func (x *AccessLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
 func (*AccessLog) Descriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{25}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AccessLog) GetTarget() string {
@@ -3504,7 +3900,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\turi_whole\x18\x05 \x01(\bR\buriWhole\x12\"\n" +
 	"\ruri_path_only\x18\x06 \x01(\bR\vuriPathOnly\x12\x1b\n" +
 	"\turi_depth\x18\a \x01(\rR\buriDepth\x12\x17\n" +
-	"\auri_len\x18\b \x01(\rR\x06uriLen\"\xc3\x05\n" +
+	"\auri_len\x18\b \x01(\rR\x06uriLen\"\x97\a\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -3520,7 +3916,29 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x12G\n" +
 	"\x12timeout_server_fin\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x10timeoutServerFin\x12@\n" +
 	"\x0etimeout_tunnel\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\rtimeoutTunnel\x127\n" +
-	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\"\xa9\x03\n" +
+	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\x124\n" +
+	"\aretries\x18\r \x01(\v2\x1a.twotier.router.v1.RetriesR\aretries\x124\n" +
+	"\apassive\x18\x0e \x01(\v2\x1a.twotier.router.v1.PassiveR\apassive\x12'\n" +
+	"\x0fpanic_threshold\x18\x0f \x01(\rR\x0epanicThreshold\x12=\n" +
+	"\x1bshutdown_sessions_when_down\x18\x10 \x01(\bR\x18shutdownSessionsWhenDown\"\xf7\x01\n" +
+	"\aRetries\x12\x1f\n" +
+	"\battempts\x18\x01 \x01(\rH\x00R\battempts\x88\x01\x01\x12*\n" +
+	"\x0ebudget_percent\x18\x02 \x01(\rH\x01R\rbudgetPercent\x88\x01\x01\x12&\n" +
+	"\fbudget_floor\x18\x03 \x01(\rH\x02R\vbudgetFloor\x88\x01\x01\x12*\n" +
+	"\x02on\x18\x04 \x03(\x0e2\x1a.twotier.router.v1.RetryOnR\x02on\x12\x1a\n" +
+	"\bstatuses\x18\x05 \x03(\rR\bstatusesB\v\n" +
+	"\t_attemptsB\x11\n" +
+	"\x0f_budget_percentB\x0f\n" +
+	"\r_budget_floor\"\xd9\x02\n" +
+	"\aPassive\x124\n" +
+	"\aobserve\x18\x01 \x01(\x0e2\x1a.twotier.router.v1.ObserveR\aobserve\x12\x1f\n" +
+	"\verror_limit\x18\x02 \x01(\rR\n" +
+	"errorLimit\x125\n" +
+	"\bon_error\x18\x03 \x01(\x0e2\x1a.twotier.router.v1.OnErrorR\aonError\x125\n" +
+	"\bejection\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bejection\x12<\n" +
+	"\fmax_ejection\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxEjection\x123\n" +
+	"\x13max_ejected_percent\x18\x06 \x01(\rH\x00R\x11maxEjectedPercent\x88\x01\x01B\x16\n" +
+	"\x14_max_ejected_percent\"\xa9\x03\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
@@ -3646,7 +4064,24 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP1\x10\x01\x12\x10\n" +
-	"\fPROTOCOL_H2C\x10\x02*Q\n" +
+	"\fPROTOCOL_H2C\x10\x02*\x99\x01\n" +
+	"\aRetryOn\x12\x18\n" +
+	"\x14RETRY_ON_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18RETRY_ON_CONNECT_FAILURE\x10\x01\x12\x1b\n" +
+	"\x17RETRY_ON_EMPTY_RESPONSE\x10\x02\x12\x1a\n" +
+	"\x16RETRY_ON_JUNK_RESPONSE\x10\x03\x12\x1d\n" +
+	"\x19RETRY_ON_RESPONSE_TIMEOUT\x10\x04*J\n" +
+	"\aObserve\x12\x17\n" +
+	"\x13OBSERVE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eOBSERVE_LAYER4\x10\x01\x12\x12\n" +
+	"\x0eOBSERVE_LAYER7\x10\x02*\x9c\x01\n" +
+	"\aOnError\x12\x18\n" +
+	"\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eON_ERROR_EJECT\x10\x01\x12\x17\n" +
+	"\x13ON_ERROR_FAST_CHECK\x10\x02\x12\x17\n" +
+	"\x13ON_ERROR_FAIL_CHECK\x10\x03\x12\x19\n" +
+	"\x15ON_ERROR_SUDDEN_DEATH\x10\x04\x12\x16\n" +
+	"\x12ON_ERROR_MARK_DOWN\x10\x05*Q\n" +
 	"\x05Admin\x12\x15\n" +
 	"\x11ADMIN_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vADMIN_READY\x10\x01\x12\x0f\n" +
@@ -3679,8 +4114,8 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
+var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
 	(ForwardedFor)(0),           // 1: twotier.router.v1.ForwardedFor
@@ -3690,113 +4125,125 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(HashType)(0),               // 5: twotier.router.v1.HashType
 	(HashFunction)(0),           // 6: twotier.router.v1.HashFunction
 	(Protocol)(0),               // 7: twotier.router.v1.Protocol
-	(Admin)(0),                  // 8: twotier.router.v1.Admin
-	(SendProxy)(0),              // 9: twotier.router.v1.SendProxy
-	(InitialState)(0),           // 10: twotier.router.v1.InitialState
-	(LogFormat)(0),              // 11: twotier.router.v1.LogFormat
-	(*Frontend)(nil),            // 12: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 13: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 14: twotier.router.v1.Tls
-	(*AcceptProxy)(nil),         // 15: twotier.router.v1.AcceptProxy
-	(*Certificate)(nil),         // 16: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 17: twotier.router.v1.Forwarded
-	(*Limits)(nil),              // 18: twotier.router.v1.Limits
-	(*Rule)(nil),                // 19: twotier.router.v1.Rule
-	(*Condition)(nil),           // 20: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 21: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 22: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 23: twotier.router.v1.Redirect
-	(*Header)(nil),              // 24: twotier.router.v1.Header
-	(*Edit)(nil),                // 25: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 26: twotier.router.v1.PathEdit
-	(*Hash)(nil),                // 27: twotier.router.v1.Hash
-	(*Backend)(nil),             // 28: twotier.router.v1.Backend
-	(*Server)(nil),              // 29: twotier.router.v1.Server
-	(*Cookie)(nil),              // 30: twotier.router.v1.Cookie
-	(*Check)(nil),               // 31: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 32: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 33: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 34: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 35: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 36: twotier.router.v1.StatsUser
-	(*AccessLog)(nil),           // 37: twotier.router.v1.AccessLog
-	(*durationpb.Duration)(nil), // 38: google.protobuf.Duration
+	(RetryOn)(0),                // 8: twotier.router.v1.RetryOn
+	(Observe)(0),                // 9: twotier.router.v1.Observe
+	(OnError)(0),                // 10: twotier.router.v1.OnError
+	(Admin)(0),                  // 11: twotier.router.v1.Admin
+	(SendProxy)(0),              // 12: twotier.router.v1.SendProxy
+	(InitialState)(0),           // 13: twotier.router.v1.InitialState
+	(LogFormat)(0),              // 14: twotier.router.v1.LogFormat
+	(*Frontend)(nil),            // 15: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 16: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 17: twotier.router.v1.Tls
+	(*AcceptProxy)(nil),         // 18: twotier.router.v1.AcceptProxy
+	(*Certificate)(nil),         // 19: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 20: twotier.router.v1.Forwarded
+	(*Limits)(nil),              // 21: twotier.router.v1.Limits
+	(*Rule)(nil),                // 22: twotier.router.v1.Rule
+	(*Condition)(nil),           // 23: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 24: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 25: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 26: twotier.router.v1.Redirect
+	(*Header)(nil),              // 27: twotier.router.v1.Header
+	(*Edit)(nil),                // 28: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 29: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 30: twotier.router.v1.Hash
+	(*Backend)(nil),             // 31: twotier.router.v1.Backend
+	(*Retries)(nil),             // 32: twotier.router.v1.Retries
+	(*Passive)(nil),             // 33: twotier.router.v1.Passive
+	(*Server)(nil),              // 34: twotier.router.v1.Server
+	(*Cookie)(nil),              // 35: twotier.router.v1.Cookie
+	(*Check)(nil),               // 36: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 37: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 38: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 39: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 40: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 41: twotier.router.v1.StatsUser
+	(*AccessLog)(nil),           // 42: twotier.router.v1.AccessLog
+	(*durationpb.Duration)(nil), // 43: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	19, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	38, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	38, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	38, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	14, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	13, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	15, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
-	38, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
-	17, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	18, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
-	35, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	37, // 11: twotier.router.v1.Frontend.access_log:type_name -> twotier.router.v1.AccessLog
-	16, // 12: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	22, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	43, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	43, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	43, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	17, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	16, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	18, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
+	43, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
+	20, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	21, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	40, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	42, // 11: twotier.router.v1.Frontend.access_log:type_name -> twotier.router.v1.AccessLog
+	19, // 12: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 13: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	38, // 14: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	38, // 15: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
+	43, // 14: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	43, // 15: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
 	1,  // 16: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
 	2,  // 17: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	38, // 18: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
-	38, // 19: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
-	20, // 20: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	22, // 21: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	23, // 22: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	25, // 23: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	43, // 18: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	43, // 19: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	23, // 20: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	25, // 21: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	26, // 22: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	28, // 23: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	3,  // 24: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	21, // 25: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	21, // 26: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	21, // 27: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	20, // 28: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	20, // 29: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	20, // 30: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	38, // 31: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	24, // 32: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	24, // 33: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	24, // 34: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	24, // 35: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	26, // 36: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	24, // 25: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	24, // 26: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	24, // 27: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	23, // 28: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	23, // 29: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	23, // 30: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	43, // 31: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	27, // 32: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	27, // 33: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	27, // 34: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	27, // 35: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	29, // 36: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
 	5,  // 37: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
 	6,  // 38: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
 	4,  // 39: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	29, // 40: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	30, // 41: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	31, // 42: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	38, // 43: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	38, // 44: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	27, // 45: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	38, // 46: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	38, // 47: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
-	38, // 48: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
+	34, // 40: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	35, // 41: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	36, // 42: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	43, // 43: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	43, // 44: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	30, // 45: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	43, // 46: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	43, // 47: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
+	43, // 48: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
 	7,  // 49: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	38, // 50: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
-	8,  // 51: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	32, // 52: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
-	9,  // 53: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
-	33, // 54: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	38, // 55: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	38, // 56: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	38, // 57: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	38, // 58: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	10, // 59: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	38, // 60: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	38, // 61: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	38, // 62: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	10, // 63: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	24, // 64: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	34, // 65: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	36, // 66: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	38, // 67: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	11, // 68: twotier.router.v1.AccessLog.format:type_name -> twotier.router.v1.LogFormat
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	32, // 50: twotier.router.v1.Backend.retries:type_name -> twotier.router.v1.Retries
+	33, // 51: twotier.router.v1.Backend.passive:type_name -> twotier.router.v1.Passive
+	8,  // 52: twotier.router.v1.Retries.on:type_name -> twotier.router.v1.RetryOn
+	9,  // 53: twotier.router.v1.Passive.observe:type_name -> twotier.router.v1.Observe
+	10, // 54: twotier.router.v1.Passive.on_error:type_name -> twotier.router.v1.OnError
+	43, // 55: twotier.router.v1.Passive.ejection:type_name -> google.protobuf.Duration
+	43, // 56: twotier.router.v1.Passive.max_ejection:type_name -> google.protobuf.Duration
+	43, // 57: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	11, // 58: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
+	37, // 59: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	12, // 60: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
+	38, // 61: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	43, // 62: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	43, // 63: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	43, // 64: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	43, // 65: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	13, // 66: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	43, // 67: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	43, // 68: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	43, // 69: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	13, // 70: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	27, // 71: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	39, // 72: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	41, // 73: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	43, // 74: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	14, // 75: twotier.router.v1.AccessLog.format:type_name -> twotier.router.v1.LogFormat
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -3806,13 +4253,15 @@ func file_router_v1_desired_proto_init() {
 	}
 	file_router_v1_desired_proto_msgTypes[6].OneofWrappers = []any{}
 	file_router_v1_desired_proto_msgTypes[17].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[18].OneofWrappers = []any{}
+	file_router_v1_desired_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   26,
+			NumEnums:      15,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

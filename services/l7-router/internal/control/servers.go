@@ -148,6 +148,7 @@ func serverState(state *pool.State) *routerv1.ServerState {
 		Downtime:       durationpb.New(state.Downtime),
 		TimesDown:      state.TimesDown,
 		Changes:        state.Changes,
+		Ejected:        state.Ejected,
 
 		EffectiveWeight:    uint32(state.Effective),
 		Throttle:           uint32(state.Throttle),

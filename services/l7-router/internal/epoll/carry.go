@@ -25,8 +25,9 @@ type carriage struct {
 	upstream *upstream
 	since    int64 // when connecting began, or when a byte last moved in either direction: a side is only silent while both are
 	reused   bool  // the connection had been idle
-	// For a repetition of a reused request: where its body is in up.in, and how much of what went over the connection
-	// the server's kernel had acknowledged before; negative: not known.
+	// For a repetition, which needs the whole request to be here: where its body is in up.in, and, over a connection that had
+	// been idle, how much of what went over it the server's kernel had acknowledged before; negative: not known.
+	here     bool
 	from, to int
 	acked    int64
 	heard    bool // the server has sent something
@@ -77,7 +78,7 @@ func (f *flight) whole() bool {
 
 // next turns to the next server. One that cannot be connected to is passed over at once, each at most once in a request;
 // so the time lost is at most one connect timeout for each server. A request of which something may have reached a
-// server goes nowhere else.
+// server goes elsewhere only by Request.Again.
 func (c *conn) next() bool {
 	f := c.flight
 	for {
@@ -149,11 +150,10 @@ func (c *conn) use(u *upstream, reused bool) {
 	if !u.connecting {
 		x.Connected(c.loop.now, reused)
 	}
-	if reused {
-		f.from, f.to, f.acked = f.up.in.r, f.up.in.w, -1
-		if !x.Repeatable {
-			f.acked = u.acked()
-		}
+	f.here = f.whole()
+	f.from, f.to, f.acked = f.up.in.r, f.up.in.w, -1
+	if reused && !x.Repeatable {
+		f.acked = u.acked()
 	}
 	f.up.begin(&c.sock, &u.sock, x.Head, x.Body, false)
 	f.up.put = -int64(len(x.Head)) // the client's own head counts, and each byte of the body once
@@ -355,7 +355,32 @@ func (c *conn) noResponse(status int, ended bool) bool {
 			return c.dial() || c.next()
 		}
 	}
+	f.server.Failed()
+	why := spec.FailureJunk
+	switch {
+	case status == 504:
+		why = spec.FailureTimeout
+	case !f.heard:
+		why = spec.FailureEmpty
+	}
+	if f.again() && f.request.Again(why) {
+		return c.elsewhere()
+	}
 	return c.refuse(status, f.keep)
+}
+
+// again reports whether the request could be sent to another server: all of it is here, and nothing of a response has gone
+// to the client.
+func (f *flight) again() bool { return f.here && f.interim == 0 }
+
+// elsewhere sends the request to the next server, after one that may have got it.
+func (c *conn) elsewhere() bool {
+	f := c.flight
+	c.dropServer()
+	f.down.rest()
+	f.up.in.r, f.up.in.w = f.from, f.to
+	f.heard = false
+	return c.next()
 }
 
 // bodyFailed is the end of a request whose body cannot be sent on.
@@ -378,6 +403,10 @@ func (c *conn) bodyFailed() bool {
 func (c *conn) answerWith() bool {
 	f, h := c.flight, &c.flight.head
 	f.server.Answered(time.Duration(c.loop.now - f.chosen))
+	f.server.Responded(h.Status())
+	if f.again() && f.request.AgainAfter(h.Status()) {
+		return c.elsewhere()
+	}
 	// A server that refuses a body which is still coming will not read the rest.
 	f.closing = c.retiring || f.up.state != done && h.Status() >= 400
 	out, reply, err := f.request.Reply(f.toClient.b[:0], h, f.closing)

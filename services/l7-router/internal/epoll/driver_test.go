@@ -13,6 +13,8 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/proxytest"
 )
 
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
 func TestDriver(t *testing.T) { proxytest.Run(t, open) }
 
 func BenchmarkSmallRequests(b *testing.B) { proxytest.SmallRequests(b, open) }

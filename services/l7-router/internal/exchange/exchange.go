@@ -81,6 +81,7 @@ type Request struct {
 	minor    int
 	upgrade  bool
 	server   *pool.Server // that was chosen last
+	twice    bool         // its method is safe, so that two servers may get it
 	asked    route.Request
 	decision route.Decision
 	own      Answer    // that Answer points to when it is made for this request
@@ -122,6 +123,8 @@ func (r *Request) decide(f *Frontend, h *http1.Head, c *Client, trace route.Trac
 	r.upgrade = h.Upgrade() != nil
 	r.server = nil
 	r.Ticket.Reset()
+	r.twice = safeMethod(method)
+	r.Tries = r.twice && r.Body.Framing == http1.NoBody
 	r.Head = r.Head[:0]
 	r.Backend, r.Answer = nil, nil
 	beyond := r.beyond(&f.Spec.Limits, h)
@@ -156,7 +159,10 @@ func idempotent(method []byte) bool {
 // Next chooses the server to try: the one that the cookie names, then as the backend balances, each server once. nil: none
 // is left, or, when the request Waits, its Waker tells when to ask again.
 func (r *Request) Next() *pool.Server {
-	r.server = r.Backend.Next(&r.Ticket)
+	r.server = nil
+	if r.Waits() || r.more() {
+		r.server = r.Backend.Next(&r.Ticket)
+	}
 	return r.server
 }
 

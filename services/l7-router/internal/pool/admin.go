@@ -100,6 +100,9 @@ func (p *Pool) SetServer(backend, server string, c Change, by string) (State, er
 		}
 		if c.Health != 0 {
 			l.vitals.force(c.Health)
+			if l.vitals.ejected {
+				l.forgive()
+			}
 		}
 	})
 	p.save()

@@ -85,6 +85,9 @@ func (p *Pool) observe(ctx context.Context, l *live, r check.Result) (pause time
 			if l.vitals.observe(r.Code) {
 				l.failed++
 			}
+			if r.Code.Good() && l.halfOpen.Load() {
+				l.forgive()
+			}
 		})
 	}
 	pause = l.vitals.interval(&l.check)

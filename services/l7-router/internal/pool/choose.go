@@ -23,6 +23,11 @@ type group struct {
 	moves atomic.Uint64
 	// ordered and measured say whether the algorithm goes by Moved, by Latency.
 	ordered, measured atomic.Bool
+	// panics: too few servers are usable, so that all are used. trials counts the servers that may be tried.
+	panics atomic.Bool
+	trials atomic.Int64
+	budget budget
+	told   bool // what was told of panics; guarded by Pool.mu
 
 	mu        sync.Mutex // guards what follows
 	current   *Backend   // as it was last set
@@ -49,6 +54,8 @@ type Ticket struct {
 	// Hash of what the backend's algorithm goes by, when Hashed.
 	Hash   uint32
 	Hashed bool
+	// Tries: the request may try a server that is out because of its errors, since it can be sent to another one.
+	Tries bool
 
 	query balance.Query
 	tried []uint64 // IDs
@@ -78,6 +85,12 @@ func (b *Backend) Next(t *Ticket) *Server {
 	if s := t.Named; s != nil && !t.waits && len(t.tried) == 0 && s.Limit.Load() == 0 && s.honoured() {
 		t.take(s)
 		return s
+	}
+	if t.Tries && len(t.tried) == 0 && !t.waits && g.trials.Load() > 0 {
+		if s := b.trial(); s != nil {
+			t.take(s)
+			return s
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -175,6 +188,18 @@ func (g *group) choose(t *Ticket) *Server {
 	return nil
 }
 
+// Others reports whether there is a server that the request has not been sent to.
+func (b *Backend) Others(t *Ticket) bool {
+	g := b.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.anyShare(t) {
+		return true
+	}
+	s, _ := g.spare(t)
+	return s != nil
+}
+
 // anyShare reports whether somebody takes balanced requests that has not failed this one. The caller holds g.mu.
 func (g *group) anyShare(t *Ticket) bool {
 	for i := range g.shares {
@@ -252,10 +277,15 @@ func (l *live) ConnectFailed() {
 	if l.Measures() {
 		l.Latency.Observe(failedPenalty, now())
 	}
+	if judge := l.passive.Load(); judge != nil {
+		l.erred(judge)
+	}
 }
 
 // honoured reports whether a cookie that names the server counts.
-func (l *live) honoured() bool { return l.named.Load() && !l.retired.Load() }
+func (l *live) honoured() bool {
+	return (l.named.Load() || l.group.panics.Load() && !l.maint.Load()) && !l.retired.Load()
+}
 
 // refresh tells the algorithm what the servers are like now, and gives those who wait what has become free. The caller holds
 // Pool.mu.
@@ -264,6 +294,9 @@ func (b *Backend) refresh() {
 	if len(b.servers) < len(b.Spec.Servers) {
 		return // it is still being made
 	}
+	panics := b.tooFew()
+	g.panics.Store(panics)
+	b.countTrials()
 	at := now()
 	candidates := make([]balance.Candidate, len(b.servers))
 	limits := make([]int64, len(b.servers))
@@ -272,7 +305,7 @@ func (b *Backend) refresh() {
 		limits[i] = limit
 		candidates[i] = balance.Candidate{
 			Server: balance.Server{Name: s.Spec.Name, Base: int(s.weight.Load()), Weight: weight, Load: &s.Load},
-			Backup: s.Spec.Backup, Usable: s.balanced.Load(),
+			Backup: s.Spec.Backup, Usable: s.balanced.Load() || panics && !s.Spec.Backup && s.vitals.admin == spec.AdminReady,
 		}
 	}
 	shares := balance.Candidates(candidates, b.Spec.AllBackups)

@@ -41,12 +41,14 @@ type Pool struct {
 	version    uint64        // grows with each change of a server's state
 	structure  uint64        // the version at which servers were added, taken away or configured otherwise
 	changed    chan struct{} // closed at the next change
+	// bad gets the servers that have made too many errors, and good those that have been tried with success; Run looks at them.
+	bad, good chan *live
 }
 
 // New makes an empty pool that remembers nothing of an earlier process.
 func New(log *zap.Logger) *Pool {
 	return &Pool{
-		log: log.Named("pool"), dirty: make(chan struct{}, 1),
+		log: log.Named("pool"), dirty: make(chan struct{}, 1), bad: make(chan *live, maxJudged), good: make(chan *live, maxJudged),
 		backends: map[string]*Backend{}, frontends: map[string]*stats.Set{}, changed: make(chan struct{}), end: func(uint64) {},
 	}
 }
@@ -60,6 +62,8 @@ type Backend struct {
 	standing *standing
 	servers  []*Server
 	group    *group
+	// Retries say which requests go to a second server.
+	Retries spec.Retries
 }
 
 // Server is one server of a Backend.
@@ -82,12 +86,19 @@ type live struct {
 	retired  atomic.Bool // it is wanted no more
 	balanced atomic.Bool // it takes requests that name no server
 	named    atomic.Bool // it takes requests that name it
+	maint    atomic.Bool // it is in maintenance
 	weight   atomic.Int64
 
 	// Seen is what is counted of it.
 	Seen *stats.Set
 
 	gone chan struct{} // closed when it is retired
+
+	pool     *Pool
+	passive  atomic.Pointer[spec.Passive] // nil: it is not judged
+	errors   atomic.Int64                 // in a row
+	halfOpen atomic.Bool                  // it is out, and may be tried
+	trial    atomic.Int64                 // when it was tried last, in nanoseconds of the pool's clock
 
 	// Load is what the balance goes by.
 	balance.Load
@@ -110,6 +121,10 @@ type live struct {
 	downtime   time.Duration // before lastChange
 	failed     uint64
 	timesDown  uint64
+	ejections  int           // in a row
+	out        *time.Timer   // ends its ejection; nil: none
+	lastOut    time.Duration // how long it was out last
+	forgiven   time.Time     // when that ended
 	changes    uint64
 	version    uint64 // of the last change
 	rising     bool   // a slow start is going on
@@ -126,7 +141,10 @@ type live struct {
 // up, and its first check decides.
 func (p *Pool) Set(want spec.Backend) *Backend {
 	p.mu.Lock()
-	b := &Backend{Spec: want}
+	b := &Backend{Spec: want, Retries: spec.DefaultRetries()}
+	if want.Retries != nil {
+		b.Retries = *want.Retries
+	}
 	var left []*live
 	if old := p.backends[want.Name]; old == nil {
 		b.Seen, b.group, b.standing = stats.NewSet(), newGroup(), &standing{up: true, changed: time.Now()}
@@ -155,6 +173,7 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 				s.check = c
 				s.vitals.use(&s.check)
 			}
+			s.judgedBy(&b.Spec.Passive)
 			if before.Down && s.vitals.checked {
 				s.vitals.points = s.vitals.rise - 1 // one good check brings it back
 			}
@@ -193,7 +212,7 @@ func (p *Pool) newLive(b *Backend, s *Server, left []*live) (*live, record) {
 	p.lastID++
 	now := time.Now()
 	l := &live{id: p.lastID, address: s.Spec.Address, text: s.Spec.Address.String(), lastChange: now, kick: make(chan struct{}, 1),
-		vitals: unchecked, fresh: true, Seen: stats.NewSet(), gone: make(chan struct{}), group: b.group}
+		pool: p, vitals: unchecked, fresh: true, Seen: stats.NewSet(), gone: make(chan struct{}), group: b.group}
 	l.queue = queue{group: b.group, waiting: &l.Load}
 	for _, before := range left {
 		if before.server.Spec.Name == s.Spec.Name {
@@ -230,6 +249,7 @@ func (p *Pool) retire(gone []*live) {
 			close(l.gone)
 		}
 		l.stopCheck()
+		l.endEjection()
 	}
 }
 
@@ -261,16 +281,20 @@ type event struct {
 	old, now        string
 	reason          string
 	fell            bool
+	cut             bool            // what is under way with it is to be cut
+	end             func(id uint64) // cuts it
 }
 
 // update makes a change to what decides about a server, and publishes what follows from it. Who holds the event tells it
 // when p.mu is free. The caller holds p.mu, and calls refresh of the server's backend when several are changed.
 func (p *Pool) update(l *live, reason string, change func()) event {
 	e := event{old: l.vitals.status(), reason: reason}
-	served, weight, balanced, named := l.vitals.serves(), l.weight.Load(), l.balanced.Load(), l.named.Load()
+	served, admin := l.vitals.serves(), l.vitals.admin
+	weight, balanced, named := l.weight.Load(), l.balanced.Load(), l.named.Load()
 	change()
 	l.balanced.Store(l.vitals.balanced())
 	l.named.Store(l.vitals.named())
+	l.maint.Store(l.vitals.admin == spec.AdminMaint)
 	l.weight.Store(int64(l.override.weightOf(&l.server.Spec)))
 	if l.fresh {
 		l.fresh = false
@@ -291,7 +315,7 @@ func (p *Pool) update(l *live, reason string, change func()) event {
 			p.cameBack(l)
 		}
 	}
-	turned := l.balanced.Load() != balanced || l.named.Load() != named || l.weight.Load() != weight
+	turned := l.balanced.Load() != balanced || l.named.Load() != named || l.weight.Load() != weight || l.vitals.admin != admin
 	if e.old == e.now && !turned {
 		return event{}
 	}
@@ -302,6 +326,7 @@ func (p *Pool) update(l *live, reason string, change func()) event {
 		l.backend.refresh()
 	}
 	e.live, e.backend, e.server = l, l.backend.Spec.Name, l.server.Spec.Name
+	e.cut, e.end = l.backend.Spec.CutWhenDown, p.end
 	return e
 }
 
@@ -313,6 +338,9 @@ func (p *Pool) tell(events []event) {
 		}
 		if e.fell {
 			e.live.idle.clear()
+			if e.cut {
+				e.end(e.live.id)
+			}
 		}
 		if e.old == e.now {
 			continue // its weight
@@ -340,6 +368,11 @@ func (p *Pool) Run(ctx context.Context) error {
 				l.idle.expire(now)
 			}
 			p.tick(now)
+			p.tellPanics()
+		case l := <-p.bad:
+			p.judge(l)
+		case l := <-p.good:
+			p.comeBack(l, "a request succeeded")
 		case <-ctx.Done():
 			p.mu.Lock()
 			p.stopped = true

@@ -141,6 +141,8 @@ type State struct {
 	Health Health
 	// Checked says whether it has a check, ChecksOn whether that is made; Down, that it takes no requests.
 	Checked, ChecksOn, Down bool
+	// Ejected: it is out because of its errors.
+	Ejected bool
 	// Status is HAProxy's word for all that. Examples: UP, UP 1/3, DOWN, DOWN 1/2, MAINT, DRAIN, NOLB, no check
 	Status string
 	// Check is how the last check ended, and LastCheck the same for a person.
@@ -193,7 +195,7 @@ func (l *live) state() State {
 	s := State{
 		Backend: l.backend.Spec.Name, Server: l.server.Spec,
 		Admin: v.admin, Weight: int(l.weight.Load()), Health: v.serves(),
-		Checked: v.checked, ChecksOn: v.checked && !v.checksOff, Down: v.serves() == Down, Status: v.status(),
+		Checked: v.checked, ChecksOn: v.checked && !v.checksOff, Down: v.serves() == Down, Ejected: v.ejected, Status: v.status(),
 		Check: l.last, LastCheck: checkText(&l.check, l.last),
 		Rise: v.rise, Fall: v.fall, Points: v.points,
 		FailedChecks: l.failed, TimesDown: l.timesDown, LastChange: l.lastChange, Downtime: l.downtime, Changes: l.changes,

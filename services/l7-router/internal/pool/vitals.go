@@ -43,6 +43,7 @@ type vitals struct {
 	initial    spec.Initial
 	points     int
 	stopping   bool // the last check asked for no new clients
+	ejected    bool // it is out because of its errors
 	admin      spec.Admin
 }
 
@@ -57,7 +58,7 @@ func (v *vitals) checking() bool { return v.checked && !v.checksOff && v.admin !
 // health is how it feels, whatever the operator wants of it.
 func (v *vitals) health() Health {
 	switch {
-	case v.points < v.rise:
+	case v.points < v.rise, v.ejected:
 		return Down
 	case v.stopping:
 		return Stopping
@@ -159,6 +160,9 @@ func (v *vitals) status() string {
 	}
 	word := v.health().String()
 	if word == "DOWN" {
+		if v.ejected && v.points >= v.rise {
+			return "DOWN (ejected)"
+		}
 		if checking && v.points > 0 {
 			return fmt.Sprintf("DOWN %d/%d", v.points, v.rise)
 		}

@@ -27,12 +27,16 @@ const maxInterim = 32
 // errStale: a connection that had been idle was closed before any byte of a response, and the request can be sent again.
 var errStale = errors.New("the idle connection was closed")
 
+// errAgain: the server has failed a request that it may have got, and which may go to the next one.
+var errAgain = errors.New("the next server is to get it")
+
 var errInterim = errors.New("too many interim responses")
 
 // carry takes one request to a server and the response back. It reports whether the client's connection goes on.
 //
 // A server that cannot be connected to is passed over at once, each at most once in a request; so the time lost is at
-// most one connect timeout for each server. A request of which something may have reached a server goes nowhere else.
+// most one connect timeout for each server. A request of which something may have reached a server goes elsewhere only by
+// Request.Again.
 func (c *conn) carry(f *exchange.Frontend) bool {
 	x := &c.request
 	if x.Answer != nil {
@@ -67,7 +71,7 @@ func (c *conn) refuse(status int, keep bool) bool {
 	return keep
 }
 
-// try carries the request to one server. An error means that no server has seen anything of it.
+// try carries the request to one server. An error means that the next one is to get it.
 func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn bool, err error) {
 	x := &c.request
 	if x.Backend.Spec.H2C {
@@ -77,8 +81,8 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 	if c.whole() && server.Spec.SendProxy == spec.SendProxyNone {
 		if idle, ok := server.Idle().(*sock); ok {
 			goOn, err = c.through(f, server, idle, true, keep)
-			if err == nil {
-				return goOn, nil
+			if err == nil || errors.Is(err, errAgain) {
+				return goOn, err
 			}
 		}
 	}
@@ -142,8 +146,11 @@ type relay struct {
 	upStop              atomic.Bool
 	downStop            atomic.Bool
 	half                atomic.Bool // a tunnel is closed in one direction
-	// heard: the server has sent something.
-	heard bool
+	// heard: the server has sent something; passed: an interim response has been passed on.
+	heard, passed bool
+	// here: everything of the request is, between from and to in c.in, so that it can be sent again.
+	here     bool
+	from, to int
 	// watch is watchClient, cancel is wake.
 	watch  func() error
 	cancel func()
@@ -151,11 +158,16 @@ type relay struct {
 	sending chan error
 }
 
-// through sends the request over srv and the response to the client, and takes care of srv. The only error is errStale.
+// again reports whether the request could be sent to another server: all of it is here, and nothing of a response has gone
+// to the client.
+func (r *relay) again() bool { return r.here && !r.passed }
+
+// through sends the request over srv and the response to the client, and takes care of srv. The errors are errStale and
+// errAgain.
 func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reused, keep bool) (goOn bool, err error) {
 	x := &c.request
 	r := &c.relay
-	r.srv, r.sending, r.heard = srv, nil, false
+	r.srv, r.sending, r.heard, r.passed = srv, nil, false, false
 	var sent time.Time
 	if server.Measures() {
 		sent = time.Now()
@@ -183,12 +195,13 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	}
 	in := borrow()
 	defer func() { giveBack(in) }()
-	repeat := reused && c.whole()
+	r.here = c.whole()
+	repeat := reused && r.here
 	acked, known := int64(0), false
 	if repeat && !x.Repeatable {
 		acked, known = srv.acked()
 	}
-	from, to := c.in.r, c.in.w // sending takes nothing out of the buffer that a repetition needs
+	r.from, r.to = c.in.r, c.in.w // sending takes nothing out of the buffer that a repetition needs
 	r.sendRequest()
 	status, err := r.awaitResponse(&in)
 	if err != nil {
@@ -207,14 +220,26 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 		switch {
 		case errors.Is(err, errGone):
 			return false, nil
-		case sendErr != nil && reading(sendErr):
+		case sendErr != nil && reading(sendErr) && !errors.Is(sendErr, errStopped):
 			return c.refuseBody(sendErr), nil
 		case c.h2 != nil && errors.Is(err, mux.ErrUntouched) && !c.whole():
 			c.h2.EndWith(http2.RefusedStream) // the client has what is needed to send it again
 			return false, nil
 		case repeat && !r.heard && (x.Repeatable && !errors.Is(err, errSilent) || unread):
-			c.in.r, c.in.w = from, to
+			c.in.r, c.in.w = r.from, r.to
 			return false, errStale
+		}
+		server.Failed()
+		why := spec.FailureJunk
+		switch {
+		case errors.Is(err, errSilent):
+			why = spec.FailureTimeout
+		case !r.heard:
+			why = spec.FailureEmpty
+		}
+		if r.again() && x.Again(why) {
+			c.in.r, c.in.w = r.from, r.to
+			return false, errAgain
 		}
 		return c.refuse(status, keep && r.sending == nil), nil
 	}
@@ -305,6 +330,7 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 			if interim++; interim > maxInterim {
 				return 502, errInterim
 			}
+			r.passed = true
 			r.c.out = r.c.request.Interim(r.c.out[:0], h)
 			(*in).consume(h.Len())
 			h.Reset(http1.Response)
@@ -330,6 +356,12 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 func (r *relay) finish(f *exchange.Frontend, server *pool.Server, in **buffer) (goOn bool, err error) {
 	c, h := r.c, &r.c.head
 	x := &c.request
+	server.Responded(h.Status())
+	if r.again() && x.AgainAfter(h.Status()) {
+		_ = r.srv.Close() // what it would still send is not wanted
+		c.in.r, c.in.w = r.from, r.to
+		return false, errAgain
+	}
 	x.Responded(r.active.last.Load())
 	// A server that refuses a body which is still coming will not read the rest.
 	closing := c.closing() || r.sending != nil && len(r.sending) == 0 && h.Status() >= 400

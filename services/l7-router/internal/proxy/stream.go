@@ -194,8 +194,8 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 			return false, err
 		}
 		goOn, err = c.through(f, server, &sock{h2: s, server: server.ID()}, !fresh, keep)
-		if err == nil {
-			return goOn, nil
+		if err == nil || errors.Is(err, errAgain) {
+			return goOn, err
 		}
 	}
 	return false, errStale

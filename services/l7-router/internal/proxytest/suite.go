@@ -88,6 +88,9 @@ func Run(t *testing.T, open Open) {
 		{"SlowReader", testSlowReader},
 		{"SlowHTTPTest", testSlowHTTPTest},
 		{"SlowServerIsNotTheClientsFault", testSlowServerIsNotTheClientsFault},
+		{"ServerProcessKilled", testServerProcessKilled},
+		{"Retries", testRetries},
+		{"Passive", testPassive},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, open) })
 	}

@@ -141,6 +141,10 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 		TimeoutTunnel:    p.duration(path+".timeout_tunnel", m.GetTimeoutTunnel(), 0, time.Millisecond, MaxTimeout),
 	}
 	b.TimeoutQueue = p.duration(path+".timeout_queue", m.GetTimeoutQueue(), b.TimeoutConnect, time.Millisecond, MaxTimeout)
+	b.Retries = p.retries(path+".retries", m.GetRetries())
+	b.Passive = p.passive(path+".passive", m.GetPassive(), b.Check.Kind != CheckNone)
+	b.Panic = p.number(path+".panic_threshold", m.GetPanicThreshold(), 0, 100)
+	b.CutWhenDown = m.GetShutdownSessionsWhenDown()
 	if len(m.GetServers()) > MaxServers {
 		p.refuse(path+".servers", "want at most %d servers, got %d", MaxServers, len(m.GetServers()))
 	}

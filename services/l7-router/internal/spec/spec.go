@@ -62,6 +62,14 @@ type Backend struct {
 	Check Check
 	// H2C: the servers speak HTTP/2 in cleartext.
 	H2C bool
+	// Retries say which requests go to a second server; nil: as DefaultRetries.
+	Retries *Retries
+	// Passive judges servers by what becomes of requests; the zero value does not.
+	Passive Passive
+	// Panic is the share of usable servers, in percent, below which all get requests; 0: never.
+	Panic int
+	// CutWhenDown: what is under way with a server is cut when it goes down.
+	CutWhenDown bool
 	// TimeoutConnect is how long connecting to a server may take.
 	TimeoutConnect time.Duration
 	// TimeoutServer is how long a server may stay silent while a message is under way.
