@@ -1090,6 +1090,154 @@ func (x *ExplainResponse) GetReasons() []string {
 	return nil
 }
 
+// ExamineRequest asks what is wrong.
+type ExamineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineRequest) Reset() {
+	*x = ExamineRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineRequest) ProtoMessage() {}
+
+func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineRequest.ProtoReflect.Descriptor instead.
+func (*ExamineRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+// ExamineResponse tells it.
+type ExamineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of code.
+	Findings      []*Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExamineResponse) Reset() {
+	*x = ExamineResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExamineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExamineResponse) ProtoMessage() {}
+
+func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExamineResponse.ProtoReflect.Descriptor instead.
+func (*ExamineResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExamineResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is one thing that is wrong.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tells findings apart: be_liberal, cards, conn_reuse_mode, conntrack_full, duplicate_vip, expire_nodest_conn, ip_forward, mtu,
+	// return_path, rp_filter, tcp_loose.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What is wrong, for people.
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// What to do, for people.
+	Remedy        string `protobuf:"bytes,3,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Finding) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
 // SimulateRequest asks what would be if an object were applied.
 type SimulateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1101,7 +1249,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1261,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1274,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SimulateRequest) GetObject() *Object {
@@ -1147,7 +1295,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1307,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1320,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SimulateResponse) GetServices() []*ServiceMoves {
@@ -1202,7 +1350,7 @@ type ServiceMoves struct {
 
 func (x *ServiceMoves) Reset() {
 	*x = ServiceMoves{}
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1362,7 @@ func (x *ServiceMoves) String() string {
 func (*ServiceMoves) ProtoMessage() {}
 
 func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1375,7 @@ func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMoves.ProtoReflect.Descriptor instead.
 func (*ServiceMoves) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ServiceMoves) GetAddress() string {
@@ -1280,7 +1428,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1440,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1453,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Move) GetFrom() string {
@@ -1344,7 +1492,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1504,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1517,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Share) GetRealServer() string {
@@ -1404,7 +1552,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1564,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1577,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImportRequest) GetRules() []byte {
@@ -1452,7 +1600,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1612,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1625,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1503,7 +1651,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1663,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1676,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -1543,7 +1691,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1703,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1716,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -1644,7 +1792,14 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\vreal_server\x18\x02 \x01(\tR\n" +
 	"realServer\x12 \n" +
 	"\vestablished\x18\x03 \x01(\bR\vestablished\x12\x18\n" +
-	"\areasons\x18\x04 \x03(\tR\areasons\"F\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\"\x10\n" +
+	"\x0eExamineRequest\"K\n" +
+	"\x0fExamineResponse\x128\n" +
+	"\bfindings\x18\x01 \x03(\v2\x1c.twotier.director.v1.FindingR\bfindings\"I\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
+	"\x06remedy\x18\x03 \x01(\tR\x06remedy\"F\n" +
 	"\x0fSimulateRequest\x123\n" +
 	"\x06object\x18\x01 \x01(\v2\x1b.twotier.director.v1.ObjectR\x06object\"Q\n" +
 	"\x10SimulateResponse\x12=\n" +
@@ -1675,7 +1830,7 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
-	"\vHEALTH_DOWN\x10\x022\xaf\x06\n" +
+	"\vHEALTH_DOWN\x10\x022\x85\a\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
@@ -1684,7 +1839,8 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12c\n" +
 	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12T\n" +
 	"\aExplain\x12#.twotier.director.v1.ExplainRequest\x1a$.twotier.director.v1.ExplainResponse\x12W\n" +
-	"\bSimulate\x12$.twotier.director.v1.SimulateRequest\x1a%.twotier.director.v1.SimulateResponse\x12Q\n" +
+	"\bSimulate\x12$.twotier.director.v1.SimulateRequest\x1a%.twotier.director.v1.SimulateResponse\x12T\n" +
+	"\aExamine\x12#.twotier.director.v1.ExamineRequest\x1a$.twotier.director.v1.ExamineResponse\x12Q\n" +
 	"\x06Export\x12\".twotier.director.v1.ExportRequest\x1a#.twotier.director.v1.ExportResponse2\xf8\x03\n" +
 	"\rDirectorAdmin\x12L\n" +
 	"\x05Apply\x12!.twotier.director.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
@@ -1707,7 +1863,7 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_director_v1_control_proto_goTypes = []any{
 	(Health)(0),                    // 0: twotier.director.v1.Health
 	(*Object)(nil),                 // 1: twotier.director.v1.Object
@@ -1726,34 +1882,37 @@ var file_director_v1_control_proto_goTypes = []any{
 	(*UndrainRequest)(nil),         // 14: twotier.director.v1.UndrainRequest
 	(*ExplainRequest)(nil),         // 15: twotier.director.v1.ExplainRequest
 	(*ExplainResponse)(nil),        // 16: twotier.director.v1.ExplainResponse
-	(*SimulateRequest)(nil),        // 17: twotier.director.v1.SimulateRequest
-	(*SimulateResponse)(nil),       // 18: twotier.director.v1.SimulateResponse
-	(*ServiceMoves)(nil),           // 19: twotier.director.v1.ServiceMoves
-	(*Move)(nil),                   // 20: twotier.director.v1.Move
-	(*Share)(nil),                  // 21: twotier.director.v1.Share
-	(*ImportRequest)(nil),          // 22: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),         // 23: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),          // 24: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),         // 25: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),         // 26: twotier.director.v1.VirtualService
-	(*Address)(nil),                // 27: twotier.director.v1.Address
-	(*Drain)(nil),                  // 28: twotier.director.v1.Drain
-	(*v1.ImportReport)(nil),        // 29: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 30: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 31: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 32: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 33: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 34: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 35: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 36: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 37: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 38: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 39: twotier.common.v1.ReconcileResponse
+	(*ExamineRequest)(nil),         // 17: twotier.director.v1.ExamineRequest
+	(*ExamineResponse)(nil),        // 18: twotier.director.v1.ExamineResponse
+	(*Finding)(nil),                // 19: twotier.director.v1.Finding
+	(*SimulateRequest)(nil),        // 20: twotier.director.v1.SimulateRequest
+	(*SimulateResponse)(nil),       // 21: twotier.director.v1.SimulateResponse
+	(*ServiceMoves)(nil),           // 22: twotier.director.v1.ServiceMoves
+	(*Move)(nil),                   // 23: twotier.director.v1.Move
+	(*Share)(nil),                  // 24: twotier.director.v1.Share
+	(*ImportRequest)(nil),          // 25: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),         // 26: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),          // 27: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),         // 28: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),         // 29: twotier.director.v1.VirtualService
+	(*Address)(nil),                // 30: twotier.director.v1.Address
+	(*Drain)(nil),                  // 31: twotier.director.v1.Drain
+	(*v1.ImportReport)(nil),        // 32: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 33: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 34: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 35: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 36: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 37: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 38: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 39: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 40: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 41: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 42: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	26, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	27, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	28, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	29, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	30, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	31, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
 	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
 	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
 	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
@@ -1762,47 +1921,50 @@ var file_director_v1_control_proto_depIdxs = []int32{
 	11, // 8: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
 	12, // 9: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
 	0,  // 10: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
-	1,  // 11: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
-	19, // 12: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
-	20, // 13: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
-	21, // 14: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
-	1,  // 15: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	29, // 16: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	30, // 17: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	31, // 18: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	32, // 19: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 20: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	6,  // 21: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	9,  // 22: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	15, // 23: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
-	17, // 24: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
-	24, // 25: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	5,  // 26: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	33, // 27: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	34, // 28: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	22, // 29: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	13, // 30: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
-	14, // 31: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
-	35, // 32: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	35, // 33: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 34: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	36, // 35: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 36: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	10, // 37: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	16, // 38: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
-	18, // 39: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
-	25, // 40: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	37, // 41: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	38, // 42: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	39, // 43: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	23, // 44: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	37, // 45: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
-	38, // 46: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
-	32, // [32:47] is the sub-list for method output_type
-	17, // [17:32] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	19, // 11: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
+	1,  // 12: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
+	22, // 13: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
+	23, // 14: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
+	24, // 15: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
+	1,  // 16: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	32, // 17: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	33, // 18: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	34, // 19: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	35, // 20: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 21: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 22: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 23: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	15, // 24: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
+	20, // 25: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
+	17, // 26: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
+	27, // 27: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 28: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	36, // 29: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	37, // 30: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	25, // 31: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	13, // 32: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	14, // 33: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	38, // 34: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	38, // 35: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 36: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	39, // 37: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 38: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 39: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	16, // 40: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
+	21, // 41: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
+	18, // 42: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
+	28, // 43: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	40, // 44: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	41, // 45: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	42, // 46: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	26, // 47: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	40, // 48: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	41, // 49: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	34, // [34:50] is the sub-list for method output_type
+	18, // [18:34] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -1823,7 +1985,7 @@ func file_director_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,7 @@ const (
 	Director_ListServices_FullMethodName = "/twotier.director.v1.Director/ListServices"
 	Director_Explain_FullMethodName      = "/twotier.director.v1.Director/Explain"
 	Director_Simulate_FullMethodName     = "/twotier.director.v1.Director/Simulate"
+	Director_Examine_FullMethodName      = "/twotier.director.v1.Director/Examine"
 	Director_Export_FullMethodName       = "/twotier.director.v1.Director/Export"
 )
 
@@ -58,6 +59,10 @@ type DirectorClient interface {
 	// Simulate tells what would be different for new connections if the object were applied. Nothing is stored. Errors as
 	// in PreviewPlan.
 	Simulate(ctx context.Context, in *SimulateRequest, opts ...grpc.CallOption) (*SimulateResponse, error)
+	// Examine looks for what is wrong around the director, so that connections fail although its rules are as wanted: settings of
+	// the kernel, room for connections, network cards, somebody else with the VIP, the real servers' way back. It takes a second or
+	// two. No findings: all is well. UNAVAILABLE: the kernel could not be read.
+	Examine(ctx context.Context, in *ExamineRequest, opts ...grpc.CallOption) (*ExamineResponse, error)
 	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
 	// valid; GetStatus names what is wrong.
 	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error)
@@ -160,6 +165,16 @@ func (c *directorClient) Simulate(ctx context.Context, in *SimulateRequest, opts
 	return out, nil
 }
 
+func (c *directorClient) Examine(ctx context.Context, in *ExamineRequest, opts ...grpc.CallOption) (*ExamineResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExamineResponse)
+	err := c.cc.Invoke(ctx, Director_Examine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *directorClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (*ExportResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExportResponse)
@@ -195,6 +210,10 @@ type DirectorServer interface {
 	// Simulate tells what would be different for new connections if the object were applied. Nothing is stored. Errors as
 	// in PreviewPlan.
 	Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error)
+	// Examine looks for what is wrong around the director, so that connections fail although its rules are as wanted: settings of
+	// the kernel, room for connections, network cards, somebody else with the VIP, the real servers' way back. It takes a second or
+	// two. No findings: all is well. UNAVAILABLE: the kernel could not be read.
+	Examine(context.Context, *ExamineRequest) (*ExamineResponse, error)
 	// Export gives the virtual services of the desired state as IPVS rules. FAILED_PRECONDITION: the desired state is not
 	// valid; GetStatus names what is wrong.
 	Export(context.Context, *ExportRequest) (*ExportResponse, error)
@@ -231,6 +250,9 @@ func (UnimplementedDirectorServer) Explain(context.Context, *ExplainRequest) (*E
 }
 func (UnimplementedDirectorServer) Simulate(context.Context, *SimulateRequest) (*SimulateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Simulate not implemented")
+}
+func (UnimplementedDirectorServer) Examine(context.Context, *ExamineRequest) (*ExamineResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Examine not implemented")
 }
 func (UnimplementedDirectorServer) Export(context.Context, *ExportRequest) (*ExportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Export not implemented")
@@ -393,6 +415,24 @@ func _Director_Simulate_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Director_Examine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExamineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorServer).Examine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Director_Examine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorServer).Examine(ctx, req.(*ExamineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Director_Export_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExportRequest)
 	if err := dec(in); err != nil {
@@ -445,6 +485,10 @@ var Director_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Simulate",
 			Handler:    _Director_Simulate_Handler,
+		},
+		{
+			MethodName: "Examine",
+			Handler:    _Director_Examine_Handler,
 		},
 		{
 			MethodName: "Export",

@@ -21,6 +21,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/control"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/address"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/doctor"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/ipvs"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
 	"github.com/twotier/twotier/services/ipvs-director/internal/export"
@@ -95,7 +96,7 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 		Ready: func() { serving(true) },
 	})
 	figures.Registry().MustRegister(export.New(reconciler, checker))
-	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler, checker)
+	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler, checker, doctor.Examine)
 
 	group := daemon.NewGroup(p.Log)
 	group.Add("desired", store.Run)

@@ -16,6 +16,7 @@ import (
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/verbs"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsadm"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
@@ -40,9 +41,12 @@ type Health interface {
 	State(steer.Key) (health steer.Health, last string)
 }
 
+// Examine tells what is wrong around the director.
+type Examine func(ctx context.Context, plane string, have plan.Have) []dataplane.Finding
+
 // Register offers the Director and DirectorAdmin services.
-func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World, health Health) {
-	directorv1.RegisterDirectorServer(registrar, &director{Verbs: v, world: world, health: health})
+func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World, health Health, examine Examine) {
+	directorv1.RegisterDirectorServer(registrar, &director{Verbs: v, world: world, health: health, examine: examine})
 	directorv1.RegisterDirectorAdminServer(registrar, &admin{Verbs: v, world: world})
 }
 
@@ -50,8 +54,9 @@ func Register(registrar grpc.ServiceRegistrar, v *verbs.Verbs, world World, heal
 type director struct {
 	directorv1.UnsafeDirectorServer
 	*verbs.Verbs
-	world  World
-	health Health
+	world   World
+	health  Health
+	examine Examine
 }
 
 // admin is for those who may change.
@@ -117,6 +122,19 @@ func (d *director) observed() (loop.View, error) {
 		return view, status.Error(codes.Unavailable, "the kernel could not be read")
 	}
 	return view, nil
+}
+
+// Examine tells what is wrong around the director.
+func (d *director) Examine(ctx context.Context, _ *directorv1.ExamineRequest) (*directorv1.ExamineResponse, error) {
+	view, err := d.observed()
+	if err != nil {
+		return nil, err
+	}
+	answer := &directorv1.ExamineResponse{}
+	for _, f := range d.examine(ctx, view.Chosen, view.Have) {
+		answer.Findings = append(answer.Findings, &directorv1.Finding{Code: f.Code, What: f.What, Remedy: f.Remedy})
+	}
+	return answer, nil
 }
 
 // Export gives the desired virtual services as IPVS rules.

@@ -36,6 +36,14 @@ type Report struct {
 	Reason string
 }
 
+// Finding is one thing around a director that is wrong, so that connections fail although its rules are as wanted.
+type Finding struct {
+	// Code tells findings apart. Example: ip_forward
+	Code string
+	// What is wrong, and what to do, for people.
+	What, Remedy string
+}
+
 // Choose picks the plane to use: the wanted one, or for auto the first usable one in the order of reports. An error
 // is ErrUnusable with the reasons.
 func Choose(wanted string, reports []Report) (string, error) {

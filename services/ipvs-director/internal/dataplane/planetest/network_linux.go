@@ -34,6 +34,8 @@ type Network struct {
 	Client, Director *netnstest.NS
 	// Reals are the addresses of the real servers, each answering with its own address and then echoing lines.
 	Reals []netip.AddrPort
+	// Servers are their namespaces.
+	Servers []*netnstest.NS
 }
 
 // NewNetwork lays the cables and starts the real servers.
@@ -55,7 +57,7 @@ func NewNetwork(t testing.TB) *Network {
 		real.Exec(t, "ip", "route", "add", "default", "via", inner+".99")
 		address := netip.MustParseAddrPort(fmt.Sprintf("%s.78:%d", inner, realPort))
 		real.Do(t, func() { serve(t, address) })
-		n.Reals = append(n.Reals, address)
+		n.Reals, n.Servers = append(n.Reals, address), append(n.Servers, real)
 	}
 	return n
 }

@@ -1,0 +1,122 @@
+// Package doctor answers: what around this director is wrong, so that connections fail although its rules are as wanted? It
+// only looks; what it sends is a question in ARP for each VIP and a connection to each real server.
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+)
+
+const (
+	// Patience is how long an answer from the wire is waited for.
+	Patience = time.Second
+	// ConntrackFull is how full the table of connections may be, in per cent.
+	ConntrackFull = 80
+	// together bounds how many real servers are asked at a time.
+	together = 64
+)
+
+// Examine looks at everything, in the network namespace of the calling thread. Findings come in the order of code.
+func Examine(ctx context.Context, plane string, have plan.Have) []dataplane.Finding {
+	found := slices.Concat(settings(plane), conntrack(), cards(have))
+	ctx, cancel := context.WithTimeout(ctx, 10*Patience)
+	defer cancel()
+	found = append(found, duplicates(ctx, have)...)
+	found = append(found, returns(ctx, have)...)
+	slices.SortStableFunc(found, func(a, b dataplane.Finding) int {
+		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.What, b.What))
+	})
+	return found
+}
+
+// setting is one sysctl that has to have a value.
+type setting struct {
+	code, key string
+	// bad are the values that are wrong.
+	bad    []string
+	plane  string // only with this plane; empty: with each
+	what   string
+	remedy string
+}
+
+var allSettings = []setting{
+	{"ip_forward", "net/ipv4/ip_forward", []string{"0"}, "", "this node passes no packets on", "sysctl -w net.ipv4.ip_forward=1"},
+	{"tcp_loose", "net/netfilter/nf_conntrack_tcp_loose", []string{"0"}, dataplane.NFTables,
+		"connections that are taken over from another director are not taken up", "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1"},
+	{"be_liberal", "net/netfilter/nf_conntrack_tcp_be_liberal", []string{"0"}, dataplane.NFTables,
+		"connections that went on at another director hang when this one takes them back", "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1"},
+	{"expire_nodest_conn", "net/ipv4/vs/expire_nodest_conn", []string{"0"}, dataplane.IPVS,
+		"connections to a real server that was taken away hang instead of ending", "sysctl -w net.ipv4.vs.expire_nodest_conn=1"},
+	{"conn_reuse_mode", "net/ipv4/vs/conn_reuse_mode", []string{"0"}, dataplane.IPVS,
+		"a client that uses a port again stays on a drained real server", "sysctl -w net.ipv4.vs.conn_reuse_mode=1"},
+}
+
+func settings(plane string) (found []dataplane.Finding) {
+	for _, s := range allSettings {
+		if s.plane != "" && s.plane != plane {
+			continue
+		}
+		value, ok := sysctl(s.key)
+		if ok && slices.Contains(s.bad, value) {
+			found = append(found, dataplane.Finding{Code: s.code, What: fmt.Sprintf("%s is %s: %s", dotted(s.key), value, s.what), Remedy: s.remedy})
+		}
+	}
+	return found
+}
+
+// conntrack looks how full the table of connections is.
+func conntrack() []dataplane.Finding {
+	count, ok1 := number("net/netfilter/nf_conntrack_count")
+	most, ok2 := number("net/netfilter/nf_conntrack_max")
+	if !ok1 || !ok2 || !full(count, most) {
+		return nil
+	}
+	return []dataplane.Finding{{Code: "conntrack_full", What: fmt.Sprintf("conntrack knows %d connections and can hold %d: new ones will be refused", count, most),
+		Remedy: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*most)}}
+}
+
+// full reports whether a table of connections has too little room; a limit of 0 is none.
+func full(count, most int) bool { return most > 0 && count*100 >= most*ConntrackFull }
+
+// returns connects to each real server from the VIP: the answer has to come back here, so the real server's route to the
+// clients must lead through this director.
+func returns(ctx context.Context, have plan.Have) (found []dataplane.Finding) {
+	held := map[netip.Addr]bool{}
+	for _, a := range have.Host.Addresses {
+		held[a.Prefix.Addr()] = true
+	}
+	type pair struct{ vip, real netip.AddrPort }
+	var pairs []pair
+	for _, s := range have.Services {
+		for _, r := range s.Reals {
+			if held[s.VIP.Addr()] && r.Weight > 0 && !s.Foreign {
+				pairs = append(pairs, pair{s.VIP, r.Address})
+			}
+		}
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	room := make(chan struct{}, together)
+	for _, each := range pairs {
+		room <- struct{}{}
+		group.Go(func() {
+			defer func() { <-room }()
+			if connects(ctx, netip.Addr{}, each.real) && !connects(ctx, each.vip.Addr(), each.real) {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, dataplane.Finding{Code: "return_path", What: fmt.Sprintf("real server %s answers this node, and not the VIP %s: its answers to clients go another way", each.real, each.vip.Addr()),
+					Remedy: "make the director's inner gateway address the default route of " + each.real.Addr().String()})
+			}
+		})
+	}
+	group.Wait()
+	return found
+}
