@@ -1411,8 +1411,8 @@ type Forwarded struct {
 	// Send Forwarded (RFC 7239) with for, host and proto, behind what a trusted hop has sent.
 	Forwarded bool `protobuf:"varint,5,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	// The hops in front of this router, whose word is taken: networks or addresses, at most 64. The client, for conditions
-	// over sources, balance by source and the log, is the right-most address that is in none of them, reading
-	// from the sender of the connection back through the list of client_from; a name that is no address ends the search at the hop that has told it.
+	// over sources and balance by source, is the right-most address that is in none of them, reading from the sender of the
+	// connection back through the list of client_from; a name that is no address ends the search at the hop that has told it.
 	// Example: 10.0.0.0/8
 	Trusted []string `protobuf:"bytes,6,rep,name=trusted,proto3" json:"trusted,omitempty"`
 	// The field in which the trusted hops tell the client. The other one is dropped even from them, for they may have passed
@@ -1981,8 +1981,8 @@ func (x *TextMatch) GetMembers() bool {
 // Deny refuses a request.
 type Deny struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Status of the answer: 400, 401, 403, 404, 405, 408, 410, 413, 421, 422, 425, 429, 500, 501, 502, 503 or 504 (HAProxy: deny_status). Default
-	// 403, and 500 with tarpit.
+	// Status of the answer: 400, 401, 403, 404, 405, 408, 410, 413, 421, 422, 425, 429, 500, 501, 502, 503 or 504 (HAProxy:
+	// deny_status). Default 403, and 500 with tarpit.
 	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
 	// How long the client has to wait for the answer, which costs it a connection and the router next to nothing (HAProxy:
 	// http-request tarpit with timeout tarpit), 1ms to 1h. The connection counts for maxconn. Default: it does not wait.
@@ -2175,8 +2175,8 @@ func (x *Header) GetValue() string {
 	return ""
 }
 
-// Edit changes what a server gets and what the client gets from a server. Of several edits each goes on with what those before have made. In
-// one: first fields are removed, then set, then added.
+// Edit changes what a server gets and what the client gets from a server. Of several edits each goes on with what those
+// before have made. In one: first fields are removed, then set, then added.
 type Edit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Fields that the request goes on without (HAProxy: http-request del-header).
@@ -2293,8 +2293,8 @@ type PathEdit struct {
 	Set string `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
 	// A path that starts with this starts with replacement instead; another stays. Example: /app/
 	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// A path that fits this somewhere becomes replacement, whole; another stays (HAProxy: http-request replace-path). Language and limits as in
-	// Condition.path_regexes.
+	// A path that fits this somewhere becomes replacement, whole; another stays (HAProxy: http-request replace-path). Language
+	// and limits as in Condition.path_regexes.
 	Regex string `protobuf:"bytes,3,opt,name=regex,proto3" json:"regex,omitempty"`
 	// Instead of prefix or regex; begins with "/". Behind regex, \1 to \9 stand for its groups and \0 for all that fits. Example: /
 	Replacement   string `protobuf:"bytes,4,opt,name=replacement,proto3" json:"replacement,omitempty"`

@@ -85,6 +85,9 @@ flags:
 		return never, ""
 	}
 	if match == "found" && (f.what == "header" || f.what == "cookie" || f.what == "query") {
+		if f.what == "query" {
+			line.Assumed("a parameter without = is there too; HAProxy does not see it")
+		}
 		return text(f.what, &routerv1.TextMatch{Name: argument}), ""
 	}
 	if len(words) == 0 || len(words) > MaxValues {

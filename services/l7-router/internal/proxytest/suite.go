@@ -30,6 +30,7 @@ func Run(t *testing.T, open Open) {
 		{"QueueUnderFire", testQueueUnderFire},
 		{"QueueLimits", testQueueLimits},
 		{"CookiesLikeHAProxy", testCookiesLikeHAProxy},
+		{"RulesLikeHAProxy", testRulesLikeHAProxy},
 		{"BrokenBodies", testBrokenBodies},
 		{"RefusalAfterHEAD", testRefusalAfterHEAD},
 		{"BytesAfterTheLastRequest", testBytesAfterTheLastRequest},
