@@ -39,6 +39,7 @@ func (r *reader) finish() {
 	}
 	r.crossed()
 	r.values()
+	r.pages()
 	r.statsBehindRule()
 }
 
@@ -59,9 +60,8 @@ func (r *reader) settle(s *section) {
 		s.backend = ""
 	}
 	if s.frontend != "" {
-		if s.stats != nil && s.backend == "" && len(s.rules) == 0 && s.settings.defaultBackend.line == nil {
-			s.leave("it shows the statistics page only, which is not there yet; Router.ListServers shows the same")
-			return
+		if l := s.settings.log; l.line != nil && s.settings.httpLog == nil {
+			l.line.Assumed("frontend/%s logs as option httplog does; HAProxy would log connections only", s.frontend)
 		}
 		if s.backend != "" && s.settings.defaultBackend.line == nil {
 			s.settings.defaultBackend = setting[string]{s.name, s.line}
@@ -229,7 +229,7 @@ func (r *reader) statsBehindRule() {
 			for _, u := range f.rules {
 				posts := u.backend != "" && u.when.takesAll("POST")
 				if posts && u.backend != s.name {
-					r.report.Warn("Line %d: the actions of the statistics page are POSTs, and line %d sends every POST to backend %s: they never reach the page in %s.",
+					r.report.Warn("Line %d: the actions of the statistics page are POSTs, and line %d sends every POST to backend %s: HAProxy never shows them to the page in %s. Here the page comes before the rules.",
 						s.statsAdmin.Number, u.line.Number, importing.Quote(u.backend), importing.Quote(s.name))
 				}
 			}
@@ -345,6 +345,8 @@ func (r *reader) frontendMessage(s *section) (*routerv1.Frontend, []part) {
 	} else if r.global.line != nil && r.global.value <= spec.MaxConn {
 		m.Maxconn = r.global.value
 	}
+	m.Stats = s.pageMessage(&parts, at+".stats")
+	m.AccessLog = s.logMessage(&parts, at+".access_log")
 	for i, b := range s.binds {
 		m.Bind = append(m.Bind, b.value)
 		parts = append(parts, part{field: fmt.Sprintf("%s.bind[%d]", at, i), line: b.line, so: "the address " + b.value + " is left out",

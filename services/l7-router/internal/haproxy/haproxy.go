@@ -62,6 +62,8 @@ type reader struct {
 	defaults map[string]settings
 	// global is the section global, for its maxconn.
 	global setting[uint32]
+	// globalLog is where the section global has requests logged.
+	globalLog setting[*routerv1.AccessLog]
 	// current is the section that lines belong to; nil before the first.
 	current *section
 	// sections are the frontends, backends and listens, in their order.

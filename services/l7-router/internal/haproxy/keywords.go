@@ -48,6 +48,7 @@ var keywords = map[string]keyword{
 	"option":        {"dflb", (*reader).option},
 	"server":        {"flb", (*reader).server},
 	"srvtimeout":    {"dlb", (*reader).oldTimeout},
+	"log":           {"dflb", func(r *reader, s *section, line *importing.Line, words []string) { r.readLog(s, line, words) }},
 	"stats":         {"dflb", (*reader).statistics},
 	"timeout":       {"dflb", (*reader).timeout},
 	"use_backend":   {"fl", (*reader).use},
@@ -60,25 +61,20 @@ var harmless = map[string]string{
 	"fullconn":                           "servers have no dynamic limits",
 	"hash-type":                          "no balance by hash",
 	"id":                                 "objects are known by their names",
-	"log":                                "the log goes to the standard error output",
-	"log-format":                         "the log has a format of its own",
 	"log-tag":                            "the log names service and node",
 	"unique-id-format":                   "no request numbers",
 	"option abortonclose":                "a client that goes away always ends its request",
 	"option clitcpka":                    "TCP keep-alive is on",
 	"option contstats":                   "counters are live",
-	"option dontlog-normal":              "requests are not logged",
-	"option dontlognull":                 "requests are not logged",
+	"option dontlognull":                 "connections without a request are never logged",
 	"option forceclose":                  "the router decides itself which connections it keeps",
 	"option http-keep-alive":             "the router decides itself which connections it keeps",
 	"option http-no-delay":               "data is passed on at once",
 	"option http-pretend-keepalive":      "the router decides itself which connections it keeps",
 	"option http-server-close":           "the router decides itself which connections it keeps",
 	"option httpclose":                   "the router decides itself which connections it keeps",
-	"option httplog":                     "requests are not logged",
 	"option log-health-checks":           "changes of health are logged",
 	"option log-separate-errors":         "the log has levels",
-	"option logasap":                     "requests are not logged",
 	"option prefer-last-server":          "idle connections are used again anyway",
 	"option redispatch":                  "a request that a server does not take goes to the next one at once",
 	"option socket-stats":                "counters are kept by server",
@@ -90,7 +86,6 @@ var harmless = map[string]string{
 	"option tcp-smart-accept":            "a matter of the kernel",
 	"option tcp-smart-connect":           "a matter of the kernel",
 	"option tcpka":                       "TCP keep-alive is on",
-	"option tcplog":                      "requests are not logged",
 	"option idle-close-on-response":      "idle connections end when they are closed",
 	"option accept-invalid-http-request": "a request that can be read in two ways is refused, always",
 	"retries":                            "each server that is usable is tried once",
@@ -100,6 +95,12 @@ var harmless = map[string]string{
 var instead = map[string]string{
 	"appsession":                  "persistence is by an inserted cookie: cookie NAME insert",
 	"capture":                     "headers are not logged; the web servers can",
+	"log-format":                  "the access log has two formats, HAProxy's httplog and JSON",
+	"log-format-sd":               "the access log has two formats, HAProxy's httplog and JSON",
+	"error-log-format":            "the access log has two formats, HAProxy's httplog and JSON",
+	"option dontlog-normal":       "access_log.sample logs one request in so many, and all that ended badly",
+	"option logasap":              "a request is logged when it has ended",
+	"option tcplog":               "requests are logged as option httplog does",
 	"compression":                 "bodies are passed on as they are; the web servers can compress",
 	"cookie":                      "only the form cookie NAME insert can be taken",
 	"dispatch":                    "name a server",
@@ -186,8 +187,10 @@ func (r *reader) globalLine(line *importing.Line, words []string) {
 	case word == "user" || word == "group" || word == "uid" || word == "gid" || word == "chroot" || word == "daemon" ||
 		word == "pidfile" || word == "master-worker" || word == "ulimit-n":
 		line.Ignored("how the process is run is a matter of the container or of the supervisor")
-	case word == "log" || strings.HasPrefix(word, "log-"):
-		line.Ignored("the log goes to the standard error output")
+	case word == "log":
+		r.readLog(nil, line, words)
+	case strings.HasPrefix(word, "log-"):
+		line.Ignored("the log names the program l7-router and its process")
 	case word == "nbproc" || word == "nbthread" || word == "cpu-map" || strings.HasPrefix(word, "tune.") || strings.HasPrefix(word, "spread-"):
 		line.Ignored("HAProxy's own engine is tuned by this")
 	case strings.HasPrefix(word, "ssl-") || word == "ca-base" || word == "crt-base":
@@ -310,26 +313,6 @@ func (r *reader) defaultServer(s *section, line *importing.Line, words []string)
 	}
 }
 
-// statistics speaks about the lines of the statistics page.
-func (r *reader) statistics(s *section, line *importing.Line, words []string) {
-	s.stats = line
-	const instead = "no statistics page yet; Router.ListServers shows the servers with their health and counters"
-	what := strings.Join(words[1:min(2, len(words))], "")
-	switch what {
-	case "admin":
-		s.statsAdmin = line
-		line.LeftOut("%s, RouterAdmin.Apply changes them, for certificates of the role admin", instead)
-	case "auth":
-		line.LeftOut("%s; user and password are not taken over: who may look or change is in the client's certificate", instead)
-		if user, password, _ := strings.Cut(strings.Join(words[2:], " "), ":"); user == password {
-			r.report.Warn("Line %d: user and password of the statistics page are the same word, the first guess of everybody. "+
-				"They are not taken over.", line.Number)
-		}
-	default:
-		line.LeftOut("%s", instead)
-	}
-}
-
 func (r *reader) option(s *section, line *importing.Line, words []string) {
 	if len(words) < 2 {
 		line.LeftOut("want the name of an option")
@@ -337,6 +320,10 @@ func (r *reader) option(s *section, line *importing.Line, words []string) {
 	}
 	if words[1] == "forwardfor" {
 		r.forwardFor(s, line, words[2:])
+		return
+	}
+	if words[1] == "httplog" {
+		r.httpLog(s, line)
 		return
 	}
 	if words[1] != "httpchk" {
@@ -421,6 +408,16 @@ func (r *reader) no(s *section, line *importing.Line, words []string) {
 	if len(words) > 2 && words[1] == "option" && words[2] == "httpchk" {
 		s.settings.httpCheck = setting[*routerv1.HttpCheck]{}
 		line.Taken("checks are TCP connections")
+		return
+	}
+	switch strings.Join(words[1:], " ") {
+	case "option httplog":
+		s.settings.httpLog = nil
+		line.Taken("requests are not logged in this form")
+		return
+	case "log":
+		s.settings.log = setting[*routerv1.AccessLog]{}
+		line.Taken("requests are not logged")
 		return
 	}
 	name := strings.Join(words[1:min(2, len(words))], "")

@@ -25,6 +25,12 @@ type settings struct {
 	httpCheck      setting[*routerv1.HttpCheck]
 	// forwardFor are the trusted networks of option forwardfor.
 	forwardFor setting[[]string]
+	// statsPage is what lines say of the statistics page, without users.
+	statsPage setting[*routerv1.StatsPage]
+	statsAuth bool // users are named
+	// log is where requests are logged, httpLog the line that says how.
+	log     setting[*routerv1.AccessLog]
+	httpLog *importing.Line
 	// timeouts by HAProxy's names.
 	timeouts map[string]setting[time.Duration]
 	// server is what default-server says.
@@ -56,6 +62,8 @@ type section struct {
 	servers   []*server
 	// stats and statsAdmin are lines of the statistics page.
 	stats, statsAdmin *importing.Line
+	// shows is the section whose page a frontend shows; nil: none.
+	shows *section
 	// left tells that nothing of the section is taken.
 	left bool
 }
