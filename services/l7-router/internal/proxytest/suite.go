@@ -81,6 +81,7 @@ func Run(t *testing.T, open Open) {
 		{"ProxyWithHAProxy", testProxyWithHAProxy},
 		{"OddRequests", testOddRequests},
 		{"OddResponses", testOddResponses},
+		{"OddRequests2", testOddRequests2},
 		{"AdminStates", testAdminStates},
 		{"ShutdownSessions", testShutdownSessions},
 		{"Differential", testDifferential},
