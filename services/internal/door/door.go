@@ -50,7 +50,7 @@ func Listen(address string, secured bool) (net.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		return netutil.LimitListener(listener, MaxConnections), nil
+		return limit(listener), nil
 	}
 	path = strings.TrimPrefix(path, "//")
 	if err := removeDeadSocket(path); err != nil {
@@ -63,7 +63,43 @@ func Listen(address string, secured bool) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	return netutil.LimitListener(listener, MaxConnections), nil
+	return limit(listener), nil
+}
+
+// limited lets MaxConnections in at a time.
+type limited struct {
+	net.Listener
+	socket net.Listener // what is limited
+}
+
+func limit(l net.Listener) net.Listener {
+	return &limited{Listener: netutil.LimitListener(l, MaxConnections), socket: l}
+}
+
+// Inherit makes a listener of the socket of another process, as File has given it away. It closes file.
+func Inherit(file *os.File) (net.Listener, error) {
+	listener, err := net.FileListener(file) // a duplicate
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, err
+	}
+	return limit(listener), nil
+}
+
+// File is another descriptor of the socket of a listener that Listen or Inherit has made, for a process that takes its
+// place. From then on the listener leaves the path of a unix: address where it is.
+func File(l net.Listener) (*os.File, error) {
+	own, ok := l.(*limited)
+	if !ok {
+		return nil, fmt.Errorf("%T is no listener of this package", l)
+	}
+	switch socket := own.socket.(type) {
+	case *net.TCPListener:
+		return socket.File()
+	case *net.UnixListener:
+		socket.SetUnlinkOnClose(false)
+		return socket.File()
+	}
+	return nil, fmt.Errorf("%T has no socket", own.socket)
 }
 
 // removeDeadSocket removes a socket nobody listens on. Anything else at that path is left alone, and listening fails.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -50,6 +51,8 @@ type Config struct {
 	TLS *tls.Config
 	// Log gets refused calls and panics.
 	Log *zap.Logger
+	// Inherited is the socket of a process whose place this one takes, instead of a new one at Listen; nil: none.
+	Inherited *os.File
 }
 
 // Server is a gRPC server with health and reflection.
@@ -73,7 +76,11 @@ func New(cfg Config) (*Server, error) {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	listener, err := door.Listen(cfg.Listen, cfg.TLS != nil)
+	open := func() (net.Listener, error) { return door.Listen(cfg.Listen, cfg.TLS != nil) }
+	if cfg.Inherited != nil {
+		open = func() (net.Listener, error) { return door.Inherit(cfg.Inherited) }
+	}
+	listener, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("grpc server: %w", err)
 	}
@@ -104,6 +111,9 @@ func (s *Server) Registrar() grpc.ServiceRegistrar { return s.server }
 
 // Addr is the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// File is another descriptor of the listening socket, for a process that takes the place of this one.
+func (s *Server) File() (*os.File, error) { return door.File(s.listener) }
 
 // SetServing says whether a service works; the empty name is the server as a whole, which counts as working from the start.
 func (s *Server) SetServing(service string, ok bool) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,28 +46,35 @@ func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 // Endpoint serves GET /metrics.
 type Endpoint struct {
 	listener net.Listener // nil: off
+	plain    net.Listener // the same without TLS
 	server   *http.Server
 }
 
 // Server opens the listener; Run serves it and closes it. Empty listen is off. As everywhere, an address that others can
-// reach needs TLS with client certificates; any certificate of the platform's CA may read.
-func Server(listen string, tlsConfig *tls.Config, m *Metrics) (*Endpoint, error) {
+// reach needs TLS with client certificates; any certificate of the platform's CA may read. inherited, if there is one that is
+// not nil, is the socket of a process whose place this one takes.
+func Server(listen string, tlsConfig *tls.Config, m *Metrics, inherited ...*os.File) (*Endpoint, error) {
 	if listen == "" {
 		return &Endpoint{}, nil
 	}
 	if tlsConfig != nil && tlsConfig.ClientAuth != tls.RequireAndVerifyClientCert {
 		return nil, errors.New("metrics: TLS without required client certificates")
 	}
-	listener, err := door.Listen(listen, tlsConfig != nil)
+	open := func() (net.Listener, error) { return door.Listen(listen, tlsConfig != nil) }
+	if len(inherited) > 0 && inherited[0] != nil {
+		open = func() (net.Listener, error) { return door.Inherit(inherited[0]) }
+	}
+	listener, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
+	plain := listener
 	if tlsConfig != nil {
 		listener = tls.NewListener(listener, tlsConfig)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
-	return &Endpoint{listener: listener, server: &http.Server{
+	return &Endpoint{listener: listener, plain: plain, server: &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
@@ -82,6 +90,14 @@ func (e *Endpoint) Addr() net.Addr {
 		return nil
 	}
 	return e.listener.Addr()
+}
+
+// File is another descriptor of the listening socket, for a process that takes the place of this one; nil: it is off.
+func (e *Endpoint) File() (*os.File, error) {
+	if e.plain == nil {
+		return nil, nil
+	}
+	return door.File(e.plain)
 }
 
 // Run serves until ctx ends, which is no error.

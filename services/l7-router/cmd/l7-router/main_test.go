@@ -61,7 +61,7 @@ func testService(t *testing.T, driver string) {
 	go func() {
 		ended <- run(ctx, &daemon.Process{Log: zap.NewNop(), Version: "test", Config: daemon.Config{
 			Service: "l7-router", Node: "here", Desired: file, StateDir: filepath.Join(folder, "state"), GRPCListen: socket,
-		}}, driver)
+		}}, driver, upgrading{drain: time.Second})
 	}()
 
 	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -38,7 +38,7 @@ type Driver interface {
 	// Retire gives up the sockets of l, nil: of all, and lets their connections end with their requests. What waits in the
 	// kernel's queues is served before, unless somebody else has the sockets by now. When it returns the driver accepts
 	// nothing more there, and has no connection of it that is not to end.
-	Retire(ctx context.Context, l *front.Listener, elsewhere bool) error
+	Retire(ctx context.Context, l *front.Listener, how front.Giving) error
 	// Wake has it look again whether there is room in the frontends. It does not wait, and any goroutine may call it.
 	Wake()
 	// Cut ends what is under way with one server, by its ID, as a reset from it would. It does not wait, and any goroutine
@@ -58,7 +58,10 @@ type Config struct {
 	Cleartext Driver
 	// Full serves everything. It may be the same.
 	Full Driver
-	Log  *zap.Logger
+	// Sockets are those that another process has given, by the address as it is wanted: its Sockets. nil: none. The engine
+	// owns them.
+	Sockets map[string][]int
+	Log     *zap.Logger
 }
 
 // Engine holds the listeners and the frontends. Do is for one goroutine, the loop's of the service; it waits for Run.
@@ -66,6 +69,7 @@ type Engine struct {
 	log     *zap.Logger
 	pool    *pool.Pool
 	changed chan struct{}
+	handed  chan time.Duration // gets a value after HandOver
 	config  Config
 	logs    *accesslog.Logs
 
@@ -88,7 +92,7 @@ type listener struct {
 // New makes an engine that listens nowhere.
 func New(c Config) *Engine {
 	e := &Engine{
-		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), config: c, logs: accesslog.New(c.Log),
+		log: c.Log.Named("engine"), pool: c.Pool, changed: make(chan struct{}, 1), handed: make(chan time.Duration, 1), config: c, logs: accesslog.New(c.Log),
 		backends: map[string]*pool.Backend{}, frontends: map[string]*front.Frontend{}, listeners: map[netip.AddrPort]*listener{},
 	}
 	c.Pool.OnShutdown(func(server uint64) {
@@ -281,7 +285,7 @@ func (e *Engine) listen(ctx context.Context, c plan.Change) error {
 		return fmt.Errorf("listen on %s for %s: %w", spec.BindString(c.Address), c.Name, err)
 	}
 	if l != nil {
-		return l.driver.Retire(ctx, l.Listener, true)
+		return l.driver.Retire(ctx, l.Listener, front.Moving)
 	}
 	return nil
 }
@@ -300,6 +304,8 @@ func (e *Engine) open(c plan.Change, f *front.Frontend, before *listener) error 
 	var err error
 	if before != nil {
 		l.fds = before.fds
+	} else if l.fds = e.inherited(c.Address, e.config.Cleartext.Sockets()); l.fds != nil {
+		e.log.Info("address taken over", logging.Address(spec.BindString(c.Address)))
 	} else if l.fds, err = tcp.Listen(c.Address, e.config.Cleartext.Sockets()); err != nil {
 		return err
 	}
@@ -328,7 +334,7 @@ func (e *Engine) closeListener(ctx context.Context, address netip.AddrPort) erro
 		return nil
 	}
 	tcp.Close(l.fds...) // before the driver's, which take what waits in the kernel's queue
-	return l.driver.Retire(ctx, l.Listener, false)
+	return l.driver.Retire(ctx, l.Listener, front.Closing)
 }
 
 // lost forgets a listener that has failed by itself, and has the service's loop bind it again.
@@ -376,6 +382,11 @@ func (e *Engine) Run(ctx context.Context) error {
 			if len(e.renewed()) > 0 {
 				e.lookAgain()
 			}
+		case drain := <-e.handed:
+			if !e.outlast(ctx, drain) {
+				e.drain()
+			}
+			serving = false
 		case <-ctx.Done():
 			e.drain()
 			serving = false
@@ -411,7 +422,7 @@ func (e *Engine) drain() {
 	defer cancel()
 	left := 0
 	for _, d := range e.drivers() {
-		_ = d.Retire(ctx, nil, false) // it waits for nothing but the driver's own goroutines
+		_ = d.Retire(ctx, nil, front.Closing) // it waits for nothing but the driver's own goroutines
 	}
 	for _, d := range e.drivers() {
 		left += d.Drain(ctx)

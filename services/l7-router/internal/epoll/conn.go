@@ -51,6 +51,7 @@ type conn struct {
 	phase    phase
 	queued   bool // it is in loop.again
 	retiring bool // it ends after the request under way
+	lastOne  bool // but idle it waits for one more request before
 	queuedUp bool // it has waited in the queue of a listener that is given up, and still has its one request
 	left     int  // how much is still thrown away when lingering
 	held     *held
@@ -211,7 +212,7 @@ func (c *conn) another() bool {
 	c.settle()
 	f.reset()
 	if f.up.empty() {
-		if c.retiring {
+		if c.retiring && !c.lastOne {
 			c.close()
 			return false
 		}
@@ -335,7 +336,7 @@ func (c *conn) leave() {
 		c.release()
 		return
 	}
-	if c.retiring && !c.queuedUp && (c.phase == idle || c.phase == announcing) && !c.sendsMore() {
+	if c.retiring && !c.queuedUp && !c.lastOne && (c.phase == idle || c.phase == announcing) && !c.sendsMore() {
 		c.close()
 	}
 }

@@ -97,10 +97,14 @@ func (d *Driver) Wake() { d.all((*loop).acceptMore) }
 // else has the sockets by now, what waits in their queues is taken before.
 // Nobody who sees a connection end may find a loop that still accepts, or that does not say Connection: close; so these
 // are steps that all loops take together.
-func (d *Driver) Retire(ctx context.Context, at *front.Listener, elsewhere bool) error {
+func (d *Driver) Retire(ctx context.Context, at *front.Listener, how front.Giving) error {
 	err := d.finish(ctx, func(l *loop) {
-		l.abandon(at, elsewhere)
-		l.each(func(c *conn) { c.retiring = c.retiring || at == nil || c.listener == at })
+		l.abandon(at, how != front.Closing)
+		l.each(func(c *conn) {
+			if at == nil || c.listener == at {
+				c.retiring, c.lastOne = true, how == front.Leaving
+			}
+		})
 	})
 	if err != nil {
 		return err

@@ -73,6 +73,20 @@ func (f *Frontend) Leave() {
 // Conns is how many connections are counted.
 func (f *Frontend) Conns() int64 { return f.conns.Load() }
 
+// Giving says how an address is given up.
+type Giving uint8
+
+// The ways to give an address up.
+const (
+	// Closing: nobody listens there any more. What waits in the kernel's queues is served, idle connections end.
+	Closing Giving = iota
+	// Moving: somebody else has the sockets too, and serves what waits. Idle connections end.
+	Moving
+	// Leaving is like Moving, but idle connections may have one more request, whose answer says Connection: close, so that
+	// no client sends one into a closing connection.
+	Leaving
+)
+
 // Listener is an address that is listened on. It outlasts the frontend that it belongs to when another takes it over.
 type Listener struct {
 	// Address is the address as it is wanted.

@@ -26,6 +26,7 @@ type Pool struct {
 	log   *zap.Logger
 	path  string        // of the file in which states outlast the process; empty: they do not
 	dirty chan struct{} // has a value when the file is older than the states
+	left  atomic.Bool   // another process writes the file now
 	page  *Backend      // of the statistics pages
 
 	mu       sync.Mutex // guards what follows; never held across I/O
@@ -353,6 +354,9 @@ func (p *Pool) tell(events []event) {
 			logging.Old(e.old), logging.To(e.now), logging.Reason(e.reason))
 	}
 }
+
+// Leave has the pool write nothing down any more: from now on that is for the process that takes the place of this one.
+func (p *Pool) Leave() { p.left.Store(true) }
 
 // Run closes connections that have been idle for too long, takes the rates and writes down what outlasts the process,
 // until ctx ends; then it ends all checks and idle connections.

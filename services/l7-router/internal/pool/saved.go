@@ -169,6 +169,9 @@ func (p *Pool) saving(ctx context.Context) {
 
 // write replaces the file as a whole: after a crash there is the old one or the new one.
 func (p *Pool) write() error {
+	if p.left.Load() {
+		return nil
+	}
 	s := saved{Format: savedFormat, Servers: []record{}}
 	p.mu.Lock()
 	for _, b := range p.backends {

@@ -53,6 +53,7 @@ type conn struct {
 
 	state    atomic.Int32
 	retiring atomic.Bool
+	lastOne  atomic.Bool          // but idle it waits for one more request before
 	serving  atomic.Pointer[sock] // the connection to a server that a request is under way on
 	// streams is what carries its requests once it speaks HTTP/2.
 	streams  atomic.Pointer[mux.Conn]
@@ -149,7 +150,7 @@ func (c *conn) retire() {
 		streams.Retire()
 		return
 	}
-	if c.state.CompareAndSwap(idle, closed) {
+	if !c.lastOne.Load() && c.state.CompareAndSwap(idle, closed) {
 		c.hangUp()
 	}
 }
@@ -163,7 +164,7 @@ func (c *conn) await(timeout time.Duration, first bool) bool {
 		timeout = min(timeout, lastChance) // and it stays busy: it waited in the queue of a listener given up
 	} else {
 		c.state.Store(idle)
-		if c.closing() {
+		if c.closing() && !c.lastOne.Load() {
 			return false
 		}
 	}

@@ -79,7 +79,7 @@ func (d *Driver) Wake() {
 
 // Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests. Unless somebody
 // else has the sockets by now, what waits in their queues is taken before.
-func (d *Driver) Retire(_ context.Context, at *front.Listener, elsewhere bool) error {
+func (d *Driver) Retire(_ context.Context, at *front.Listener, how front.Giving) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopping = d.stopping || at == nil
@@ -87,10 +87,11 @@ func (d *Driver) Retire(_ context.Context, at *front.Listener, elsewhere bool) e
 	// connection end may find the address open.
 	for c := range d.conns {
 		if at == nil || c.listener == at {
+			c.lastOne.Store(how == front.Leaving)
 			c.retiring.Store(true)
 		}
 	}
-	d.abandon(at, elsewhere)
+	d.abandon(at, how != front.Closing)
 	for c := range d.conns {
 		if at == nil || c.listener == at {
 			c.retire()

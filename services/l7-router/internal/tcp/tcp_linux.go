@@ -85,6 +85,24 @@ func Listen(at netip.AddrPort, n int) (fds []int, err error) {
 		}
 		_ = unix.Close(fd) // it was to see whether it can be had
 	}
+	return join(at, n)
+}
+
+// Join adds sockets to those of an address, until there are n. They must be of Listen, perhaps in another process of the
+// same user.
+func Join(at netip.AddrPort, fds []int, n int) ([]int, error) {
+	if len(fds) >= n {
+		return fds, nil
+	}
+	more, err := join(netip.AddrPortFrom(at.Addr(), LocalAddress(fds[0]).Port()), n-len(fds))
+	if err != nil {
+		Close(more...)
+		return fds, err
+	}
+	return append(fds, more...), nil
+}
+
+func join(at netip.AddrPort, n int) (fds []int, err error) {
 	for range n {
 		fd, bound, err := bind(at, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
 		if err != nil {
