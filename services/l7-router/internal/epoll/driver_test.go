@@ -1,8 +1,11 @@
 package epoll_test
 
 import (
+	"cmp"
 	"net"
+	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -16,6 +19,15 @@ import (
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
 func TestDriver(t *testing.T) { proxytest.Run(t, open) }
+
+// TestSoak runs for SOAK, 20s by default: make soak-router.
+func TestSoak(t *testing.T) {
+	long, err := time.ParseDuration(cmp.Or(os.Getenv("SOAK"), "20s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxytest.Soak(t, open, long)
+}
 
 func BenchmarkSmallRequests(b *testing.B) { proxytest.SmallRequests(b, open) }
 

@@ -12,6 +12,7 @@ func Run(t *testing.T, open Open) {
 	}{
 		{"RequestAllocatesNothing", testRequestAllocatesNothing},
 		{"LoggedRequestAllocatesNothing", testLoggedRequestAllocatesNothing},
+		{"HundredChanges", testHundredChanges},
 		{"StreamWithoutDescriptors", testStreamWithoutDescriptors},
 		{"QuietTunnelsHoldNoPipes", testQuietTunnelsHoldNoPipes},
 		{"ChangeUnderLoad", testChangeUnderLoad},
