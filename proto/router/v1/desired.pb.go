@@ -1411,9 +1411,9 @@ type Forwarded struct {
 	// Send Forwarded (RFC 7239) with for, host and proto, behind what a trusted hop has sent.
 	Forwarded bool `protobuf:"varint,5,opt,name=forwarded,proto3" json:"forwarded,omitempty"`
 	// The hops in front of this router, whose word is taken: networks or addresses, at most 64. The client, for conditions
-	// over sources and balance by source, is the right-most address that is in none of them, reading from the sender of the
-	// connection back through the list of client_from; a name that is no address ends the search at the hop that has told it.
-	// Example: 10.0.0.0/8
+	// over sources, balance by source and the access log, is the right-most address that is in none of them, reading from the
+	// sender of the connection back through the list of client_from; a name that is no address ends the search at the hop that
+	// has told it. Example: 10.0.0.0/8
 	Trusted []string `protobuf:"bytes,6,rep,name=trusted,proto3" json:"trusted,omitempty"`
 	// The field in which the trusted hops tell the client. The other one is dropped even from them, for they may have passed
 	// it on from the client unread.

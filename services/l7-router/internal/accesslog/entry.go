@@ -29,7 +29,7 @@ type Facts struct {
 	stats.Record
 	// End is when the request ended, on the clock of the Record.
 	End stats.Moment
-	// Client is the address that the connection is from, without the port.
+	// Client is the address that the connection is from, without the port; or whom a trusted hop names, and then Port is 0.
 	Client string
 	Port   uint16
 	// Frontend, Backend and Server took it; empty: there was none.

@@ -77,6 +77,10 @@ func (r *Request) noteLine(h *http1.Head, c *Client) {
 	}
 	r.entry.SetStart(h.Method(), h.Target(), h.Minor(), r.front.Log.HideQuery)
 	r.entry.TLS = c.TLS
+	if r.hasClient() {
+		// Whom a trusted hop names; that one's port nobody knows.
+		r.who.Address, r.who.Port = r.asked.Client().String(), 0
+	}
 }
 
 // log logs the request. It is called while everything still counts as under way, but for the server.

@@ -153,3 +153,19 @@ func testLogLikeHAProxy(t *testing.T, open Open) {
 		}
 	}
 }
+
+// testLogOfTrustedHop: behind a trusted hop the client is logged, before it the sender of the connection.
+func testLogOfTrustedHop(t *testing.T, open Open) {
+	t.Parallel()
+	log, next := listenLog(t)
+	w := newWorld(t, open, backend("web", server("a", addressOf(origin(t, named("a"))))))
+	w.want.Frontends[0].AccessLog = spec.AccessLog{Kind: spec.LogUDP, Target: netip.MustParseAddrPort(log.LocalAddr().String()).String(), Sample: 1, Facility: 16}
+	for trusted, want := range map[string]string{"192.0.2.0/24": "127.0.0.1:", "127.0.0.0/8": "198.51.100.7:0 "} {
+		w.want.Frontends[0].Forwarded = spec.Forwarded{Trusted: []netip.Prefix{netip.MustParsePrefix(trusted)}}
+		w.apply()
+		dial(t, w.address()).get("/", "X-Forwarded-For: 6.6.6.6, 198.51.100.7")
+		if line := next(); !strings.HasPrefix(line, want) {
+			t.Errorf("with %s trusted: %q, want %q", trusted, line, want)
+		}
+	}
+}

@@ -47,6 +47,7 @@ func Run(t *testing.T, open Open) {
 		{"AnswersOfItsOwn", testAnswersOfItsOwn},
 		{"Rules", testRules},
 		{"Tarpit", testTarpit},
+		{"LogOfTrustedHop", testLogOfTrustedHop},
 		{"UnfinishedHeadTimesOut", testUnfinishedHeadTimesOut},
 		{"UnfinishedBodyTimesOut", testUnfinishedBodyTimesOut},
 		{"SpecialResponses", testSpecialResponses},
