@@ -797,6 +797,68 @@ func (SendProxy) EnumDescriptor() ([]byte, []int) {
 	return file_router_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
+// CookieMode is whose cookie it is.
+type CookieMode int32
+
+const (
+	// The same as COOKIE_MODE_INSERT.
+	CookieMode_COOKIE_MODE_UNSPECIFIED CookieMode = 0
+	// The router's own; one of that name that a server sets is removed (HAProxy: insert).
+	CookieMode_COOKIE_MODE_INSERT CookieMode = 1
+	// The application's: VALUE~ is put before what the server has set, and taken away before the server gets it back (HAProxy:
+	// prefix). Clients without the application's cookie are balanced.
+	CookieMode_COOKIE_MODE_PREFIX CookieMode = 2
+	// A cookie that the server sets, whose value the router replaces (HAProxy: rewrite).
+	CookieMode_COOKIE_MODE_REWRITE CookieMode = 3
+	// A cookie that the server sets by itself to the value that is wanted of it; it is only read (HAProxy: no mode).
+	CookieMode_COOKIE_MODE_PASSIVE CookieMode = 4
+)
+
+// Enum value maps for CookieMode.
+var (
+	CookieMode_name = map[int32]string{
+		0: "COOKIE_MODE_UNSPECIFIED",
+		1: "COOKIE_MODE_INSERT",
+		2: "COOKIE_MODE_PREFIX",
+		3: "COOKIE_MODE_REWRITE",
+		4: "COOKIE_MODE_PASSIVE",
+	}
+	CookieMode_value = map[string]int32{
+		"COOKIE_MODE_UNSPECIFIED": 0,
+		"COOKIE_MODE_INSERT":      1,
+		"COOKIE_MODE_PREFIX":      2,
+		"COOKIE_MODE_REWRITE":     3,
+		"COOKIE_MODE_PASSIVE":     4,
+	}
+)
+
+func (x CookieMode) Enum() *CookieMode {
+	p := new(CookieMode)
+	*p = x
+	return p
+}
+
+func (x CookieMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CookieMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_router_v1_desired_proto_enumTypes[13].Descriptor()
+}
+
+func (CookieMode) Type() protoreflect.EnumType {
+	return &file_router_v1_desired_proto_enumTypes[13]
+}
+
+func (x CookieMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CookieMode.Descriptor instead.
+func (CookieMode) EnumDescriptor() ([]byte, []int) {
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+}
+
 // InitialState is how a server is taken before its first check.
 type InitialState int32
 
@@ -842,11 +904,11 @@ func (x InitialState) String() string {
 }
 
 func (InitialState) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[13].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[14].Descriptor()
 }
 
 func (InitialState) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[13]
+	return &file_router_v1_desired_proto_enumTypes[14]
 }
 
 func (x InitialState) Number() protoreflect.EnumNumber {
@@ -855,7 +917,7 @@ func (x InitialState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InitialState.Descriptor instead.
 func (InitialState) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 // LogFormat is how a logged request is written.
@@ -895,11 +957,11 @@ func (x LogFormat) String() string {
 }
 
 func (LogFormat) Descriptor() protoreflect.EnumDescriptor {
-	return file_router_v1_desired_proto_enumTypes[14].Descriptor()
+	return file_router_v1_desired_proto_enumTypes[15].Descriptor()
 }
 
 func (LogFormat) Type() protoreflect.EnumType {
-	return &file_router_v1_desired_proto_enumTypes[14]
+	return &file_router_v1_desired_proto_enumTypes[15]
 }
 
 func (x LogFormat) Number() protoreflect.EnumNumber {
@@ -908,7 +970,7 @@ func (x LogFormat) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogFormat.Descriptor instead.
 func (LogFormat) EnumDescriptor() ([]byte, []int) {
-	return file_router_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_router_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 // Frontend accepts connections and chooses a backend for each request (HAProxy: frontend).
@@ -2495,6 +2557,9 @@ type Backend struct {
 	// How long a request may wait for a server with a free slot; then it gets 503 (HAProxy: timeout queue). Default: as
 	// timeout_connect.
 	TimeoutQueue *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout_queue,json=timeoutQueue,proto3" json:"timeout_queue,omitempty"`
+	// A cookie that names a server that is down counts all the same, except in maintenance; the request is sent there first, and
+	// to another server when it cannot be connected to (HAProxy: option persist).
+	Persist bool `protobuf:"varint,11,opt,name=persist,proto3" json:"persist,omitempty"`
 	// How long a server may stay silent when a tunnel is closed in one direction (HAProxy: timeout server-fin). Default: as
 	// before.
 	TimeoutServerFin *durationpb.Duration `protobuf:"bytes,17,opt,name=timeout_server_fin,json=timeoutServerFin,proto3" json:"timeout_server_fin,omitempty"`
@@ -2616,6 +2681,13 @@ func (x *Backend) GetTimeoutQueue() *durationpb.Duration {
 		return x.TimeoutQueue
 	}
 	return nil
+}
+
+func (x *Backend) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
 }
 
 func (x *Backend) GetTimeoutServerFin() *durationpb.Duration {
@@ -2988,7 +3060,7 @@ func (x *Server) GetSendProxy() SendProxy {
 	return SendProxy_SEND_PROXY_UNSPECIFIED
 }
 
-// Cookie is persistence by a cookie that the router inserts (HAProxy: cookie NAME insert).
+// Cookie is persistence by a cookie (HAProxy: cookie).
 type Cookie struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the cookie. Example: webserver
@@ -3000,7 +3072,31 @@ type Cookie struct {
 	// Keep the cookie from scripts in the page (HAProxy: httponly).
 	Httponly bool `protobuf:"varint,4,opt,name=httponly,proto3" json:"httponly,omitempty"`
 	// Send the cookie over TLS only (HAProxy: secure).
-	Secure        bool `protobuf:"varint,5,opt,name=secure,proto3" json:"secure,omitempty"`
+	Secure bool `protobuf:"varint,5,opt,name=secure,proto3" json:"secure,omitempty"`
+	// Whose cookie it is. Default insert.
+	Mode CookieMode `protobuf:"varint,6,opt,name=mode,proto3,enum=twotier.router.v1.CookieMode" json:"mode,omitempty"`
+	// A client that has been away for longer is balanced anew (HAProxy: maxidle), 1s to 10 years. The date stands in the cookie,
+	// in steps of 4 s. For insert only. Default: never.
+	Maxidle *durationpb.Duration `protobuf:"bytes,7,opt,name=maxidle,proto3" json:"maxidle,omitempty"`
+	// A client is balanced anew this long after its first visit (HAProxy: maxlife), 1s to 10 years. For insert only. Default:
+	// never.
+	Maxlife *durationpb.Duration `protobuf:"bytes,8,opt,name=maxlife,proto3" json:"maxlife,omitempty"`
+	// Domains that the cookie is for; browsers heed the last (HAProxy: domain). At most 8. Default: the host alone. Example:
+	// example.org
+	Domains []string `protobuf:"bytes,9,rep,name=domains,proto3" json:"domains,omitempty"`
+	// Further attributes (HAProxy: attr). At most 8. Example: SameSite=Lax
+	Attributes []string `protobuf:"bytes,10,rep,name=attributes,proto3" json:"attributes,omitempty"`
+	// A cookie of that name that the server itself sets goes through, and none is inserted (HAProxy: preserve). For insert, or
+	// with indirect.
+	Preserve bool `protobuf:"varint,11,opt,name=preserve,proto3" json:"preserve,omitempty"`
+	// Insert only in responses to POST, so that what everybody gets stays without cookies (HAProxy: postonly). For insert only.
+	Postonly bool `protobuf:"varint,12,opt,name=postonly,proto3" json:"postonly,omitempty"`
+	// File with keys on each router, one a line, 32 to 256 bytes each, at most 8: values are sealed with the first of them, so
+	// that nobody can choose a server or tell the clients of another; those sealed with any of them are honoured, others are
+	// replaced. To change keys, append the new one everywhere, then put it first everywhere, then take the old one away. It is
+	// read again within seconds when it changes. While it cannot be read no cookie is honoured or set. For insert only. Default:
+	// values are plain, as HAProxy's. Example: /etc/twotier/cookie-keys
+	KeyFile       string `protobuf:"bytes,13,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3068,6 +3164,62 @@ func (x *Cookie) GetSecure() bool {
 		return x.Secure
 	}
 	return false
+}
+
+func (x *Cookie) GetMode() CookieMode {
+	if x != nil {
+		return x.Mode
+	}
+	return CookieMode_COOKIE_MODE_UNSPECIFIED
+}
+
+func (x *Cookie) GetMaxidle() *durationpb.Duration {
+	if x != nil {
+		return x.Maxidle
+	}
+	return nil
+}
+
+func (x *Cookie) GetMaxlife() *durationpb.Duration {
+	if x != nil {
+		return x.Maxlife
+	}
+	return nil
+}
+
+func (x *Cookie) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *Cookie) GetAttributes() []string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+func (x *Cookie) GetPreserve() bool {
+	if x != nil {
+		return x.Preserve
+	}
+	return false
+}
+
+func (x *Cookie) GetPostonly() bool {
+	if x != nil {
+		return x.Postonly
+	}
+	return false
+}
+
+func (x *Cookie) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
 }
 
 // Check is how the living servers of a backend are told from the dead (HAProxy: check, option httpchk).
@@ -3900,7 +4052,7 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\turi_whole\x18\x05 \x01(\bR\buriWhole\x12\"\n" +
 	"\ruri_path_only\x18\x06 \x01(\bR\vuriPathOnly\x12\x1b\n" +
 	"\turi_depth\x18\a \x01(\rR\buriDepth\x12\x17\n" +
-	"\auri_len\x18\b \x01(\rR\x06uriLen\"\x97\a\n" +
+	"\auri_len\x18\b \x01(\rR\x06uriLen\"\xb1\a\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\abalance\x18\x02 \x01(\x0e2\x1a.twotier.router.v1.BalanceR\abalance\x123\n" +
@@ -3913,7 +4065,8 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\vall_backups\x18\t \x01(\bR\n" +
 	"allBackups\x12>\n" +
 	"\rtimeout_queue\x18\n" +
-	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x12G\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\ftimeoutQueue\x12\x18\n" +
+	"\apersist\x18\v \x01(\bR\apersist\x12G\n" +
 	"\x12timeout_server_fin\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x10timeoutServerFin\x12@\n" +
 	"\x0etimeout_tunnel\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\rtimeoutTunnel\x127\n" +
 	"\bprotocol\x18\x14 \x01(\x0e2\x1b.twotier.router.v1.ProtocolR\bprotocol\x124\n" +
@@ -3954,13 +4107,24 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	" \x01(\v2&.twotier.router.v1.ServerCheckSettingsR\x05check\x12;\n" +
 	"\n" +
 	"send_proxy\x18\f \x01(\x0e2\x1c.twotier.router.v1.SendProxyR\tsendProxyB\t\n" +
-	"\a_weight\"\x86\x01\n" +
+	"\a_weight\"\xb0\x03\n" +
 	"\x06Cookie\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\anocache\x18\x02 \x01(\bR\anocache\x12\x1a\n" +
 	"\bindirect\x18\x03 \x01(\bR\bindirect\x12\x1a\n" +
 	"\bhttponly\x18\x04 \x01(\bR\bhttponly\x12\x16\n" +
-	"\x06secure\x18\x05 \x01(\bR\x06secure\"\xa7\x03\n" +
+	"\x06secure\x18\x05 \x01(\bR\x06secure\x121\n" +
+	"\x04mode\x18\x06 \x01(\x0e2\x1d.twotier.router.v1.CookieModeR\x04mode\x123\n" +
+	"\amaxidle\x18\a \x01(\v2\x19.google.protobuf.DurationR\amaxidle\x123\n" +
+	"\amaxlife\x18\b \x01(\v2\x19.google.protobuf.DurationR\amaxlife\x12\x18\n" +
+	"\adomains\x18\t \x03(\tR\adomains\x12\x1e\n" +
+	"\n" +
+	"attributes\x18\n" +
+	" \x03(\tR\n" +
+	"attributes\x12\x1a\n" +
+	"\bpreserve\x18\v \x01(\bR\bpreserve\x12\x1a\n" +
+	"\bpostonly\x18\f \x01(\bR\bpostonly\x12\x19\n" +
+	"\bkey_file\x18\r \x01(\tR\akeyFile\"\xa7\x03\n" +
 	"\x05Check\x120\n" +
 	"\x04http\x18\x01 \x01(\v2\x1c.twotier.router.v1.HttpCheckR\x04http\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
@@ -4090,7 +4254,14 @@ const file_router_v1_desired_proto_rawDesc = "" +
 	"\tSendProxy\x12\x1a\n" +
 	"\x16SEND_PROXY_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSEND_PROXY_V1\x10\x01\x12\x11\n" +
-	"\rSEND_PROXY_V2\x10\x02*\x95\x01\n" +
+	"\rSEND_PROXY_V2\x10\x02*\x8b\x01\n" +
+	"\n" +
+	"CookieMode\x12\x1b\n" +
+	"\x17COOKIE_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12COOKIE_MODE_INSERT\x10\x01\x12\x16\n" +
+	"\x12COOKIE_MODE_PREFIX\x10\x02\x12\x17\n" +
+	"\x13COOKIE_MODE_REWRITE\x10\x03\x12\x17\n" +
+	"\x13COOKIE_MODE_PASSIVE\x10\x04*\x95\x01\n" +
 	"\fInitialState\x12\x1d\n" +
 	"\x19INITIAL_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10INITIAL_STATE_UP\x10\x01\x12\x1a\n" +
@@ -4114,7 +4285,7 @@ func file_router_v1_desired_proto_rawDescGZIP() []byte {
 	return file_router_v1_desired_proto_rawDescData
 }
 
-var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
+var file_router_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 16)
 var file_router_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_router_v1_desired_proto_goTypes = []any{
 	(ClientAuth)(0),             // 0: twotier.router.v1.ClientAuth
@@ -4130,120 +4301,124 @@ var file_router_v1_desired_proto_goTypes = []any{
 	(OnError)(0),                // 10: twotier.router.v1.OnError
 	(Admin)(0),                  // 11: twotier.router.v1.Admin
 	(SendProxy)(0),              // 12: twotier.router.v1.SendProxy
-	(InitialState)(0),           // 13: twotier.router.v1.InitialState
-	(LogFormat)(0),              // 14: twotier.router.v1.LogFormat
-	(*Frontend)(nil),            // 15: twotier.router.v1.Frontend
-	(*Http2)(nil),               // 16: twotier.router.v1.Http2
-	(*Tls)(nil),                 // 17: twotier.router.v1.Tls
-	(*AcceptProxy)(nil),         // 18: twotier.router.v1.AcceptProxy
-	(*Certificate)(nil),         // 19: twotier.router.v1.Certificate
-	(*Forwarded)(nil),           // 20: twotier.router.v1.Forwarded
-	(*Limits)(nil),              // 21: twotier.router.v1.Limits
-	(*Rule)(nil),                // 22: twotier.router.v1.Rule
-	(*Condition)(nil),           // 23: twotier.router.v1.Condition
-	(*TextMatch)(nil),           // 24: twotier.router.v1.TextMatch
-	(*Deny)(nil),                // 25: twotier.router.v1.Deny
-	(*Redirect)(nil),            // 26: twotier.router.v1.Redirect
-	(*Header)(nil),              // 27: twotier.router.v1.Header
-	(*Edit)(nil),                // 28: twotier.router.v1.Edit
-	(*PathEdit)(nil),            // 29: twotier.router.v1.PathEdit
-	(*Hash)(nil),                // 30: twotier.router.v1.Hash
-	(*Backend)(nil),             // 31: twotier.router.v1.Backend
-	(*Retries)(nil),             // 32: twotier.router.v1.Retries
-	(*Passive)(nil),             // 33: twotier.router.v1.Passive
-	(*Server)(nil),              // 34: twotier.router.v1.Server
-	(*Cookie)(nil),              // 35: twotier.router.v1.Cookie
-	(*Check)(nil),               // 36: twotier.router.v1.Check
-	(*ServerCheckSettings)(nil), // 37: twotier.router.v1.ServerCheckSettings
-	(*HttpCheck)(nil),           // 38: twotier.router.v1.HttpCheck
-	(*HttpExpect)(nil),          // 39: twotier.router.v1.HttpExpect
-	(*StatsPage)(nil),           // 40: twotier.router.v1.StatsPage
-	(*StatsUser)(nil),           // 41: twotier.router.v1.StatsUser
-	(*AccessLog)(nil),           // 42: twotier.router.v1.AccessLog
-	(*durationpb.Duration)(nil), // 43: google.protobuf.Duration
+	(CookieMode)(0),             // 13: twotier.router.v1.CookieMode
+	(InitialState)(0),           // 14: twotier.router.v1.InitialState
+	(LogFormat)(0),              // 15: twotier.router.v1.LogFormat
+	(*Frontend)(nil),            // 16: twotier.router.v1.Frontend
+	(*Http2)(nil),               // 17: twotier.router.v1.Http2
+	(*Tls)(nil),                 // 18: twotier.router.v1.Tls
+	(*AcceptProxy)(nil),         // 19: twotier.router.v1.AcceptProxy
+	(*Certificate)(nil),         // 20: twotier.router.v1.Certificate
+	(*Forwarded)(nil),           // 21: twotier.router.v1.Forwarded
+	(*Limits)(nil),              // 22: twotier.router.v1.Limits
+	(*Rule)(nil),                // 23: twotier.router.v1.Rule
+	(*Condition)(nil),           // 24: twotier.router.v1.Condition
+	(*TextMatch)(nil),           // 25: twotier.router.v1.TextMatch
+	(*Deny)(nil),                // 26: twotier.router.v1.Deny
+	(*Redirect)(nil),            // 27: twotier.router.v1.Redirect
+	(*Header)(nil),              // 28: twotier.router.v1.Header
+	(*Edit)(nil),                // 29: twotier.router.v1.Edit
+	(*PathEdit)(nil),            // 30: twotier.router.v1.PathEdit
+	(*Hash)(nil),                // 31: twotier.router.v1.Hash
+	(*Backend)(nil),             // 32: twotier.router.v1.Backend
+	(*Retries)(nil),             // 33: twotier.router.v1.Retries
+	(*Passive)(nil),             // 34: twotier.router.v1.Passive
+	(*Server)(nil),              // 35: twotier.router.v1.Server
+	(*Cookie)(nil),              // 36: twotier.router.v1.Cookie
+	(*Check)(nil),               // 37: twotier.router.v1.Check
+	(*ServerCheckSettings)(nil), // 38: twotier.router.v1.ServerCheckSettings
+	(*HttpCheck)(nil),           // 39: twotier.router.v1.HttpCheck
+	(*HttpExpect)(nil),          // 40: twotier.router.v1.HttpExpect
+	(*StatsPage)(nil),           // 41: twotier.router.v1.StatsPage
+	(*StatsUser)(nil),           // 42: twotier.router.v1.StatsUser
+	(*AccessLog)(nil),           // 43: twotier.router.v1.AccessLog
+	(*durationpb.Duration)(nil), // 44: google.protobuf.Duration
 }
 var file_router_v1_desired_proto_depIdxs = []int32{
-	22, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
-	43, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
-	43, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
-	43, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
-	17, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
-	16, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
-	18, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
-	43, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
-	20, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
-	21, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
-	40, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
-	42, // 11: twotier.router.v1.Frontend.access_log:type_name -> twotier.router.v1.AccessLog
-	19, // 12: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
+	23, // 0: twotier.router.v1.Frontend.rules:type_name -> twotier.router.v1.Rule
+	44, // 1: twotier.router.v1.Frontend.timeout_client:type_name -> google.protobuf.Duration
+	44, // 2: twotier.router.v1.Frontend.timeout_http_request:type_name -> google.protobuf.Duration
+	44, // 3: twotier.router.v1.Frontend.timeout_http_keep_alive:type_name -> google.protobuf.Duration
+	18, // 4: twotier.router.v1.Frontend.tls:type_name -> twotier.router.v1.Tls
+	17, // 5: twotier.router.v1.Frontend.http2:type_name -> twotier.router.v1.Http2
+	19, // 6: twotier.router.v1.Frontend.accept_proxy:type_name -> twotier.router.v1.AcceptProxy
+	44, // 7: twotier.router.v1.Frontend.timeout_client_fin:type_name -> google.protobuf.Duration
+	21, // 8: twotier.router.v1.Frontend.forwarded:type_name -> twotier.router.v1.Forwarded
+	22, // 9: twotier.router.v1.Frontend.limits:type_name -> twotier.router.v1.Limits
+	41, // 10: twotier.router.v1.Frontend.stats:type_name -> twotier.router.v1.StatsPage
+	43, // 11: twotier.router.v1.Frontend.access_log:type_name -> twotier.router.v1.AccessLog
+	20, // 12: twotier.router.v1.Tls.certificates:type_name -> twotier.router.v1.Certificate
 	0,  // 13: twotier.router.v1.Tls.client_auth:type_name -> twotier.router.v1.ClientAuth
-	43, // 14: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
-	43, // 15: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
+	44, // 14: twotier.router.v1.Tls.handshake_timeout:type_name -> google.protobuf.Duration
+	44, // 15: twotier.router.v1.AcceptProxy.timeout:type_name -> google.protobuf.Duration
 	1,  // 16: twotier.router.v1.Forwarded.x_forwarded_for:type_name -> twotier.router.v1.ForwardedFor
 	2,  // 17: twotier.router.v1.Forwarded.client_from:type_name -> twotier.router.v1.ClientFrom
-	43, // 18: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
-	43, // 19: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
-	23, // 20: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
-	25, // 21: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
-	26, // 22: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
-	28, // 23: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
+	44, // 18: twotier.router.v1.Limits.slow_grace:type_name -> google.protobuf.Duration
+	44, // 19: twotier.router.v1.Limits.timeout_body:type_name -> google.protobuf.Duration
+	24, // 20: twotier.router.v1.Rule.condition:type_name -> twotier.router.v1.Condition
+	26, // 21: twotier.router.v1.Rule.deny:type_name -> twotier.router.v1.Deny
+	27, // 22: twotier.router.v1.Rule.redirect:type_name -> twotier.router.v1.Redirect
+	29, // 23: twotier.router.v1.Rule.edit:type_name -> twotier.router.v1.Edit
 	3,  // 24: twotier.router.v1.Condition.path_form:type_name -> twotier.router.v1.PathForm
-	24, // 25: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
-	24, // 26: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
-	24, // 27: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
-	23, // 28: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
-	23, // 29: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
-	23, // 30: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
-	43, // 31: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
-	27, // 32: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
-	27, // 33: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
-	27, // 34: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
-	27, // 35: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
-	29, // 36: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
+	25, // 25: twotier.router.v1.Condition.headers:type_name -> twotier.router.v1.TextMatch
+	25, // 26: twotier.router.v1.Condition.cookies:type_name -> twotier.router.v1.TextMatch
+	25, // 27: twotier.router.v1.Condition.queries:type_name -> twotier.router.v1.TextMatch
+	24, // 28: twotier.router.v1.Condition.all:type_name -> twotier.router.v1.Condition
+	24, // 29: twotier.router.v1.Condition.any:type_name -> twotier.router.v1.Condition
+	24, // 30: twotier.router.v1.Condition.not:type_name -> twotier.router.v1.Condition
+	44, // 31: twotier.router.v1.Deny.tarpit:type_name -> google.protobuf.Duration
+	28, // 32: twotier.router.v1.Edit.set_request_headers:type_name -> twotier.router.v1.Header
+	28, // 33: twotier.router.v1.Edit.add_request_headers:type_name -> twotier.router.v1.Header
+	28, // 34: twotier.router.v1.Edit.set_response_headers:type_name -> twotier.router.v1.Header
+	28, // 35: twotier.router.v1.Edit.add_response_headers:type_name -> twotier.router.v1.Header
+	30, // 36: twotier.router.v1.Edit.path:type_name -> twotier.router.v1.PathEdit
 	5,  // 37: twotier.router.v1.Hash.type:type_name -> twotier.router.v1.HashType
 	6,  // 38: twotier.router.v1.Hash.function:type_name -> twotier.router.v1.HashFunction
 	4,  // 39: twotier.router.v1.Backend.balance:type_name -> twotier.router.v1.Balance
-	34, // 40: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
-	35, // 41: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
-	36, // 42: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
-	43, // 43: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
-	43, // 44: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
-	30, // 45: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
-	43, // 46: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
-	43, // 47: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
-	43, // 48: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
+	35, // 40: twotier.router.v1.Backend.servers:type_name -> twotier.router.v1.Server
+	36, // 41: twotier.router.v1.Backend.cookie:type_name -> twotier.router.v1.Cookie
+	37, // 42: twotier.router.v1.Backend.check:type_name -> twotier.router.v1.Check
+	44, // 43: twotier.router.v1.Backend.timeout_connect:type_name -> google.protobuf.Duration
+	44, // 44: twotier.router.v1.Backend.timeout_server:type_name -> google.protobuf.Duration
+	31, // 45: twotier.router.v1.Backend.hash:type_name -> twotier.router.v1.Hash
+	44, // 46: twotier.router.v1.Backend.timeout_queue:type_name -> google.protobuf.Duration
+	44, // 47: twotier.router.v1.Backend.timeout_server_fin:type_name -> google.protobuf.Duration
+	44, // 48: twotier.router.v1.Backend.timeout_tunnel:type_name -> google.protobuf.Duration
 	7,  // 49: twotier.router.v1.Backend.protocol:type_name -> twotier.router.v1.Protocol
-	32, // 50: twotier.router.v1.Backend.retries:type_name -> twotier.router.v1.Retries
-	33, // 51: twotier.router.v1.Backend.passive:type_name -> twotier.router.v1.Passive
+	33, // 50: twotier.router.v1.Backend.retries:type_name -> twotier.router.v1.Retries
+	34, // 51: twotier.router.v1.Backend.passive:type_name -> twotier.router.v1.Passive
 	8,  // 52: twotier.router.v1.Retries.on:type_name -> twotier.router.v1.RetryOn
 	9,  // 53: twotier.router.v1.Passive.observe:type_name -> twotier.router.v1.Observe
 	10, // 54: twotier.router.v1.Passive.on_error:type_name -> twotier.router.v1.OnError
-	43, // 55: twotier.router.v1.Passive.ejection:type_name -> google.protobuf.Duration
-	43, // 56: twotier.router.v1.Passive.max_ejection:type_name -> google.protobuf.Duration
-	43, // 57: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
+	44, // 55: twotier.router.v1.Passive.ejection:type_name -> google.protobuf.Duration
+	44, // 56: twotier.router.v1.Passive.max_ejection:type_name -> google.protobuf.Duration
+	44, // 57: twotier.router.v1.Server.slow_start:type_name -> google.protobuf.Duration
 	11, // 58: twotier.router.v1.Server.admin:type_name -> twotier.router.v1.Admin
-	37, // 59: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
+	38, // 59: twotier.router.v1.Server.check:type_name -> twotier.router.v1.ServerCheckSettings
 	12, // 60: twotier.router.v1.Server.send_proxy:type_name -> twotier.router.v1.SendProxy
-	38, // 61: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
-	43, // 62: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
-	43, // 63: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
-	43, // 64: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	43, // 65: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
-	13, // 66: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
-	43, // 67: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
-	43, // 68: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
-	43, // 69: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
-	13, // 70: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
-	27, // 71: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
-	39, // 72: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
-	41, // 73: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
-	43, // 74: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
-	14, // 75: twotier.router.v1.AccessLog.format:type_name -> twotier.router.v1.LogFormat
-	76, // [76:76] is the sub-list for method output_type
-	76, // [76:76] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	13, // 61: twotier.router.v1.Cookie.mode:type_name -> twotier.router.v1.CookieMode
+	44, // 62: twotier.router.v1.Cookie.maxidle:type_name -> google.protobuf.Duration
+	44, // 63: twotier.router.v1.Cookie.maxlife:type_name -> google.protobuf.Duration
+	39, // 64: twotier.router.v1.Check.http:type_name -> twotier.router.v1.HttpCheck
+	44, // 65: twotier.router.v1.Check.interval:type_name -> google.protobuf.Duration
+	44, // 66: twotier.router.v1.Check.timeout:type_name -> google.protobuf.Duration
+	44, // 67: twotier.router.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	44, // 68: twotier.router.v1.Check.down_interval:type_name -> google.protobuf.Duration
+	14, // 69: twotier.router.v1.Check.initial_state:type_name -> twotier.router.v1.InitialState
+	44, // 70: twotier.router.v1.ServerCheckSettings.interval:type_name -> google.protobuf.Duration
+	44, // 71: twotier.router.v1.ServerCheckSettings.fast_interval:type_name -> google.protobuf.Duration
+	44, // 72: twotier.router.v1.ServerCheckSettings.down_interval:type_name -> google.protobuf.Duration
+	14, // 73: twotier.router.v1.ServerCheckSettings.initial_state:type_name -> twotier.router.v1.InitialState
+	28, // 74: twotier.router.v1.HttpCheck.headers:type_name -> twotier.router.v1.Header
+	40, // 75: twotier.router.v1.HttpCheck.expect:type_name -> twotier.router.v1.HttpExpect
+	42, // 76: twotier.router.v1.StatsPage.users:type_name -> twotier.router.v1.StatsUser
+	44, // 77: twotier.router.v1.StatsPage.refresh:type_name -> google.protobuf.Duration
+	15, // 78: twotier.router.v1.AccessLog.format:type_name -> twotier.router.v1.LogFormat
+	79, // [79:79] is the sub-list for method output_type
+	79, // [79:79] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_router_v1_desired_proto_init() }
@@ -4260,7 +4435,7 @@ func file_router_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_router_v1_desired_proto_rawDesc), len(file_router_v1_desired_proto_rawDesc)),
-			NumEnums:      15,
+			NumEnums:      16,
 			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -4,7 +4,6 @@ import (
 	"bytes"
 
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
-	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
@@ -17,14 +16,13 @@ func cutPair(cookies []byte) (pair, name, value, rest []byte) {
 }
 
 // readCookies looks for the persistence cookie and the usable server that it names; the first such counts.
-func (r *Request) readCookies(cookies []byte, name string) (found bool) {
+func (r *Request) readCookies(cookies []byte, c *spec.Cookie) (found bool) {
 	for len(cookies) > 0 {
 		_, key, value, rest := cutPair(cookies)
-		if string(key) == name {
+		if string(key) == c.Name {
 			found = true
 			if r.Named == nil {
-				r.Named = r.Backend.ByCookie(value)
-				r.sawCookie(value)
+				r.readCookie(c, value)
 			}
 		}
 		cookies = rest
@@ -32,23 +30,28 @@ func (r *Request) readCookies(cookies []byte, name string) (found bool) {
 	return found
 }
 
-// appendWithoutCookie appends a Cookie field without the cookies of one name; nothing when no other is left.
-func appendWithoutCookie(dst, field, cookies []byte, name string) []byte {
+// appendCookies appends a Cookie field as the server is to get it: without the persistence cookie, or, when that is the
+// application's, without the router's part of it; nothing when no cookie is left.
+func appendCookies(dst, field, cookies []byte, c *spec.Cookie) []byte {
 	first := true
 	for len(cookies) > 0 {
-		pair, key, _, rest := cutPair(cookies)
+		pair, key, value, rest := cutPair(cookies)
 		cookies = rest
-		if len(pair) == 0 || string(key) == name {
+		own := string(key) == c.Name
+		if len(pair) == 0 || own && c.Mode == spec.CookieInsert {
 			continue
 		}
 		if first {
-			dst = append(dst, field...)
-			dst = append(dst, ": "...)
+			dst = append(append(dst, field...), ": "...)
 			first = false
 		} else {
 			dst = append(dst, "; "...)
 		}
-		dst = append(dst, pair...)
+		if _, theirs, marked := bytes.Cut(value, []byte{prefixMark}); own && marked {
+			dst = append(append(append(dst, key...), '='), theirs...)
+		} else {
+			dst = append(dst, pair...)
+		}
 	}
 	if !first {
 		dst = append(dst, "\r\n"...)
@@ -60,26 +63,6 @@ func appendWithoutCookie(dst, field, cookies []byte, name string) []byte {
 func setsCookie(value []byte, name string) bool {
 	_, key, _, _ := cutPair(value)
 	return string(key) == name
-}
-
-// appendSetCookie appends the cookie that ties the client to the server, or, when the server has no value, one that
-// frees the client from an earlier server (HAProxy: cookie NAME insert).
-func appendSetCookie(dst []byte, c *spec.Cookie, s *pool.Server) []byte {
-	dst = append(dst, "Set-Cookie: "...)
-	dst = append(dst, c.Name...)
-	dst = append(dst, '=')
-	dst = append(dst, s.Spec.Cookie...)
-	if s.Spec.Cookie == "" {
-		dst = append(dst, "; Expires=Thu, 01-Jan-1970 00:00:01 GMT"...)
-	}
-	dst = append(dst, "; path=/"...)
-	if c.HTTPOnly {
-		dst = append(dst, "; HttpOnly"...)
-	}
-	if c.Secure {
-		dst = append(dst, "; Secure"...)
-	}
-	return append(dst, "\r\n"...)
 }
 
 // cacheable reports whether a shared cache could store a response without asking (RFC 9111 section 3): method and status

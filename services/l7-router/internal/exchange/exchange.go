@@ -78,6 +78,7 @@ type Request struct {
 	pool.Ticket
 
 	seen
+	persisted
 	minor    int
 	upgrade  bool
 	server   *pool.Server // that was chosen last
@@ -122,6 +123,7 @@ func (r *Request) decide(f *Frontend, h *http1.Head, c *Client, trace route.Trac
 	r.minor = h.Minor()
 	r.upgrade = h.Upgrade() != nil
 	r.server = nil
+	r.persisted = persisted{post: string(method) == "POST"}
 	r.Ticket.Reset()
 	r.twice = safeMethod(method)
 	r.Tries = r.twice && r.Body.Framing == http1.NoBody
@@ -190,7 +192,7 @@ func (r *Request) appendHead(f *spec.Forwarded, h *http1.Head, c *Client) {
 		}
 		if len(edits) > 0 && (h.Known(i) == http1.Host && newHost(edits) != "" || replaced(edits, false, h.Name(i))) {
 			if h.Known(i) == http1.Cookie && cookie.Name != "" {
-				r.readCookies(h.Value(i), cookie.Name) // it counts all the same
+				r.readCookies(h.Value(i), cookie) // it counts all the same
 			}
 			continue
 		}
@@ -201,9 +203,9 @@ func (r *Request) appendHead(f *spec.Forwarded, h *http1.Head, c *Client) {
 			}
 		case http1.Cookie:
 			if cookie.Name != "" {
-				named := r.readCookies(h.Value(i), cookie.Name)
-				if named && cookie.Indirect {
-					out = appendWithoutCookie(out, h.Name(i), h.Value(i), cookie.Name)
+				named := r.readCookies(h.Value(i), cookie)
+				if named && (cookie.Mode == spec.CookieInsert && cookie.Indirect || cookie.Mode == spec.CookiePrefix) {
+					out = appendCookies(out, h.Name(i), h.Value(i), cookie)
 					continue
 				}
 			}

@@ -51,6 +51,7 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 	reply.KeepClient = r.KeepAlive && !closing && !reply.Unchunk && reply.Body.Framing != http1.UntilClose
 
 	cookie := &r.Backend.Spec.Cookie
+	theirs := false // the server has set the persistence cookie itself
 	edits := r.decision.Edits
 	dst = http1.AppendStatusLine(dst, h.Status(), h.Reason())
 	for i := range h.Fields() {
@@ -64,15 +65,20 @@ func (r *Request) Reply(dst []byte, h *http1.Head, closing bool) ([]byte, Reply,
 			}
 		case http1.SetCookie:
 			if cookie.Name != "" && setsCookie(h.Value(i), cookie.Name) {
+				theirs = true
+				dst = r.passSetCookie(dst, h.Name(i), h.Value(i), cookie)
 				continue
 			}
 		}
 		dst = http1.AppendField(dst, h.Name(i), h.Value(i))
 	}
 	dst = appendEdits(dst, edits, true)
-	if cookie.Name != "" && !same(r.Named, r.server) {
-		dst = appendSetCookie(dst, cookie, r.server)
+	if now := r.cookieClock(cookie); cookie.Name != "" && !(theirs && cookie.Preserve) && r.inserts(cookie, now) {
+		dst = r.appendSetCookie(dst, cookie, now)
 		r.Record.CookieOut = 'I'
+		if same(r.Named, r.server) {
+			r.Record.CookieOut = 'U'
+		}
 		if cookie.NoCache && r.cacheable(h) {
 			dst = http1.AppendField(dst, "Cache-Control", "private")
 		}

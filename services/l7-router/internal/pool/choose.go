@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/seal"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
@@ -28,6 +29,9 @@ type group struct {
 	trials atomic.Int64
 	budget budget
 	told   bool // what was told of panics; guarded by Pool.mu
+	// keys seal the values of the persistence cookie; nil: there are none.
+	keys  atomic.Pointer[seal.Keys]
+	keyed keyed
 
 	mu        sync.Mutex // guards what follows
 	current   *Backend   // as it was last set
@@ -284,7 +288,7 @@ func (l *live) ConnectFailed() {
 
 // honoured reports whether a cookie that names the server counts.
 func (l *live) honoured() bool {
-	return (l.named.Load() || l.group.panics.Load() && !l.maint.Load()) && !l.retired.Load()
+	return (l.named.Load() || l.persist.Load() || l.group.panics.Load() && !l.maint.Load()) && !l.retired.Load()
 }
 
 // refresh tells the algorithm what the servers are like now, and gives those who wait what has become free. The caller holds

@@ -88,6 +88,7 @@ type live struct {
 	balanced atomic.Bool // it takes requests that name no server
 	named    atomic.Bool // it takes requests that name it
 	maint    atomic.Bool // it is in maintenance
+	persist  atomic.Bool // it is tried for requests that name it though it is down (HAProxy: option persist)
 	weight   atomic.Int64
 
 	// Seen is what is counted of it.
@@ -141,6 +142,7 @@ type live struct {
 // time, its counters and its idle connections, whatever its name, its weight and its check are now; a new one starts as
 // up, and its first check decides.
 func (p *Pool) Set(want spec.Backend) *Backend {
+	keyText, keyErr := readKeyFile(want.Cookie.KeyFile)
 	p.mu.Lock()
 	b := &Backend{Spec: want, Retries: spec.DefaultRetries()}
 	if want.Retries != nil {
@@ -182,6 +184,7 @@ func (p *Pool) Set(want spec.Backend) *Backend {
 		p.startCheck(s.live)
 	}
 	p.backends[want.Name] = b
+	p.takeKeys(b, keyText, keyErr)
 	p.retire(left) // before those who wait for them choose anew
 	b.refresh()
 	p.restructured()
@@ -296,6 +299,7 @@ func (p *Pool) update(l *live, reason string, change func()) event {
 	l.balanced.Store(l.vitals.balanced())
 	l.named.Store(l.vitals.named())
 	l.maint.Store(l.vitals.admin == spec.AdminMaint)
+	l.persist.Store(l.backend.Spec.Persist && l.vitals.admin != spec.AdminMaint)
 	l.weight.Store(int64(l.override.weightOf(&l.server.Spec)))
 	if l.fresh {
 		l.fresh = false
@@ -373,6 +377,7 @@ func (p *Pool) Run(ctx context.Context) error {
 			}
 			p.tick(now)
 			p.tellPanics()
+			p.lookForKeys()
 		case l := <-p.bad:
 			p.judge(l)
 		case l := <-p.good:

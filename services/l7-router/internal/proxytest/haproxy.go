@@ -30,16 +30,10 @@ func haproxy(t *testing.T, b spec.Backend, fromProxy ...bool) string {
 		config.WriteString(" option allbackups\n")
 	}
 	if b.Cookie.Name != "" {
-		fmt.Fprintf(&config, " cookie %s insert", b.Cookie.Name)
-		for _, option := range []struct {
-			set  bool
-			word string
-		}{{b.Cookie.NoCache, "nocache"}, {b.Cookie.Indirect, "indirect"}, {b.Cookie.HTTPOnly, "httponly"}, {b.Cookie.Secure, "secure"}} {
-			if option.set {
-				config.WriteString(" " + option.word)
-			}
-		}
-		config.WriteString("\n")
+		config.WriteString(cookieWords(&b.Cookie))
+	}
+	if b.Persist {
+		config.WriteString(" option persist\n option redispatch\n retries 1\n")
 	}
 	for _, s := range b.Servers {
 		fmt.Fprintf(&config, " server %s %s weight %d", s.Name, s.Address, s.Weight)

@@ -132,6 +132,7 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 		Name:             m.GetName(),
 		Balance:          p.balance(path, m),
 		AllBackups:       m.GetAllBackups(),
+		Persist:          m.GetPersist(),
 		Cookie:           p.cookie(path+".cookie", m.GetCookie()),
 		Check:            p.check(path+".check", m.GetCheck()),
 		TimeoutConnect:   p.duration(path+".timeout_connect", m.GetTimeoutConnect(), DefaultTimeoutConnect, time.Millisecond, MaxTimeout),
@@ -159,8 +160,11 @@ func (p *parser) backend(path string, m *routerv1.Backend) Backend {
 		if s.SendProxy != SendProxyNone && b.H2C {
 			p.refuse(at+".send_proxy", "a connection of HTTP/2 is shared by many clients, so it cannot begin with one's PROXY header")
 		}
-		if s.Cookie != "" && b.Cookie.Name == "" {
+		switch {
+		case s.Cookie != "" && b.Cookie.Name == "":
 			p.refuse(at+".cookie", "the backend has no cookie, so the value has no use")
+		case b.Cookie.Mode == CookiePrefix && strings.Contains(s.Cookie, "~"):
+			p.refuse(at+".cookie", "want no ~ in it, which stands behind it in mode prefix, got %q", s.Cookie)
 		}
 		p.serverCheck(at+".check", message.GetCheck(), &s, b.Check.Kind != CheckNone)
 		b.Servers = append(b.Servers, s)
@@ -206,16 +210,6 @@ func (p *parser) server(path string, m *routerv1.Server) Server {
 		p.refuse(path+".admin", "want ready, drain or maint, got %v", m.GetAdmin())
 	}
 	return s
-}
-
-func (p *parser) cookie(path string, m *routerv1.Cookie) Cookie {
-	if m == nil {
-		return Cookie{}
-	}
-	if !token(m.GetName()) || len(m.GetName()) > MaxName {
-		p.refuse(path+".name", "want a cookie name of 1 to %d characters, such as webserver, got %q", MaxName, m.GetName())
-	}
-	return Cookie{Name: m.GetName(), NoCache: m.GetNocache(), Indirect: m.GetIndirect(), HTTPOnly: m.GetHttponly(), Secure: m.GetSecure()}
 }
 
 func (p *parser) name(path, name string) {

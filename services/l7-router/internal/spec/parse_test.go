@@ -118,6 +118,43 @@ func TestParseRefuses(t *testing.T) {
 		{"backend/webservers.check.http.method", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Http.Method = "GET\r\n" }},
 		{"backend/webservers.check.http.host", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Check.Http.Host = "a\nb" }},
 		{"backend/webservers.balance", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Balance = 99 }},
+		{"backend/webservers.hash", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Hash = &routerv1.Hash{} }},
+		{"backend/webservers.hash", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Balance, web.Hash = routerv1.Balance_BALANCE_SOURCE, &routerv1.Hash{UriDepth: 1}
+		}},
+		{"backend/webservers.hash.header", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Balance = routerv1.Balance_BALANCE_HEADER }},
+		{"backend/webservers.hash.header", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Balance, web.Hash = routerv1.Balance_BALANCE_URI, &routerv1.Hash{Header: "X"}
+		}},
+		{"backend/webservers.hash.type", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Balance, web.Hash = routerv1.Balance_BALANCE_URI, &routerv1.Hash{Type: 9}
+		}},
+		{"backend/webservers.hash.uri_depth", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Balance, web.Hash = routerv1.Balance_BALANCE_URI, &routerv1.Hash{UriDepth: 101}
+		}},
+		{"backend/webservers.timeout_queue", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.TimeoutQueue = durationpb.New(0) }},
+		{"backend/webservers.servers[0].maxconn", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Maxconn = 1 << 21 }},
+		{"backend/webservers.servers[0].maxqueue", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[0].Maxqueue = 1 }},
+		{"backend/webservers.servers[0].slow_start", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Servers[0].SlowStart = durationpb.New(time.Millisecond)
+		}},
+		{"backend/webservers.cookie.mode", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Cookie.Mode = 9 }},
+		{"backend/webservers.cookie.secure", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Cookie.Mode, web.Cookie.Secure = routerv1.CookieMode_COOKIE_MODE_REWRITE, true
+		}},
+		{"backend/webservers.cookie.maxidle", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Cookie.Maxidle = durationpb.New(0) }},
+		{"backend/webservers.cookie.domains", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Cookie.Domains = []string{"a;b"} }},
+		{"backend/webservers.cookie.attributes", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Cookie.Attributes = []string{"a\r\nb"} }},
+		{"backend/webservers.cookie.preserve", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Cookie.Mode, web.Cookie.Preserve = routerv1.CookieMode_COOKIE_MODE_PASSIVE, true
+		}},
+		{"backend/webservers.cookie.indirect", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) {
+			web.Cookie.Mode, web.Cookie.Indirect = routerv1.CookieMode_COOKIE_MODE_REWRITE, true
+		}},
+		{"backend/webservers.cookie.key_file", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Cookie.KeyFile = "keys" }},
+		{"backend/webservers.servers[0].cookie", func(_ *routerv1.Frontend, web, up *routerv1.Backend) {
+			web.Cookie.Mode, web.Servers[0].Cookie = routerv1.CookieMode_COOKIE_MODE_PREFIX, "s~1"
+		}},
 		// The tutorial's crossed names: in one backend s2 is .99, in the other s1 is.
 		{"backend/webservers.servers[1].cookie", func(_ *routerv1.Frontend, web, _ *routerv1.Backend) { web.Servers[1].Cookie = "other" }},
 		{"backend/webservers.servers[1].cookie", func(_ *routerv1.Frontend, web, up *routerv1.Backend) {

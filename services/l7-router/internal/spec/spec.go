@@ -56,6 +56,8 @@ type Backend struct {
 	AllBackups bool
 	// TimeoutQueue is how long a request may wait for a server that has a free slot.
 	TimeoutQueue time.Duration
+	// Persist: a cookie that names a server that is down counts all the same.
+	Persist bool
 	// Cookie keeps a client on one server; the zero value does not.
 	Cookie Cookie
 	// Check tells the living servers from the dead; the zero value does not check.
@@ -116,13 +118,6 @@ const (
 
 // String is the word in which it is asked for.
 func (a Admin) String() string { return [...]string{"ready", "drain", "maint"}[a] }
-
-// Cookie is persistence by an inserted cookie.
-type Cookie struct {
-	// Name of the cookie; empty: no persistence.
-	Name                                string
-	NoCache, Indirect, HTTPOnly, Secure bool
-}
 
 // BindString prints an address to listen on as it is configured.
 func BindString(a netip.AddrPort) string {
