@@ -62,6 +62,7 @@ func Run(t *testing.T, open Open) {
 		{"GracefulStop", testGracefulStop},
 		{"Counters", testCounters},
 		{"StatsPage", testStatsPage},
+		{"GoldenLikeHAProxy", testGolden},
 		{"LogLikeHAProxy", testLogLikeHAProxy},
 		{"Streams", testStreams},
 		{"BackPressure", testBackPressure},

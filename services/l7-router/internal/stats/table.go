@@ -159,18 +159,20 @@ func (s *Server) row(b *Backend, now time.Time) *row {
 		number(r, "chkfail", s.Check.Failed)
 		number(r, "chkdown", s.TimesDown)
 		number(r, "downtime", seconds(s.Downtime))
-		r.number("hanafail", 0)
 		r.text("check_status", s.Check.Status)
 		if s.Check.Code != 0 {
 			r.number("check_code", s.Check.Code)
 		}
 		number(r, "check_duration", s.Check.Duration.Milliseconds())
-		r.text("last_chk", clean(s.Check.Detail))
+		if !strings.Contains(s.Check.Status, "OK") { // of a good one HAProxy tells nothing
+			r.text("last_chk", clean(s.Check.Detail))
+		}
 		r.text("check_desc", s.Check.Description)
 		r.number("check_rise", s.Check.Rise)
 		r.number("check_fall", s.Check.Fall)
 		r.number("check_health", s.Check.Points)
 	}
+	number(r, "req_tot", s.Count(Sessions))
 	r.numbers("srv_icur,idle_conn_cur,safe_conn_cur,used_conn_cur,need_conn_est", 0, 0, 0, uint64(max(s.Current, 0)), uint64(s.Peak))
 	return r
 }
