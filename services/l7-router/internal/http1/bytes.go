@@ -1,15 +1,19 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Classes of bytes, by bit.
 const (
-	classToken   = 1 << iota // RFC 9110 5.6.2 tchar
-	classValue               // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
-	classTarget              // every visible character but "#": browsers send some in a query that RFC 3986 leaves out, "\" for one
-	classHost                // RFC 3986 3.2.2 reg-name, but for percent-encoding, which programs decode or do not
-	classAddress             // RFC 3986 3.2.2: an IPv6 address, an IPv4 address at its end too
-	classQuoted              // RFC 9110 5.6.4 qdtext
+	classToken      = 1 << iota // RFC 9110 5.6.2 tchar
+	classValue                  // RFC 9110 5.5: HTAB, SP, VCHAR, obs-text
+	classTarget                 // every visible character but "#": browsers send some in a query that RFC 3986 leaves out, "\" for one
+	classHost                   // RFC 3986 3.2.2 reg-name, but for percent-encoding, which programs decode or do not
+	classAddress                // RFC 3986 3.2.2: an IPv6 address, an IPv4 address at its end too
+	classQuoted                 // RFC 9110 5.6.4 qdtext
+	classUnderscore             // "_", for aliased
 )
 
 var class = func() (table [256]byte) {
@@ -42,9 +46,30 @@ var class = func() (table [256]byte) {
 			table[c] |= classQuoted
 		}
 	}
+	table['_'] |= classUnderscore
 	table['#'] &^= classTarget // a fragment never goes over the wire
 	return table
 }()
+
+// Eight bytes at a time: each constant holds the same byte eight times.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
+// isValue reports whether all of b may stand in a field value (classValue). Most of the bytes of a head are in values, so
+// eight are looked at together: where none of them is below a space or DEL, all are good; a tab costs a closer look.
+func isValue(b []byte) bool {
+	for len(b) >= 8 {
+		x := binary.LittleEndian.Uint64(b)
+		del := x ^ 0x7f*ones
+		if ((x-' '*ones)&^x|(del-ones)&^del)&highs != 0 && !all(b[:8], classValue) {
+			return false
+		}
+		b = b[8:]
+	}
+	return all(b, classValue)
+}
 
 func all(b []byte, want byte) bool {
 	for _, c := range b {
@@ -90,6 +115,19 @@ func isHost(b []byte) bool {
 }
 
 var colon = []byte(":")
+
+// isName reports whether b is a field name, and whether it has an underscore.
+func isName(b []byte) (ok, underscore bool) {
+	var any byte
+	for _, c := range b {
+		k := class[c]
+		if k&classToken == 0 {
+			return false, false
+		}
+		any |= k
+	}
+	return len(b) > 0, any&classUnderscore != 0
+}
 
 func isToken(b []byte) bool { return len(b) > 0 && all(b, classToken) }
 

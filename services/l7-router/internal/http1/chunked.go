@@ -232,8 +232,8 @@ func extensions(b []byte) bool {
 // trailerLine refuses the fields that frame, route, authenticate, change or describe a message (RFC 9110 section 6.5.1): a
 // program that merges trailers into the head would have it changed after it was judged.
 func trailerLine(line []byte) error {
-	name, _, err := splitField(line)
-	if err != nil || aliased(name) {
+	name, _, underscore, err := splitField(line)
+	if err != nil || underscore && aliased(name) {
 		return ErrTrailer
 	}
 	switch known := nameOf(name); {

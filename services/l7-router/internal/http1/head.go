@@ -232,7 +232,7 @@ func (h *Head) statusLine(line span) error {
 	h.reason = span{line.to, line.to}
 	if len(b) > 13 {
 		h.reason.from = line.from + 13
-		if !all(b[13:], classValue) {
+		if !isValue(b[13:]) {
 			return ErrStatusLine
 		}
 	}
@@ -243,7 +243,7 @@ func (h *Head) addField(line span) error {
 	if h.count == MaxFields {
 		return ErrTooManyFields
 	}
-	name, value, err := splitField(h.bytes(line))
+	name, value, underscore, err := splitField(h.bytes(line))
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (h *Head) addField(line span) error {
 	f.name = span{line.from, line.from + uint32(len(name))}
 	f.value = span{start, start + uint32(len(value))}
 	f.known = nameOf(name)
-	if f.known == Other && h.kind == Request && aliased(name) {
+	if underscore && h.kind == Request && aliased(name) {
 		return ErrFieldAlias
 	}
 	err = h.note(f.known, value)
@@ -262,20 +262,25 @@ func (h *Head) addField(line span) error {
 	return err
 }
 
-// splitField cuts a header or trailer line, without its CR LF, into name and value.
-func splitField(line []byte) (name, value []byte, err error) {
+// splitField cuts a header or trailer line, without its CR LF, into name and value, and tells whether the name has an
+// underscore.
+func splitField(line []byte) (name, value []byte, underscore bool, err error) {
 	if line[0] == ' ' || line[0] == '\t' {
-		return nil, nil, ErrFolding
+		return nil, nil, false, ErrFolding
 	}
 	colon := bytes.IndexByte(line, ':')
-	if colon < 0 || !isToken(line[:colon]) {
-		return nil, nil, ErrFieldName
+	if colon < 0 {
+		return nil, nil, false, ErrFieldName
+	}
+	ok, underscore := isName(line[:colon])
+	if !ok {
+		return nil, nil, false, ErrFieldName
 	}
 	value = Trim(line[colon+1:])
-	if !all(value, classValue) {
-		return nil, nil, ErrFieldValue
+	if !isValue(value) {
+		return nil, nil, false, ErrFieldValue
 	}
-	return line[:colon], value, nil
+	return line[:colon], value, underscore, nil
 }
 
 // note remembers what the known fields say about framing and connection.

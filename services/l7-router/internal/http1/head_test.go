@@ -207,6 +207,30 @@ func TestHundredFieldsAreTaken(t *testing.T) {
 	}
 }
 
+// TestIsValue compares eight bytes at a time with one at a time, for each byte at each place.
+func TestIsValue(t *testing.T) {
+	t.Parallel()
+	for length := range 20 {
+		b := bytes.Repeat([]byte{'a'}, length)
+		for i := range b {
+			for c := range 256 {
+				b[i] = byte(c)
+				if got, want := isValue(b), all(b, classValue); got != want {
+					t.Fatalf("%q: %t, want %t", b, got, want)
+				}
+				if i > 0 {
+					b[i-1] = 0xff // no carry from one byte to the next
+					if got, want := isValue(b), all(b, classValue); got != want {
+						t.Fatalf("%q: %t, want %t", b, got, want)
+					}
+					b[i-1] = 'a'
+				}
+			}
+			b[i] = 'a'
+		}
+	}
+}
+
 func TestParseAllocatesNothing(t *testing.T) {
 	message := []byte("GET /index.html HTTP/1.1\r\nHost: example.org\r\nUser-Agent: test\r\nAccept: */*\r\nCookie: a=b; webserver=s1\r\nConnection: keep-alive, foo\r\nFoo: x\r\n\r\n")
 	chunked := []byte("5;ext=1\r\nhello\r\n0\r\nA: b\r\n\r\n")
@@ -243,6 +267,24 @@ func TestParseAllocatesNothing(t *testing.T) {
 
 func BenchmarkParse(b *testing.B) {
 	message := []byte("GET /index.html HTTP/1.1\r\nHost: example.org\r\nUser-Agent: Mozilla/5.0\r\nAccept: */*\r\nAccept-Language: en\r\nCookie: a=b; webserver=s1\r\nConnection: keep-alive\r\n\r\n")
+	b.SetBytes(int64(len(message)))
+	b.ReportAllocs()
+	var h Head
+	for b.Loop() {
+		h.Reset(Request)
+		if complete, err := h.Parse(message); !complete || err != nil {
+			b.Fatal(complete, err)
+		}
+	}
+}
+
+// BenchmarkParseBrowser reads a head as browsers send it.
+func BenchmarkParseBrowser(b *testing.B) {
+	message := []byte("GET /forum.php?mod=viewthread&tid=1 HTTP/1.1\r\nHost: www.example.org\r\nConnection: keep-alive\r\n" +
+		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36\r\n" +
+		"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n" +
+		"Accept-Encoding: gzip, deflate\r\nAccept-Language: en-US,en;q=0.9\r\nReferer: http://www.example.org/forum.php\r\n" +
+		"Cookie: sid=0123456789abcdef0123456789abcdef; lastvisit=1795716149; webserver=s1\r\nUpgrade-Insecure-Requests: 1\r\n\r\n")
 	b.SetBytes(int64(len(message)))
 	b.ReportAllocs()
 	var h Head

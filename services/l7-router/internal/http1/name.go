@@ -1,7 +1,5 @@
 package http1
 
-import "bytes"
-
 // Name is a field name that a proxy has to know; Other is any else.
 type Name uint8
 
@@ -100,11 +98,11 @@ func nameOf(b []byte) Name {
 	return Other
 }
 
-// aliased reports whether a field name means one of the known fields when "_" is read as "-": CGI and what descends from
+// aliased reports whether a field name with an underscore means one of the known fields when "_" is read as "-": CGI and what descends from
 // it (PHP's $_SERVER, WSGI) cannot tell the two apart, so X_Forwarded_For would speak for X-Forwarded-For.
 func aliased(name []byte) bool {
 	var other [len("transfer-encoding")]byte // the longest known name
-	if len(name) > len(other) || bytes.IndexByte(name, '_') < 0 {
+	if len(name) > len(other) {
 		return false
 	}
 	for i, c := range name {
