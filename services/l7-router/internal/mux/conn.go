@@ -14,8 +14,11 @@ import (
 
 // Config is what a connection is made of.
 type Config struct {
-	// Serve serves one stream of a client's connection, in a goroutine of its own; the stream is closed when it returns.
+	// Serve serves one stream of a client's connection, in a goroutine that nothing else uses meanwhile; the stream is closed
+	// when it returns. It must not panic.
 	Serve func(*Stream)
+	// Workers serve the streams; nil: some that nobody else uses.
+	Workers *Workers
 	// Streams is the most of them at a time; 0: DefaultStreams.
 	Streams int
 	// Request is how long a client may take until its first request, Idle how long a connection without any stream is kept.
@@ -31,6 +34,7 @@ type Conn struct {
 	net    net.Conn
 	config Config
 	client bool // this is the client's end
+	alone  bool // its workers are its own
 
 	// Of the goroutine of Run.
 	buf           *[]byte // borrowed while there is something in it, or streams
@@ -51,7 +55,6 @@ type Conn struct {
 	drained  *sync.Cond // of mu: something was written, or it ends
 	streams  map[uint32]*Stream
 	blocked  []*Stream // wait to send
-	free     []*Stream // to be used again
 	pending  []byte    // frames to be written
 	spare    []byte
 	block    []byte // scratch for header blocks
@@ -93,6 +96,9 @@ func newConn(n net.Conn, config Config, client bool) *Conn {
 		streams: map[uint32]*Stream{}, window: http2.InitialWindow, own: http2.InitialWindow,
 		initial: http2.InitialWindow, maxFrame: http2.MaxFrame, limit: DefaultStreams, idleAt: time.Now(),
 	}
+	if config.Workers == nil && !client {
+		c.alone, c.config.Workers = true, &Workers{}
+	}
 	c.drained = sync.NewCond(&c.mu)
 	// Whoever sends first finds the greeting before him.
 	if c.client {
@@ -123,6 +129,9 @@ func (c *Conn) Run(already []byte) error {
 	}
 	c.end(err)
 	c.handlers.Wait()
+	if c.alone {
+		c.config.Workers.Close()
+	}
 	return err
 }
 
@@ -332,10 +341,6 @@ func (c *Conn) write() {
 		}
 	}
 	if c.running == 0 { // what an idle connection does not need
-		if len(c.free) > 1 {
-			clear(c.free[1:])
-			c.free = c.free[:1]
-		}
 		if cap(c.pending) > keptBuffer {
 			c.pending = nil
 		}
@@ -408,19 +413,6 @@ func (c *Conn) unreserve() {
 	if c.final || c.client && c.retiring {
 		c.finish()
 	}
-}
-
-// serve is the goroutine of one stream of a client's connection.
-func (c *Conn) serve(s *Stream) {
-	defer func() {
-		_ = s.Close() // it only says what has been said
-		c.mu.Lock()
-		c.free = append(c.free, s)
-		c.unreserve()
-		c.mu.Unlock()
-		c.handlers.Done()
-	}()
-	c.config.Serve(s)
 }
 
 // fill reads more. An idle connection holds no buffer meanwhile.

@@ -220,7 +220,9 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 		return nil
 	}
 	c.last = h.Stream
-	s := c.stream()
+	w := c.config.Workers.take()
+	s := w.stream
+	s.reset(c)
 	s.id = h.Stream
 	refused := c.decode(http2.Request, s.in.text, block)
 	end := h.Has(http2.EndStream)
@@ -231,19 +233,20 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 	}
 	switch {
 	case isConn(refused):
+		w.spare()
 		return refused
 	case refused == http2.ErrTooLarge:
 		s.in.text = append(s.in.text[:0], tooLarge...)
 		s.in.body = http1.Body{Framing: http1.Chunked} // it is thrown away
 		c.head.Begin(http2.Request, nil)
 	case refused != nil:
-		c.free = append(c.free, s)
+		w.spare()
 		return refused
 	case err != nil:
-		c.free = append(c.free, s)
+		w.spare()
 		return err
 	case c.running >= c.config.Streams:
-		c.free = append(c.free, s)
+		w.spare()
 		return &http2.StreamError{Code: http2.RefusedStream, Reason: "too many streams"}
 	}
 	s.in.begun, s.in.ended, s.in.left = true, end, c.head.Length()
@@ -254,7 +257,7 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 	c.running++
 	c.frames.add(framesPerRequest)
 	c.handlers.Add(1)
-	go c.serve(s) // Run waits for it
+	w.serve()
 	return nil
 }
 

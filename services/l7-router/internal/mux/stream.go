@@ -77,18 +77,6 @@ func newStream() *Stream {
 	return s
 }
 
-// stream returns a stream that is ready for use. The caller holds c.mu.
-func (c *Conn) stream() *Stream {
-	s := (*Stream)(nil)
-	if n := len(c.free); n > 0 {
-		s, c.free = c.free[n-1], c.free[:n-1]
-	} else {
-		s = newStream()
-	}
-	s.reset(c)
-	return s
-}
-
 // reset makes a used stream ready for another.
 func (s *Stream) reset(c *Conn) {
 	s.c, s.id, s.err, s.closed, s.aborted, s.code, s.onEnd = c, 0, nil, false, false, http2.InternalError, nil

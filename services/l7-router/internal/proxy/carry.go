@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -340,6 +341,9 @@ func (r *relay) awaitResponse(in **buffer) (status int, err error) {
 			continue
 		}
 		*in = grown(*in)
+		if r.c.h2 != nil && !r.heard {
+			runtime.Gosched() // the other streams send first; meanwhile the response may come, which saves a read in vain
+		}
 		n, err := r.down.readInto((*in).room())
 		if err != nil {
 			if errors.Is(err, errSilent) {

@@ -11,6 +11,7 @@ import (
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
 	"github.com/twotier/twotier/services/l7-router/internal/front"
+	"github.com/twotier/twotier/services/l7-router/internal/mux"
 	"github.com/twotier/twotier/services/l7-router/internal/pool"
 	"github.com/twotier/twotier/services/l7-router/internal/stats"
 	"github.com/twotier/twotier/services/l7-router/internal/tcp"
@@ -24,6 +25,7 @@ type Driver struct {
 	acceptors map[*acceptor]struct{}
 	conns     map[*conn]struct{}
 	groups    map[*streams]struct{}
+	workers   mux.Workers // of all connections; it guards itself
 	stopping  bool
 	admitted  int            // connections so far
 	wg        sync.WaitGroup // acceptors and connections
@@ -222,6 +224,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	for g := range groups {
 		g.Close()
 	}
+	d.workers.Close()
 	return nil
 }
 

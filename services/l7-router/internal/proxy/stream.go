@@ -45,7 +45,7 @@ func (c *conn) preface(timeout time.Duration) bool {
 func (c *conn) multiplex() {
 	f := &c.listener.Frontend().Current().Spec
 	config := mux.Config{
-		Serve: c.serveStream, Streams: f.HTTP2.Streams,
+		Serve: c.serveStream, Workers: &c.driver.workers, Streams: f.HTTP2.Streams,
 		Request: f.TimeoutRequest, Idle: f.TimeoutKeepAlive, Write: f.TimeoutClient,
 	}
 	if c.secure != nil && !adequate(c.secure.ConnectionState()) {
