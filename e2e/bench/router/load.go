@@ -30,6 +30,10 @@ type result struct {
 
 // load sends requests for a while over that many connections.
 func (b *bench) load(address string, connections int, burst time.Duration, header string) (result, error) {
+	url := address
+	if !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
 	script := filepath.Join(b.folder, "report.lua")
 	text := report
 	if header != "" {
@@ -40,7 +44,7 @@ func (b *bench) load(address string, connections int, burst time.Duration, heade
 		return result{}, err
 	}
 	// wrk counts whole seconds; a shorter burst is cut off by a signal, at which it reports all the same.
-	command := exec.Command("taskset", "-c", loadCore, b.wrk, "-t1", fmt.Sprintf("-c%d", connections), "-d60s", "-s", script, "http://"+address+"/")
+	command := exec.Command("taskset", "-c", loadCore, b.wrk, "-t1", fmt.Sprintf("-c%d", connections), "-d60s", "-s", script, url+"/")
 	var out strings.Builder
 	command.Stdout, command.Stderr = &out, &out
 	if err := command.Start(); err != nil {

@@ -26,6 +26,7 @@ type bench struct {
 	idle        int // connections of the case idle-10k; fewer with BENCH=quick
 	bodies      int // in one round of the case body-256MiB; one alone is too short for the clock of the processor time
 	referenceIs string
+	secure      *secure // nil: cleartext
 }
 
 // cases in the order in which they are run; the quick ones fit in 50 s.
@@ -40,6 +41,9 @@ var cases = []struct {
 	{"new-conn", true, (*bench).newConn},
 	{"body-256MiB", true, (*bench).body},
 	{"idle-10k", true, (*bench).idleConnections},
+	{"tls13-new", false, (*bench).newTLS},
+	{"tls13-keepalive", false, (*bench).keptTLS},
+	{"h2", true, (*bench).http2},
 	{"dead-server", true, (*bench).deadServer},
 	{"slow-headers", false, (*bench).slowClients},
 	{"slow-body", false, (*bench).slowClients},

@@ -195,7 +195,7 @@ func (b *bench) startOurs(address string, servers []string) (*process, error) {
 		}
 		text.WriteString("}\n")
 	}
-	fmt.Fprintf(&text, "---\nkind: frontend\nname: f\nbind: [%q]\nmaxconn: %d\ndefault_backend: b\n", address, b.idle+200)
+	fmt.Fprintf(&text, "---\nkind: frontend\nname: f\n%smaxconn: %d\ndefault_backend: b\n", b.secure.bind(address), b.idle+200)
 	folder, err := os.MkdirTemp(b.folder, "ours")
 	if err != nil {
 		return nil, err
@@ -245,7 +245,7 @@ func (b *bench) startHAProxySplicing(server string) (*process, error) {
 
 func (b *bench) startHAProxyWith(address string, servers []string, maxconn int, options string) (*process, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, haproxyConfig, maxconn, options, address)
+	fmt.Fprintf(&text, haproxyConfig, maxconn, options, b.secure.haproxyBind(address))
 	if len(servers) > 1 {
 		text.WriteString(" cookie SRV insert nocache indirect\n")
 	}
