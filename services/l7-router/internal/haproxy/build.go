@@ -45,6 +45,7 @@ func (r *reader) finish() {
 
 // settle looks at a section alone.
 func (r *reader) settle(s *section) {
+	s.settleProtocol()
 	switch mode := s.settings.mode; {
 	case mode.value == "http":
 	case mode.line == nil:
@@ -81,6 +82,20 @@ func (r *reader) settle(s *section) {
 			s.line.Assumed("timeout server %v; HAProxy would wait for ever", spec.DefaultTimeoutServer)
 		}
 		s.settleCheck()
+	}
+}
+
+// settleProtocol makes one protocol of those of the servers: ours belongs to the backend.
+func (s *section) settleProtocol() {
+	s.servers = slices.DeleteFunc(s.servers, func(one *server) bool {
+		if one.h2c != s.servers[0].h2c {
+			one.line.LeftOut("the servers of a backend speak one protocol, that of the first (line %d); give this one a backend of its own", s.servers[0].line.Number)
+			return true
+		}
+		return false
+	})
+	if len(s.servers) > 0 && s.servers[0].h2c && s.settings.httpCheck.line != nil {
+		s.servers[0].line.Assumed("checked in HTTP/1.1; for servers that speak HTTP/2 only take the http part out of the check")
 	}
 }
 
@@ -347,6 +362,9 @@ func (r *reader) frontendMessage(s *section) (*routerv1.Frontend, []part) {
 	}
 	m.Stats = s.pageMessage(&parts, at+".stats")
 	m.AccessLog = s.logMessage(&parts, at+".access_log")
+	if s.http2 {
+		m.Http2 = &routerv1.Http2{Cleartext: true}
+	}
 	for i, b := range s.binds {
 		m.Bind = append(m.Bind, b.value)
 		parts = append(parts, part{field: fmt.Sprintf("%s.bind[%d]", at, i), line: b.line, so: "the address " + b.value + " is left out",
@@ -421,6 +439,9 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 		Balance:        routerv1.Balance_BALANCE_ROUNDROBIN,
 		TimeoutConnect: s.timeout(&parts, at+".timeout_connect", "connect"),
 		TimeoutServer:  s.timeout(&parts, at+".timeout_server", "server"),
+	}
+	if len(s.servers) > 0 && s.servers[0].h2c {
+		m.Protocol = routerv1.Protocol_PROTOCOL_H2C
 	}
 	if c := s.settings.cookie; c.line != nil {
 		m.Cookie = c.value

@@ -17,7 +17,7 @@ import (
 
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"tutorial", "grown", "rules"} {
+	for _, name := range []string{"tutorial", "grown", "rules", "http2"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			t.Fatal(err)
@@ -297,7 +297,7 @@ func valid(t testing.TB, result Result) {
 }
 
 func FuzzImport(f *testing.F) {
-	for _, name := range []string{"tutorial", "grown", "rules"} {
+	for _, name := range []string{"tutorial", "grown", "rules", "http2"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			f.Fatal(err)

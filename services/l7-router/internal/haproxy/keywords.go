@@ -434,7 +434,7 @@ func (r *reader) no(s *section, line *importing.Line, words []string) {
 // bindParameters are the words behind a bind address that may be left out, with the number of their arguments.
 var bindParameters = map[string]int{
 	"name": 1, "id": 1, "backlog": 1, "nice": 1, "process": 1, "thread": 1, "shards": 1, "level": 1, "mss": 1, "tcp-ut": 1,
-	"maxconn": 1, "defer-accept": 0, "tfo": 0, "v4v6": 0, "v6only": 0,
+	"maxconn": 1, "alpn": 1, "proto": 1, "defer-accept": 0, "tfo": 0, "v4v6": 0, "v6only": 0,
 }
 
 // bind reads addresses to listen on: ADDRESS[,ADDRESS...] [parameters].
@@ -443,8 +443,18 @@ func (r *reader) bind(s *section, line *importing.Line, words []string) {
 		line.LeftOut("want an address")
 		return
 	}
+	http2 := false
 	for i := 1; i < len(words); i++ {
 		args, known := bindParameters[words[i]]
+		if words[i] == "proto" && i+1 < len(words) {
+			switch words[i+1] {
+			case "h2":
+				http2 = true
+			case "h1":
+			default:
+				known = false
+			}
+		}
 		if !known {
 			what := "the router would listen in another way"
 			if words[i] == "ssl" {
@@ -455,7 +465,7 @@ func (r *reader) bind(s *section, line *importing.Line, words []string) {
 		}
 		i += args
 	}
-	if len(words) > 1 {
+	if len(words) > 1 && !(http2 && len(words) == 3) {
 		line.Taken("what stands behind the address is left out without effect")
 	}
 	for text := range strings.SplitSeq(words[0], ",") {
@@ -478,6 +488,10 @@ func (r *reader) bind(s *section, line *importing.Line, words []string) {
 			continue
 		}
 		r.binds++
+		if http2 {
+			s.http2 = true
+			line.Assumed("HTTP/1.1 is served too, and HTTP/2 on the other addresses of the frontend; the first bytes of a connection tell")
+		}
 		ours := netip.AddrPortFrom(address, number)
 		s.binds = append(s.binds, &setting[string]{ours.String(), line})
 		if address == netip.IPv4Unspecified() {

@@ -51,6 +51,8 @@ type section struct {
 	frontend, backend string
 	settings
 	binds []*setting[string]
+	// http2: an address is for HTTP/2 in cleartext.
+	http2 bool
 	acls  map[string]*acl
 	rules []*rule
 	// parts and regexes are what the rules use of their limits.

@@ -23,9 +23,11 @@ type server struct {
 	cookie  string
 	checked bool
 	// checkPort is where it is checked; 0: at its port.
-	checkPort    uint16
-	inter        time.Duration
-	rise, fall   uint32
+	checkPort  uint16
+	inter      time.Duration
+	rise, fall uint32
+	// h2c: it is spoken to in HTTP/2.
+	h2c          bool
 	hasNoMeaning string // why the server cannot be taken; empty: it can
 }
 
@@ -57,6 +59,10 @@ var parameters = map[string]parameter{
 		s.weight = new(uint32)
 		return number(v, s.weight)
 	}},
+	"proto": {args: 1, take: func(s *server, v string) bool {
+		s.h2c = v == "h2"
+		return v == "h2" || v == "h1"
+	}},
 	"cookie": {args: 1, take: func(s *server, v string) bool { s.cookie = v; return true }},
 
 	"disabled":         {fatal: true, why: "the server is left out until it is wanted; then Apply the backend with it"},
@@ -64,7 +70,6 @@ var parameters = map[string]parameter{
 	"ssl":              {fatal: true, why: "the router speaks to servers without TLS"},
 	"send-proxy":       {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"send-proxy-v2":    {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
-	"proto":            {args: 1, fatal: true, why: "servers are spoken to in HTTP/1.1"},
 	"track":            {args: 1, why: "the server is not checked by what another one's checks find"},
 	"maxconn":          {args: 1, why: "a server has no limit of connections; limit the frontend, or the server itself"},
 	"minconn":          {args: 1, why: "a server has no limit of connections; limit the frontend, or the server itself"},
