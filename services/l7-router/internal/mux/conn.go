@@ -60,6 +60,7 @@ type Conn struct {
 	block    []byte // scratch for header blocks
 	frames   bucket
 	writing  bool
+	writer   func() // write, made once so that starting it allocates nothing
 	err      error  // why it ends
 	ending   bool   // nothing is served any more
 	running  int    // streams that count against Config.Streams, or to a server those in use
@@ -100,6 +101,7 @@ func newConn(n net.Conn, config Config, client bool) *Conn {
 		c.alone, c.config.Workers = true, &Workers{}
 	}
 	c.drained = sync.NewCond(&c.mu)
+	c.writer = c.write
 	// Whoever sends first finds the greeting before him.
 	if c.client {
 		c.pending = append(c.pending, http2.Preface...)
@@ -314,7 +316,7 @@ func (c *Conn) lastOfPeer() uint32 {
 func (c *Conn) kick() {
 	if !c.writing && len(c.pending) > 0 && c.err == nil {
 		c.writing = true
-		go c.write() // end waits for it
+		go c.writer() // end waits for it
 	}
 }
 
@@ -513,7 +515,9 @@ func (c *Conn) read() error {
 			return unlessEnding(err)
 		}
 		c.r += len(b)
-		err = c.frame(h, b[http2.FrameHeaderLen:])
+		if err = c.frame(h, b[http2.FrameHeaderLen:]); err == nil {
+			continue
+		}
 		var stream *http2.StreamError
 		if errors.As(err, &stream) {
 			err = c.refuse(h.Stream, stream)

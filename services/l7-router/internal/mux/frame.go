@@ -196,6 +196,9 @@ func (c *Conn) headerBlock(h http2.FrameHeader, block []byte) error {
 }
 
 func isConn(err error) bool {
+	if err == nil {
+		return false
+	}
 	var conn *http2.ConnError
 	return errors.As(err, &conn)
 }

@@ -70,6 +70,7 @@ func Run(t *testing.T, open Open) {
 		{"ServerKilledMidBody", testServerKilledMidBody},
 		{"ClientGone", testClientGone},
 		{"EarlyRefusal", testEarlyRefusal},
+		{"HTTP2AllocatesNothing", testHTTP2AllocatesNothing},
 		{"HTTP2", testHTTP2},
 		{"HTTP2Off", testHTTP2Off},
 		{"HTTP2Cancel", testCancel2},
