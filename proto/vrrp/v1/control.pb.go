@@ -705,7 +705,9 @@ type InstanceState struct {
 	// This node has handed over, and does not take the addresses back while another one holds them.
 	StoodBack bool `protobuf:"varint,18,opt,name=stood_back,json=stoodBack,proto3" json:"stood_back,omitempty"`
 	// This node is drained.
-	Drained       bool `protobuf:"varint,19,opt,name=drained,proto3" json:"drained,omitempty"`
+	Drained bool `protobuf:"varint,19,opt,name=drained,proto3" json:"drained,omitempty"`
+	// The last changes of state since the start, 32 at most, the newest last.
+	History       []*Transition `protobuf:"bytes,20,rep,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +875,104 @@ func (x *InstanceState) GetDrained() bool {
 	return false
 }
 
+func (x *InstanceState) GetHistory() []*Transition {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// Transition is a change of state, and why.
+type Transition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// State before.
+	From State `protobuf:"varint,2,opt,name=from,proto3,enum=twotier.vrrp.v1.State" json:"from,omitempty"`
+	// State after.
+	To State `protobuf:"varint,3,opt,name=to,proto3,enum=twotier.vrrp.v1.State" json:"to,omitempty"`
+	// Why. Example: "no advert for 90ms"
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Priority of this node then.
+	Priority uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Source address of the last advert heard until then. Empty when none was.
+	MasterAddress string `protobuf:"bytes,6,opt,name=master_address,json=masterAddress,proto3" json:"master_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transition) Reset() {
+	*x = Transition{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transition) ProtoMessage() {}
+
+func (x *Transition) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transition.ProtoReflect.Descriptor instead.
+func (*Transition) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Transition) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Transition) GetFrom() State {
+	if x != nil {
+		return x.From
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Transition) GetTo() State {
+	if x != nil {
+		return x.To
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Transition) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Transition) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Transition) GetMasterAddress() string {
+	if x != nil {
+		return x.MasterAddress
+	}
+	return ""
+}
+
 // PeerAgent is another agent of the instance.
 type PeerAgent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -894,7 +994,7 @@ type PeerAgent struct {
 
 func (x *PeerAgent) Reset() {
 	*x = PeerAgent{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1006,7 @@ func (x *PeerAgent) String() string {
 func (*PeerAgent) ProtoMessage() {}
 
 func (x *PeerAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1019,7 @@ func (x *PeerAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerAgent.ProtoReflect.Descriptor instead.
 func (*PeerAgent) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeerAgent) GetNode() string {
@@ -981,7 +1081,7 @@ type ImportFile struct {
 
 func (x *ImportFile) Reset() {
 	*x = ImportFile{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1093,7 @@ func (x *ImportFile) String() string {
 func (*ImportFile) ProtoMessage() {}
 
 func (x *ImportFile) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1106,7 @@ func (x *ImportFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportFile.ProtoReflect.Descriptor instead.
 func (*ImportFile) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportFile) GetNode() string {
@@ -1041,7 +1141,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[14]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1153,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[14]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1166,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImportRequest) GetFiles() []*ImportFile {
@@ -1089,7 +1189,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[15]
+	mi := &file_vrrp_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1201,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[15]
+	mi := &file_vrrp_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1214,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1163,7 +1263,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xce\a\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\x85\b\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -1185,13 +1285,22 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x0emaster_unheard\x18\x11 \x01(\bR\rmasterUnheard\x12\x1d\n" +
 	"\n" +
 	"stood_back\x18\x12 \x01(\bR\tstoodBack\x12\x18\n" +
-	"\adrained\x18\x13 \x01(\bR\adrained\x1a:\n" +
+	"\adrained\x18\x13 \x01(\bR\adrained\x125\n" +
+	"\ahistory\x18\x14 \x03(\v2\x1b.twotier.vrrp.v1.TransitionR\ahistory\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a_\n" +
 	"\x12PeerChecksumsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"\xb5\x01\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"\xeb\x01\n" +
+	"\n" +
+	"Transition\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12*\n" +
+	"\x04from\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x04from\x12&\n" +
+	"\x02to\x18\x03 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x02to\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bpriority\x18\x05 \x01(\rR\bpriority\x12%\n" +
+	"\x0emaster_address\x18\x06 \x01(\tR\rmasterAddress\"\xb5\x01\n" +
 	"\tPeerAgent\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1a\n" +
@@ -1214,13 +1323,14 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x10STATE_INITIALIZE\x10\x01\x12\x10\n" +
 	"\fSTATE_BACKUP\x10\x02\x12\x10\n" +
 	"\fSTATE_MASTER\x10\x03\x12\x0f\n" +
-	"\vSTATE_FAULT\x10\x042\xb8\x03\n" +
+	"\vSTATE_FAULT\x10\x042\x9b\x04\n" +
 	"\x05Agent\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12S\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a$.twotier.vrrp.v1.ListDesiredResponse\x12Z\n" +
 	"\vPreviewPlan\x12#.twotier.vrrp.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12^\n" +
-	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse2\xe1\x03\n" +
+	"\rListInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse\x12a\n" +
+	"\x0eWatchInstances\x12%.twotier.vrrp.v1.ListInstancesRequest\x1a&.twotier.vrrp.v1.ListInstancesResponse0\x012\xe1\x03\n" +
 	"\n" +
 	"AgentAdmin\x12H\n" +
 	"\x05Apply\x12\x1d.twotier.vrrp.v1.ApplyRequest\x1a .twotier.common.v1.ApplyResponse\x12M\n" +
@@ -1243,7 +1353,7 @@ func file_vrrp_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_vrrp_v1_control_proto_goTypes = []any{
 	(State)(0),                     // 0: twotier.vrrp.v1.State
 	(*HandoverRequest)(nil),        // 1: twotier.vrrp.v1.HandoverRequest
@@ -1258,71 +1368,78 @@ var file_vrrp_v1_control_proto_goTypes = []any{
 	(*ListInstancesRequest)(nil),   // 10: twotier.vrrp.v1.ListInstancesRequest
 	(*ListInstancesResponse)(nil),  // 11: twotier.vrrp.v1.ListInstancesResponse
 	(*InstanceState)(nil),          // 12: twotier.vrrp.v1.InstanceState
-	(*PeerAgent)(nil),              // 13: twotier.vrrp.v1.PeerAgent
-	(*ImportFile)(nil),             // 14: twotier.vrrp.v1.ImportFile
-	(*ImportRequest)(nil),          // 15: twotier.vrrp.v1.ImportRequest
-	(*ImportResponse)(nil),         // 16: twotier.vrrp.v1.ImportResponse
-	nil,                            // 17: twotier.vrrp.v1.InstanceState.DroppedEntry
-	nil,                            // 18: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	(*Instance)(nil),               // 19: twotier.vrrp.v1.Instance
-	(ChecksumForm)(0),              // 20: twotier.vrrp.v1.ChecksumForm
-	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
-	(*v1.ImportReport)(nil),        // 22: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 23: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 24: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 25: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 26: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 27: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 28: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 29: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 30: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 31: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 32: twotier.common.v1.ReconcileResponse
+	(*Transition)(nil),             // 13: twotier.vrrp.v1.Transition
+	(*PeerAgent)(nil),              // 14: twotier.vrrp.v1.PeerAgent
+	(*ImportFile)(nil),             // 15: twotier.vrrp.v1.ImportFile
+	(*ImportRequest)(nil),          // 16: twotier.vrrp.v1.ImportRequest
+	(*ImportResponse)(nil),         // 17: twotier.vrrp.v1.ImportResponse
+	nil,                            // 18: twotier.vrrp.v1.InstanceState.DroppedEntry
+	nil,                            // 19: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	(*Instance)(nil),               // 20: twotier.vrrp.v1.Instance
+	(ChecksumForm)(0),              // 21: twotier.vrrp.v1.ChecksumForm
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
+	(*v1.ImportReport)(nil),        // 23: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 24: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 25: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 26: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 27: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 28: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 29: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 30: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 31: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 32: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 33: twotier.common.v1.ReconcileResponse
 }
 var file_vrrp_v1_control_proto_depIdxs = []int32{
-	19, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
+	20, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
 	5,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
 	6,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
 	5,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
 	5,  // 4: twotier.vrrp.v1.ApplyRequest.object:type_name -> twotier.vrrp.v1.Object
 	12, // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
 	0,  // 6: twotier.vrrp.v1.InstanceState.state:type_name -> twotier.vrrp.v1.State
-	17, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
-	20, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	18, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	13, // 10: twotier.vrrp.v1.InstanceState.agents:type_name -> twotier.vrrp.v1.PeerAgent
-	21, // 11: twotier.vrrp.v1.PeerAgent.seen:type_name -> google.protobuf.Timestamp
-	14, // 12: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
-	5,  // 13: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
-	22, // 14: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	20, // 15: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
-	23, // 16: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	24, // 17: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	25, // 18: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
-	8,  // 19: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
-	10, // 20: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	9,  // 21: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
-	26, // 22: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	27, // 23: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	15, // 24: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
-	1,  // 25: twotier.vrrp.v1.AgentAdmin.Handover:input_type -> twotier.vrrp.v1.HandoverRequest
-	3,  // 26: twotier.vrrp.v1.AgentAdmin.Drain:input_type -> twotier.vrrp.v1.DrainRequest
-	28, // 27: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
-	28, // 28: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
-	7,  // 29: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
-	29, // 30: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	11, // 31: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	30, // 32: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	31, // 33: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	32, // 34: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	16, // 35: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
-	2,  // 36: twotier.vrrp.v1.AgentAdmin.Handover:output_type -> twotier.vrrp.v1.HandoverResponse
-	4,  // 37: twotier.vrrp.v1.AgentAdmin.Drain:output_type -> twotier.vrrp.v1.DrainResponse
-	27, // [27:38] is the sub-list for method output_type
-	16, // [16:27] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
+	21, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	19, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	14, // 10: twotier.vrrp.v1.InstanceState.agents:type_name -> twotier.vrrp.v1.PeerAgent
+	13, // 11: twotier.vrrp.v1.InstanceState.history:type_name -> twotier.vrrp.v1.Transition
+	22, // 12: twotier.vrrp.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 13: twotier.vrrp.v1.Transition.from:type_name -> twotier.vrrp.v1.State
+	0,  // 14: twotier.vrrp.v1.Transition.to:type_name -> twotier.vrrp.v1.State
+	22, // 15: twotier.vrrp.v1.PeerAgent.seen:type_name -> google.protobuf.Timestamp
+	15, // 16: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
+	5,  // 17: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
+	23, // 18: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	21, // 19: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
+	24, // 20: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	25, // 21: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	26, // 22: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
+	8,  // 23: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
+	10, // 24: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	10, // 25: twotier.vrrp.v1.Agent.WatchInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	9,  // 26: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
+	27, // 27: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	28, // 28: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	16, // 29: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
+	1,  // 30: twotier.vrrp.v1.AgentAdmin.Handover:input_type -> twotier.vrrp.v1.HandoverRequest
+	3,  // 31: twotier.vrrp.v1.AgentAdmin.Drain:input_type -> twotier.vrrp.v1.DrainRequest
+	29, // 32: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
+	29, // 33: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
+	7,  // 34: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
+	30, // 35: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	11, // 36: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	11, // 37: twotier.vrrp.v1.Agent.WatchInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	31, // 38: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	32, // 39: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	33, // 40: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	17, // 41: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
+	2,  // 42: twotier.vrrp.v1.AgentAdmin.Handover:output_type -> twotier.vrrp.v1.HandoverResponse
+	4,  // 43: twotier.vrrp.v1.AgentAdmin.Drain:output_type -> twotier.vrrp.v1.DrainResponse
+	32, // [32:44] is the sub-list for method output_type
+	20, // [20:32] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_control_proto_init() }
@@ -1340,7 +1457,7 @@ func file_vrrp_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_control_proto_rawDesc), len(file_vrrp_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -22,11 +22,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Agent_GetStatus_FullMethodName     = "/twotier.vrrp.v1.Agent/GetStatus"
-	Agent_WatchStatus_FullMethodName   = "/twotier.vrrp.v1.Agent/WatchStatus"
-	Agent_ListDesired_FullMethodName   = "/twotier.vrrp.v1.Agent/ListDesired"
-	Agent_PreviewPlan_FullMethodName   = "/twotier.vrrp.v1.Agent/PreviewPlan"
-	Agent_ListInstances_FullMethodName = "/twotier.vrrp.v1.Agent/ListInstances"
+	Agent_GetStatus_FullMethodName      = "/twotier.vrrp.v1.Agent/GetStatus"
+	Agent_WatchStatus_FullMethodName    = "/twotier.vrrp.v1.Agent/WatchStatus"
+	Agent_ListDesired_FullMethodName    = "/twotier.vrrp.v1.Agent/ListDesired"
+	Agent_PreviewPlan_FullMethodName    = "/twotier.vrrp.v1.Agent/PreviewPlan"
+	Agent_ListInstances_FullMethodName  = "/twotier.vrrp.v1.Agent/ListInstances"
+	Agent_WatchInstances_FullMethodName = "/twotier.vrrp.v1.Agent/WatchInstances"
 )
 
 // AgentClient is the client API for Agent service.
@@ -45,6 +46,9 @@ type AgentClient interface {
 	PreviewPlan(ctx context.Context, in *PreviewPlanRequest, opts ...grpc.CallOption) (*v1.PreviewPlanResponse, error)
 	// ListInstances shows every instance with its state on this node.
 	ListInstances(ctx context.Context, in *ListInstancesRequest, opts ...grpc.CallOption) (*ListInstancesResponse, error)
+	// WatchInstances sends the same now, and again at each change of a state; a slow receiver misses what is in between,
+	// but finds it in history.
+	WatchInstances(ctx context.Context, in *ListInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListInstancesResponse], error)
 }
 
 type agentClient struct {
@@ -114,6 +118,25 @@ func (c *agentClient) ListInstances(ctx context.Context, in *ListInstancesReques
 	return out, nil
 }
 
+func (c *agentClient) WatchInstances(ctx context.Context, in *ListInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListInstancesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[1], Agent_WatchInstances_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListInstancesRequest, ListInstancesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_WatchInstancesClient = grpc.ServerStreamingClient[ListInstancesResponse]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -130,6 +153,9 @@ type AgentServer interface {
 	PreviewPlan(context.Context, *PreviewPlanRequest) (*v1.PreviewPlanResponse, error)
 	// ListInstances shows every instance with its state on this node.
 	ListInstances(context.Context, *ListInstancesRequest) (*ListInstancesResponse, error)
+	// WatchInstances sends the same now, and again at each change of a state; a slow receiver misses what is in between,
+	// but finds it in history.
+	WatchInstances(*ListInstancesRequest, grpc.ServerStreamingServer[ListInstancesResponse]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -154,6 +180,9 @@ func (UnimplementedAgentServer) PreviewPlan(context.Context, *PreviewPlanRequest
 }
 func (UnimplementedAgentServer) ListInstances(context.Context, *ListInstancesRequest) (*ListInstancesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListInstances not implemented")
+}
+func (UnimplementedAgentServer) WatchInstances(*ListInstancesRequest, grpc.ServerStreamingServer[ListInstancesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchInstances not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -259,6 +288,17 @@ func _Agent_ListInstances_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_WatchInstances_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListInstancesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).WatchInstances(m, &grpc.GenericServerStream[ListInstancesRequest, ListInstancesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_WatchInstancesServer = grpc.ServerStreamingServer[ListInstancesResponse]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -287,6 +327,11 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchStatus",
 			Handler:       _Agent_WatchStatus_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchInstances",
+			Handler:       _Agent_WatchInstances_Handler,
 			ServerStreams: true,
 		},
 	},

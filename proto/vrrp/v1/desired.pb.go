@@ -229,7 +229,20 @@ type Instance struct {
 	PreemptDelay *durationpb.Duration `protobuf:"bytes,12,opt,name=preempt_delay,json=preemptDelay,proto3" json:"preempt_delay,omitempty"`
 	// How long a node that has started listens at least before it takes over, so that the network can settle (keepalived:
 	// vrrp_startup_delay). Default 0; 1000s at most.
-	StartupDelay  *durationpb.Duration `protobuf:"bytes,13,opt,name=startup_delay,json=startupDelay,proto3" json:"startup_delay,omitempty"`
+	StartupDelay *durationpb.Duration `protobuf:"bytes,13,opt,name=startup_delay,json=startupDelay,proto3" json:"startup_delay,omitempty"`
+	// Name of the sync group: the instances of one group are held by the same node, all or none (keepalived:
+	// vrrp_sync_group). The fault of one is the fault of all; a handover of one hands over all; a master of the group that
+	// is not heard is not replaced while another instance of the group hears it. They must have the same members with the
+	// same priorities, version, advert_interval, nopreempt and preempt_delay, and no tracker with a weight. A pair of directors needs
+	// it for its two addresses, outside and inside: two instances with sync_group "director".
+	// Example: director
+	SyncGroup string `protobuf:"bytes,14,opt,name=sync_group,json=syncGroup,proto3" json:"sync_group,omitempty"`
+	// A program that is told of each change of state, 8 at most: one after the other in the order of the changes, never two
+	// at once (keepalived: notify). Behind argv it gets keepalived's arguments: INSTANCE, the name, the new state (MASTER,
+	// BACKUP, FAULT or STOP) and the priority.
+	Notify []*Script `protobuf:"bytes,15,rep,name=notify,proto3" json:"notify,omitempty"`
+	// Mail at each change of state (keepalived: smtp_alert).
+	Mail          *Mail `protobuf:"bytes,16,opt,name=mail,proto3" json:"mail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -355,6 +368,101 @@ func (x *Instance) GetStartupDelay() *durationpb.Duration {
 	return nil
 }
 
+func (x *Instance) GetSyncGroup() string {
+	if x != nil {
+		return x.SyncGroup
+	}
+	return ""
+}
+
+func (x *Instance) GetNotify() []*Script {
+	if x != nil {
+		return x.Notify
+	}
+	return nil
+}
+
+func (x *Instance) GetMail() *Mail {
+	if x != nil {
+		return x.Mail
+	}
+	return nil
+}
+
+// Mail is sent by SMTP, from the node whose state has changed.
+type Mail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who sends it (keepalived: notification_email_from). Example: kaadmin@9527du.com
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Who gets it, 1 to 16 (keepalived: notification_email). Example: root@localhost
+	To []string `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	// The server, HOST or HOST:PORT; the port is 25 by default (keepalived: smtp_server). TLS is used where it is offered.
+	// Example: 192.168.60.22
+	Server string `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	// How long one mail may take, 1s to 5m (keepalived: smtp_connect_timeout). Default 30s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mail) Reset() {
+	*x = Mail{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mail) ProtoMessage() {}
+
+func (x *Mail) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mail.ProtoReflect.Descriptor instead.
+func (*Mail) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Mail) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Mail) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Mail) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Mail) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 // Member is one node of an instance.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -373,7 +481,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +493,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +506,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Member) GetNode() string {
@@ -439,7 +547,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +559,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +572,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Authentication) GetPasswordFile() string {
@@ -497,7 +605,7 @@ type Hmac struct {
 
 func (x *Hmac) Reset() {
 	*x = Hmac{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +617,7 @@ func (x *Hmac) String() string {
 func (*Hmac) ProtoMessage() {}
 
 func (x *Hmac) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +630,7 @@ func (x *Hmac) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hmac.ProtoReflect.Descriptor instead.
 func (*Hmac) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hmac) GetKeys() []*HmacKey {
@@ -560,7 +668,7 @@ type HmacKey struct {
 
 func (x *HmacKey) Reset() {
 	*x = HmacKey{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +680,7 @@ func (x *HmacKey) String() string {
 func (*HmacKey) ProtoMessage() {}
 
 func (x *HmacKey) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +693,7 @@ func (x *HmacKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HmacKey.ProtoReflect.Descriptor instead.
 func (*HmacKey) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HmacKey) GetId() uint32 {
@@ -648,7 +756,7 @@ type Tracker struct {
 
 func (x *Tracker) Reset() {
 	*x = Tracker{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +768,7 @@ func (x *Tracker) String() string {
 func (*Tracker) ProtoMessage() {}
 
 func (x *Tracker) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +781,7 @@ func (x *Tracker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracker.ProtoReflect.Descriptor instead.
 func (*Tracker) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tracker) GetName() string {
@@ -804,7 +912,7 @@ type Script struct {
 
 func (x *Script) Reset() {
 	*x = Script{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +924,7 @@ func (x *Script) String() string {
 func (*Script) ProtoMessage() {}
 
 func (x *Script) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +937,7 @@ func (x *Script) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Script.ProtoReflect.Descriptor instead.
 func (*Script) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Script) GetArgv() []string {
@@ -857,7 +965,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +977,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +990,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Process) GetName() string {
@@ -903,7 +1011,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1023,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1036,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *File) GetPath() string {
@@ -949,7 +1057,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1069,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1082,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Interface) GetName() string {
@@ -995,7 +1103,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1115,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1128,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Route) GetDestination() string {
@@ -1041,7 +1149,7 @@ type Tcp struct {
 
 func (x *Tcp) Reset() {
 	*x = Tcp{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1161,7 @@ func (x *Tcp) String() string {
 func (*Tcp) ProtoMessage() {}
 
 func (x *Tcp) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1174,7 @@ func (x *Tcp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tcp.ProtoReflect.Descriptor instead.
 func (*Tcp) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Tcp) GetAddress() map[string]string {
@@ -1091,7 +1199,7 @@ type Http struct {
 
 func (x *Http) Reset() {
 	*x = Http{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1211,7 @@ func (x *Http) String() string {
 func (*Http) ProtoMessage() {}
 
 func (x *Http) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1224,7 @@ func (x *Http) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Http.ProtoReflect.Descriptor instead.
 func (*Http) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Http) GetAddress() map[string]string {
@@ -1153,7 +1261,7 @@ type GrpcHealth struct {
 
 func (x *GrpcHealth) Reset() {
 	*x = GrpcHealth{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1273,7 @@ func (x *GrpcHealth) String() string {
 func (*GrpcHealth) ProtoMessage() {}
 
 func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1286,7 @@ func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcHealth.ProtoReflect.Descriptor instead.
 func (*GrpcHealth) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GrpcHealth) GetAddress() map[string]string {
@@ -1199,7 +1307,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x94\x05\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1214,7 +1322,16 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	" \x01(\rR\aversion\x129\n" +
 	"\bchecksum\x18\v \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\bchecksum\x12>\n" +
 	"\rpreempt_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\fpreemptDelay\x12>\n" +
-	"\rstartup_delay\x18\r \x01(\v2\x19.google.protobuf.DurationR\fstartupDelay\"V\n" +
+	"\rstartup_delay\x18\r \x01(\v2\x19.google.protobuf.DurationR\fstartupDelay\x12\x1d\n" +
+	"\n" +
+	"sync_group\x18\x0e \x01(\tR\tsyncGroup\x12/\n" +
+	"\x06notify\x18\x0f \x03(\v2\x17.twotier.vrrp.v1.ScriptR\x06notify\x12)\n" +
+	"\x04mail\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.MailR\x04mail\"w\n" +
+	"\x04Mail\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x03(\tR\x02to\x12\x16\n" +
+	"\x06server\x18\x03 \x01(\tR\x06server\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"V\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x1c\n" +
@@ -1306,61 +1423,65 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_vrrp_v1_desired_proto_goTypes = []any{
 	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
 	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
 	(HmacMode)(0),               // 2: twotier.vrrp.v1.HmacMode
 	(*Instance)(nil),            // 3: twotier.vrrp.v1.Instance
-	(*Member)(nil),              // 4: twotier.vrrp.v1.Member
-	(*Authentication)(nil),      // 5: twotier.vrrp.v1.Authentication
-	(*Hmac)(nil),                // 6: twotier.vrrp.v1.Hmac
-	(*HmacKey)(nil),             // 7: twotier.vrrp.v1.HmacKey
-	(*Tracker)(nil),             // 8: twotier.vrrp.v1.Tracker
-	(*Script)(nil),              // 9: twotier.vrrp.v1.Script
-	(*Process)(nil),             // 10: twotier.vrrp.v1.Process
-	(*File)(nil),                // 11: twotier.vrrp.v1.File
-	(*Interface)(nil),           // 12: twotier.vrrp.v1.Interface
-	(*Route)(nil),               // 13: twotier.vrrp.v1.Route
-	(*Tcp)(nil),                 // 14: twotier.vrrp.v1.Tcp
-	(*Http)(nil),                // 15: twotier.vrrp.v1.Http
-	(*GrpcHealth)(nil),          // 16: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 17: twotier.vrrp.v1.Tcp.AddressEntry
-	nil,                         // 18: twotier.vrrp.v1.Http.AddressEntry
-	nil,                         // 19: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(*Mail)(nil),                // 4: twotier.vrrp.v1.Mail
+	(*Member)(nil),              // 5: twotier.vrrp.v1.Member
+	(*Authentication)(nil),      // 6: twotier.vrrp.v1.Authentication
+	(*Hmac)(nil),                // 7: twotier.vrrp.v1.Hmac
+	(*HmacKey)(nil),             // 8: twotier.vrrp.v1.HmacKey
+	(*Tracker)(nil),             // 9: twotier.vrrp.v1.Tracker
+	(*Script)(nil),              // 10: twotier.vrrp.v1.Script
+	(*Process)(nil),             // 11: twotier.vrrp.v1.Process
+	(*File)(nil),                // 12: twotier.vrrp.v1.File
+	(*Interface)(nil),           // 13: twotier.vrrp.v1.Interface
+	(*Route)(nil),               // 14: twotier.vrrp.v1.Route
+	(*Tcp)(nil),                 // 15: twotier.vrrp.v1.Tcp
+	(*Http)(nil),                // 16: twotier.vrrp.v1.Http
+	(*GrpcHealth)(nil),          // 17: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 18: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 19: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 20: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
-	4,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	20, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	5,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
-	8,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
+	5,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
+	21, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	6,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
+	9,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
 	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
 	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	20, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
-	20, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
-	6,  // 8: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
-	7,  // 9: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
-	2,  // 10: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	16, // 11: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	20, // 12: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	20, // 13: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	20, // 14: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	9,  // 15: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	10, // 16: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	11, // 17: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	12, // 18: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	13, // 19: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	14, // 20: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	15, // 21: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	17, // 22: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	18, // 23: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	19, // 24: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	21, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	21, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	10, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
+	4,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
+	21, // 10: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	7,  // 11: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	8,  // 12: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	2,  // 13: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	17, // 14: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	21, // 15: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	21, // 16: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	21, // 17: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	10, // 18: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	11, // 19: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	12, // 20: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	13, // 21: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	14, // 22: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	15, // 23: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	16, // 24: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	18, // 25: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	19, // 26: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	20, // 27: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -1368,14 +1489,14 @@ func file_vrrp_v1_desired_proto_init() {
 	if File_vrrp_v1_desired_proto != nil {
 		return
 	}
-	file_vrrp_v1_desired_proto_msgTypes[3].OneofWrappers = []any{}
+	file_vrrp_v1_desired_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

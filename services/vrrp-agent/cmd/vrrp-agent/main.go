@@ -19,10 +19,12 @@ import (
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/control"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/gauges"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/loop"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/netdev"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/notify"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/track"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/warden"
@@ -97,12 +99,18 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	if err != nil {
 		return err
 	}
-	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, metrics.New(service, p.Version))
+	registry := metrics.New(service, p.Version)
+	endpoint, err := metrics.Server(p.MetricsListen, serverTLS, registry)
 	if err != nil {
 		return err
 	}
 
-	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{})}, guard, track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, p.Log)
+	notifier := notify.New(p.Node, p.Log)
+	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{})}, guard,
+		track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, notifier.Tell, p.Log)
+	if err := registry.Registry().Register(gauges.New(set)); err != nil {
+		return err
+	}
 	reconciler := loop.New(loop.Config{
 		Node: p.Node, Store: store, Status: reporter, World: set, Log: p.Log,
 		Ready: func() { server.SetServing("", true) },
@@ -116,7 +124,12 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	group.Add("grpc", server.Run)
 	group.Add("metrics", endpoint.Run)
 	group.Add("netdev", func(ctx context.Context) error { return host.Run(ctx, set.Poke) })
-	group.Add("instances", set.Run)
+	group.Add("instances", func(ctx context.Context) error {
+		err := set.Run(ctx)
+		notifier.Close() // after the last change
+		return err
+	})
+	group.Add("notify", func(context.Context) error { return notifier.Run() })
 	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed(), set.Changed()) })
 	return group.Run(ctx)
 }

@@ -27,6 +27,8 @@ import (
 type Instances interface {
 	// Instances returns them as they stand, in the order of their names.
 	Instances() []plan.Instance
+	// News is closed at the next change of a state.
+	News() <-chan struct{}
 	// Handover and Drain as in instance.Set.
 	Handover(ctx context.Context, name, node string, resign bool) (string, error)
 	Drain(ctx context.Context, on bool) (kept []string, err error)
@@ -79,6 +81,25 @@ func (a *agent) ListInstances(context.Context, *vrrpv1.ListInstancesRequest) (*v
 		answer.Instances = append(answer.Instances, instanceState(i))
 	}
 	return answer, nil
+}
+
+// WatchInstances shows the instances now and after each change.
+func (a *agent) WatchInstances(_ *vrrpv1.ListInstancesRequest, stream grpc.ServerStreamingServer[vrrpv1.ListInstancesResponse]) error {
+	for {
+		news := a.instances.News() // before the look, so that no change is missed
+		answer, err := a.ListInstances(stream.Context(), nil)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+		select {
+		case <-news:
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		}
+	}
 }
 
 // Apply stores a desired object.
@@ -170,6 +191,15 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 		MasterUnheard:       i.Unheard,
 		StoodBack:           i.StoodBack,
 		Drained:             i.Drained,
+	}
+	for _, t := range i.History {
+		transition := &vrrpv1.Transition{
+			Time: timestamppb.New(t.At), From: states[t.From], To: states[t.To], Reason: t.Reason, Priority: uint32(t.Priority),
+		}
+		if t.Master.IsValid() {
+			transition.MasterAddress = t.Master.String()
+		}
+		s.History = append(s.History, transition)
 	}
 	for _, a := range i.Agents {
 		agent := &vrrpv1.PeerAgent{

@@ -21,6 +21,8 @@ type some []plan.Instance
 
 func (s some) Instances() []plan.Instance { return s }
 
+func (s some) News() <-chan struct{} { return nil }
+
 // Handover answers with the error that the instance's name stands for.
 func (s some) Handover(_ context.Context, name, node string, _ bool) (string, error) {
 	return node, map[string]error{

@@ -23,6 +23,7 @@ func (i *instance) fail(cause, reason string) {
 		return
 	}
 	i.faults[cause] = reason
+	i.ownFault()
 	switch {
 	case i.state == fsm.Initialize: // run decides after its first look
 	case first:
@@ -39,6 +40,7 @@ func (i *instance) mend(cause string) {
 		return
 	}
 	delete(i.faults, cause)
+	i.ownFault()
 	switch {
 	case i.state == fsm.Initialize:
 	case len(i.faults) == 0:

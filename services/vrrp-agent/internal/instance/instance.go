@@ -41,6 +41,8 @@ const (
 	// socket's buffer holds (netdev): one go reads all that has come while the process was held up, the adverts of other
 	// instances included.
 	drainMost = 1024
+	// historyMost is how many changes of state are remembered.
+	historyMost = 32
 	// peersMost bounds the peers whose form of checksum is remembered: senders can be invented.
 	peersMost = spec.MaxMembers
 	// replayWindow is how far the clocks of two members may be apart, or three intervals (keepalived: time).
@@ -102,6 +104,9 @@ type Guard interface {
 // what is wrong. well is the state that it starts from.
 type Watch func(ctx context.Context, c spec.Check, well bool, report func(well bool, why string))
 
+// Tell is told of each change of state, in order. It must not block.
+type Tell func(spec.Local, plan.Transition)
+
 // order is what the goroutine is told to do from now on.
 type order struct {
 	local          spec.Local
@@ -138,12 +143,17 @@ type instance struct {
 	watch   Watch
 	log     *zap.Logger
 	changed func() // tells that status is new
+	tellOf  Tell
 
 	orders   chan order
 	pokes    chan struct{}
 	findings chan finding
 	words    chan word
 	commands chan command
+	pulls    chan pull
+	hears    atomic.Int64 // until when, in ns of the wall clock, its master counts as heard
+	group    *group       // nil: none
+	name     string
 	done     chan struct{}
 
 	counters counters
@@ -175,6 +185,10 @@ type instance struct {
 
 	parleys
 
+	history   []plan.Transition
+	toldFault string // what the group knows
+	follow    bool   // the group has moved; this instance follows when its own handover fails
+
 	startup time.Time // until when a node that has started listens
 	patient time.Time // until when it does not preempt
 
@@ -195,15 +209,17 @@ type instance struct {
 }
 
 // newInstance prepares an instance; run runs it.
-func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), o order) *instance {
+func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), tell Tell, o order) *instance {
 	i := &instance{
-		network: n, guard: g, watch: w, changed: changed,
+		network: n, guard: g, watch: w, changed: changed, tellOf: tell,
 		log:      log.With(logging.Instance(o.local.Name)),
 		orders:   make(chan order),
 		pokes:    make(chan struct{}, 1),
 		findings: make(chan finding),
 		words:    make(chan word, wordsMost),
 		commands: make(chan command),
+		pulls:    make(chan pull, pullsMost),
+		name:     o.local.Name,
 		parleys:  newParleys(),
 		done:     make(chan struct{}),
 		peers:    map[netip.Addr]packet.Checksum{},
@@ -280,6 +296,8 @@ func (i *instance) run(ctx context.Context) {
 	i.startup, i.patient = now.Add(i.order.local.StartupDelay), now.Add(i.order.local.PreemptDelay)
 	i.config.Preempt = i.preempt()
 	i.look()
+	i.ownFault()
+	i.syncFaults()
 	if len(i.faults) > 0 {
 		i.step(fsm.Event{Kind: fsm.Broken}, because(i.faultReason()))
 	} else {
@@ -343,6 +361,10 @@ func (i *instance) run(ctx context.Context) {
 			i.wake()
 			i.drain()
 			i.repeatOffer()
+		case p := <-i.pulls:
+			i.wake()
+			i.drain()
+			i.pulled(p)
 		case c := <-i.commands:
 			i.wake()
 			i.drain()
@@ -414,11 +436,31 @@ func (i *instance) step(e fsm.Event, why cause) {
 	if next != old {
 		i.why, i.heard = why.String(), cause{}
 		i.counters.transitions.Add(1)
+		i.remember(old, next)
 		i.log.Info("instance changed state", logging.Old(old.String()), logging.To(next.String()), logging.Reason(i.why))
 		i.publish()
 		i.changed()
+		i.lead(old, next)
 	}
 	i.checkRefused()
+}
+
+// remember keeps a change of state, and tells who wants to know of it.
+func (i *instance) remember(old, next fsm.State) {
+	t := plan.Transition{At: time.Now(), From: old, To: next, Reason: i.why, Priority: i.config.Priority, Master: i.master}
+	i.history = append(i.history[max(0, len(i.history)-historyMost+1):len(i.history):len(i.history)], t)
+	i.tellOf(i.order.local, t)
+}
+
+// lead tells the group of a change that the others follow. A fault they learn of as such.
+func (i *instance) lead(old, next fsm.State) {
+	switch {
+	case next == fsm.Master:
+		i.hears.Store(0)
+		i.group.pull(i, pull{kind: pullMaster, from: i.name})
+	case old == fsm.Master && next == fsm.Backup:
+		i.group.pull(i, pull{kind: pullDown, from: i.name})
+	}
 }
 
 // checkRefused puts the instance in fault when the kernel has refused its addresses.
@@ -583,6 +625,11 @@ func (i *instance) receive(datagram []byte) {
 func (i *instance) hello(priority uint8) {
 	now := time.Now()
 	i.heardAt = now
+	if priority >= i.config.Priority {
+		i.hears.Store(now.Add(i.config.Missed()).UnixNano())
+	} else {
+		i.hears.Store(0)
+	}
 	if i.unheard {
 		i.unheard = false
 		i.log.Info("the master is heard again")
@@ -603,6 +650,6 @@ func (i *instance) publish() {
 	i.status.Store(&plan.Instance{
 		Local: i.order.local, State: i.state, Priority: i.config.Priority, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
 		Checksum: i.format.Checksum, Peers: maps.Clone(i.peers),
-		Agents: i.agentsNow(), Unheard: i.unheard, StoodBack: i.stoodBack, Drained: i.drained,
+		History: i.history, Agents: i.agentsNow(), Unheard: i.unheard, StoodBack: i.stoodBack, Drained: i.drained,
 	})
 }

@@ -548,7 +548,7 @@ func (deafNetwork) Announce([]byte) error                            { return ni
 func (deafNetwork) Close() error                                     { return nil }
 
 func TestSteadyStateDoesNotAllocate(t *testing.T) {
-	i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105), keys: []parley.Key{{}}})
+	i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.NewNop(), func() {}, func(spec.Local, plan.Transition) {}, order{local: vi1(105), keys: []parley.Key{{}}})
 	if err := i.settle(nic.Port{Index: 2}); err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type lan struct {
 	nodes   []*node
 	journal []string
 	talk    bool                       // agents can speak to each other
+	mute    uint8                      // the virtual router whose adverts do not arrive
 	cut     func(a, b netip.Addr) bool // what does not arrive; multicast has the group as its end
 }
 
@@ -84,7 +85,7 @@ func (l *lan) join(t *testing.T, name, prefix string) *node {
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
 	l.mu.Unlock()
-	n.set = NewSet(n, n, n.watch.watch, zap.NewNop())
+	n.set = NewSet(n, n, n.watch.watch, func(spec.Local, plan.Transition) {}, zap.NewNop())
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(t.Context())
 	go func() {
@@ -317,6 +318,9 @@ func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	}
 	if !slices.Contains(l.nodes, w.node) {
 		return nil // cut off
+	}
+	if l.mutedAdvert(payload) {
+		return nil
 	}
 	datagram := ipv4to(w.source, to, payload)
 	for _, n := range l.nodes {

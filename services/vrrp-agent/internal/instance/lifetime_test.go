@@ -12,6 +12,8 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 // freeze holds the node up until it is thawed.
@@ -186,7 +188,7 @@ func TestSlowKernel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := slow{calls: make(chan string, 10), free: make(chan struct{}, 1)}
-		i := newInstance(s, deafNetwork{}, nil, zap.NewNop(), func() {}, order{local: vi1(105), keys: []parley.Key{{}}})
+		i := newInstance(s, deafNetwork{}, nil, zap.NewNop(), func() {}, func(spec.Local, plan.Transition) {}, order{local: vi1(105), keys: []parley.Key{{}}})
 		if err := i.settle(nic.Port{Index: 2}); err != nil {
 			t.Fatal(err)
 		}

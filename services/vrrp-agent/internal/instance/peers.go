@@ -354,6 +354,9 @@ func (i *instance) silent() bool {
 	if i.heard != (cause{}) && i.heard.priority != packet.PriorityStop && fresh {
 		return i.request()
 	}
+	if i.lives == "" && i.group.hears(i) {
+		i.lives = "the one that sync group " + i.group.name + " hears"
+	}
 	if i.lives == "" || i.heard.from.IsValid() && i.heard.priority == packet.PriorityStop {
 		return false
 	}
@@ -402,6 +405,7 @@ func (i *instance) requested(m parley.Message, a *agent) {
 		return
 	}
 	i.makeOffer(m.Node, func(string, error) {}) // what comes of it is in the log
+	i.group.pull(i, pull{kind: pullOffer, from: i.name, node: m.Node})
 }
 
 // handOver gives the addresses to a node, or to the best one, and tells when it is done.
@@ -429,6 +433,7 @@ func (i *instance) handOver(node string, resign bool, answer func(string, error)
 		return
 	}
 	i.makeOffer(node, answer)
+	i.group.pull(i, pull{kind: pullOffer, from: i.name, node: node})
 }
 
 // successor is the best agent that would take over; "" if there is none.
@@ -472,6 +477,12 @@ func (i *instance) endOffer(err error) {
 	o := i.offer
 	i.offer = nil
 	i.offering.Stop()
+	if follow := i.follow; follow {
+		i.follow = false
+		if err != nil && i.state == fsm.Master {
+			i.step(fsm.Event{Kind: fsm.Resign}, because("sync group "+i.group.name+" has moved"))
+		}
+	}
 	if err != nil {
 		i.log.Warn("addresses were not handed over", zap.String("to", o.node), zap.Error(err))
 		o.answer("", err)

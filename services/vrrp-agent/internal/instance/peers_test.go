@@ -73,8 +73,6 @@ func owners(t *testing.T, journal string) (two, none time.Duration) {
 	return two, none
 }
 
-func group() netip.Addr { return packet.Group() }
-
 // control tells whether it is an address of the control network.
 func control(a netip.Addr) bool { return a.As4()[0] == 10 }
 
@@ -82,10 +80,10 @@ func control(a netip.Addr) bool { return a.As4()[0] == 10 }
 func TestPartitions(t *testing.T) {
 	t.Parallel()
 	for name, cut := range map[string]func(a, b netip.Addr) bool{
-		"multicast":                func(a, b netip.Addr) bool { return b == group() },
-		"multicast, one direction": func(a, b netip.Addr) bool { return b == group() && a.String() == "192.168.60.22" },
+		"multicast":                func(a, b netip.Addr) bool { return b == packet.Group() },
+		"multicast, one direction": func(a, b netip.Addr) bool { return b == packet.Group() && a.String() == "192.168.60.22" },
 		"the network, one direction": func(a, b netip.Addr) bool {
-			return b == group() && a.String() == "192.168.60.22" || a.String() == "192.168.60.22" && b.String() == "192.168.60.128"
+			return b == packet.Group() && a.String() == "192.168.60.22" || a.String() == "192.168.60.22" && b.String() == "192.168.60.128"
 		},
 		"the network":         func(a, b netip.Addr) bool { return !control(a) || !control(b) },
 		"the control network": func(a, b netip.Addr) bool { return control(a) },

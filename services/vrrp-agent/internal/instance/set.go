@@ -47,12 +47,17 @@ type Set struct {
 	guard   Guard
 	watch   Watch
 	log     *zap.Logger
+	tell    Tell
 	changes chan struct{}
 
-	mu      sync.Mutex // protects running, closed and drained
+	newsMu sync.Mutex    // protects news
+	news   chan struct{} // closed at each change of state
+
+	mu      sync.Mutex // protects what follows
 	running map[string]*running
 	closed  bool
 	drained bool
+	groups  map[string]*group
 }
 
 type running struct {
@@ -61,16 +66,28 @@ type running struct {
 }
 
 // NewSet makes an empty set.
-func NewSet(h Host, g Guard, w Watch, log *zap.Logger) *Set {
+func NewSet(h Host, g Guard, w Watch, tell Tell, log *zap.Logger) *Set {
 	return &Set{
-		host: h, guard: g, watch: w, log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
+		host: h, guard: g, watch: w, tell: tell, news: make(chan struct{}), log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
+		groups: map[string]*group{},
 	}
 }
 
 // Changed kicks when an instance has changed its state.
 func (s *Set) Changed() <-chan struct{} { return s.changes }
 
+// News is closed at the next change of state. Any goroutine may call.
+func (s *Set) News() <-chan struct{} {
+	s.newsMu.Lock()
+	defer s.newsMu.Unlock()
+	return s.news
+}
+
 func (s *Set) changed() {
+	s.newsMu.Lock()
+	close(s.news)
+	s.news = make(chan struct{})
+	s.newsMu.Unlock()
 	select {
 	case s.changes <- struct{}{}:
 	default:
@@ -209,7 +226,7 @@ func (s *Set) start(l spec.Local) error {
 	if err != nil {
 		return err
 	}
-	i := newInstance(s.host, s.guard, s.watch, s.log, s.changed, o)
+	i := newInstance(s.host, s.guard, s.watch, s.log, s.changed, s.tell, o)
 	ctx, stop := context.WithCancel(context.Background()) // ended by stop or Run, which wait for it
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,6 +237,13 @@ func (s *Set) start(l spec.Local) error {
 	if _, runs := s.running[l.Name]; runs {
 		stop()
 		return fmt.Errorf("instance %s runs already", l.Name)
+	}
+	if l.SyncGroup != "" {
+		if s.groups[l.SyncGroup] == nil {
+			s.groups[l.SyncGroup] = &group{name: l.SyncGroup, faults: map[string]string{}}
+		}
+		i.group = s.groups[l.SyncGroup]
+		i.group.join(i)
 	}
 	i.drained = s.drained
 	i.build()
@@ -240,6 +264,9 @@ func (s *Set) stop(ctx context.Context, name string) error {
 	case <-r.done:
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if r.group != nil {
+		r.group.leave(r.instance)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

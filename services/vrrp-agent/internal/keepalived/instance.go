@@ -39,7 +39,7 @@ var instead = map[string]string{
 	"use_vmac":                   "addresses keep the card's own MAC; they are announced when they move",
 	"native_ipv6":                "addresses are IPv4",
 	"no_accept":                  "the node answers for its addresses",
-	"smtp_alert":                 "no mail is sent; Agent.WatchStatus and the metrics tell each change",
+	"smtp_alert":                 "mail is not taken over: give the instance mail with from, to and server",
 	"unicast_src_ip":             "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
 	"unicast_peer":               "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
 	"unicast_ttl":                "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
@@ -139,9 +139,9 @@ func (r *reader) instance(n node, s *statement) {
 
 // notify speaks about a notify script.
 func notify(s *statement) {
-	why := "no scripts are run; Agent.WatchStatus tells each change of state"
+	why := "programs are not taken over: give the instance notify, with what to run as argv; it gets keepalived's arguments"
 	if strings.Contains(strings.Join(s.words, " "), "haproxy") {
-		why = "no scripts are run; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped"
+		why = "not taken over; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped"
 	}
 	s.leave("%s", why)
 }

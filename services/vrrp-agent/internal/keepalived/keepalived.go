@@ -171,7 +171,7 @@ func (r *reader) file(n node, lines []*importing.Line) {
 func global(s *statement) {
 	switch word := s.word(0); {
 	case strings.HasPrefix(word, "notification_email"), strings.HasPrefix(word, "smtp_"):
-		s.leave("no mail is sent; Agent.WatchStatus and the metrics tell each change, for whatever sends your mails")
+		s.leave("mail is not taken over: give each instance mail with from, to and server")
 	case word == "router_id":
 		s.ignore("the node has its name from --node")
 	case word == "script_user", word == "enable_script_security":

@@ -113,7 +113,7 @@ func TestLines(t *testing.T) {
 		{"  track_script { nothing }", "no vrrp_script"},
 		{"  track_interface { eth1 }", "nothing else"},
 		{"  notify_master \"/etc/init.d/haproxy start\"", "nothing is to be started"},
-		{"  notify /bin/x", "WatchStatus"},
+		{"  notify /bin/x", "give the instance notify"},
 		{"  notify \"/bin/x --password=hunter2\"", "notify ***"},
 		{"  unicast_peer { 10.0.0.2 }", "224.0.0.18"},
 		{"  garp_master_delay 5", "ignored"},

@@ -50,6 +50,8 @@ type Instance struct {
 	Checksum packet.Checksum
 	// Peers that were heard and the form that they use, with V3. Not to be changed.
 	Peers map[netip.Addr]packet.Checksum
+	// History is the last changes of state, the newest last. Not to be changed.
+	History []Transition
 	// Agents among the peers that have been heard of, in the order of their names.
 	Agents []Agent
 	// Witnessed counts the times that this node did not take over because the master, which it did not hear, answered.
@@ -62,6 +64,16 @@ type Instance struct {
 	Drained bool
 	// Dropped packets by reason; the index is a packet.Drop.
 	Dropped [packet.Drops]uint64
+}
+
+// Transition is a change of state, and why.
+type Transition struct {
+	At       time.Time
+	From, To fsm.State
+	Reason   string
+	// Priority of this node then, and the master that was heard last.
+	Priority uint8
+	Master   netip.Addr
 }
 
 // Agent is a peer that speaks to this node beside VRRP.
@@ -185,6 +197,8 @@ func restart(have, want spec.Local) string {
 		return fmt.Sprintf("virtual router %d -> %d", have.VirtualRouterID, want.VirtualRouterID)
 	case have.Version != want.Version:
 		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
+	case have.SyncGroup != want.SyncGroup:
+		return fmt.Sprintf("sync group %q -> %q", have.SyncGroup, want.SyncGroup)
 	case have.Interval != want.Interval:
 		return fmt.Sprintf("advert interval %v -> %v", have.Interval, want.Interval)
 	}
@@ -207,6 +221,12 @@ func differences(have, want spec.Local) []string {
 	add("password file", have.PasswordFile, want.PasswordFile)
 	if !reflect.DeepEqual(have.HMAC, want.HMAC) {
 		what = append(what, "keys")
+	}
+	if !reflect.DeepEqual(have.Hooks, want.Hooks) {
+		what = append(what, "notify")
+	}
+	if !reflect.DeepEqual(have.Mail, want.Mail) {
+		what = append(what, "mail")
 	}
 	if !reflect.DeepEqual(have.Peers, want.Peers) {
 		what = append(what, "members")

@@ -68,6 +68,11 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
+	i.Hooks, i.Mail = c.hooks(at, m.GetNotify()), c.mail(at+"mail.", m.GetMail())
+	i.SyncGroup = m.GetSyncGroup()
+	if i.SyncGroup != "" && !name.MatchString(i.SyncGroup) {
+		c.bad(at+"sync_group", "%s, got %q", wantName, i.SyncGroup)
+	}
 	i.PreemptDelay = c.duration(at+"preempt_delay", m.GetPreemptDelay(), 0, 0, MaxDelay)
 	i.StartupDelay = c.duration(at+"startup_delay", m.GetStartupDelay(), 0, 0, MaxDelay)
 	if m.GetNopreempt() && i.PreemptDelay > 0 {
@@ -349,6 +354,37 @@ func (c *checker) together(instances []Instance) {
 			} else {
 				addresses[a] = i.Name
 			}
+		}
+	}
+	c.groups(instances)
+}
+
+// groups checks that the instances of a sync group can move together: the same nodes in the same order of preference.
+func (c *checker) groups(instances []Instance) {
+	first := map[string]Instance{}
+	for _, i := range instances {
+		if i.SyncGroup == "" {
+			continue
+		}
+		at := "instance/" + i.Name + "."
+		for n, t := range i.Trackers {
+			if t.Weight != 0 {
+				c.bad(fmt.Sprintf("%strackers[%d].weight", at, n), "in a sync group a failure is the fault of all; a weight would part them")
+			}
+		}
+		f, known := first[i.SyncGroup]
+		if !known {
+			first[i.SyncGroup] = i
+			continue
+		}
+		same := func(a, b Member) bool { return a.Node == b.Node && a.Priority == b.Priority }
+		by := func(a, b Member) int { return cmp.Compare(a.Node, b.Node) }
+		mine, theirs := slices.SortedFunc(slices.Values(i.Members), by), slices.SortedFunc(slices.Values(f.Members), by)
+		if !slices.EqualFunc(mine, theirs, same) {
+			c.bad(at+"members", "want the members and priorities of instance %s, which is in sync group %s too", f.Name, i.SyncGroup)
+		}
+		if i.Version != f.Version || i.Interval != f.Interval || i.Preempt != f.Preempt || i.PreemptDelay != f.PreemptDelay {
+			c.bad(at+"sync_group", "want version, advert_interval, nopreempt and preempt_delay of instance %s, which is in sync group %s too", f.Name, i.SyncGroup)
 		}
 	}
 }

@@ -134,6 +134,26 @@ func TestOn(t *testing.T) {
 	}
 }
 
+func mailed(m *vrrpv1.Mail) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) { i[1].Mail = m }
+}
+
+func TestParseTelling(t *testing.T) {
+	t.Parallel()
+	messages := tutorial()
+	messages[1].Notify = []*vrrpv1.Script{{Argv: []string{"/usr/local/bin/tell", "all"}, User: "root"}}
+	mailed(&vrrpv1.Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: "192.168.60.22"})(messages)
+	got, violations := Parse(messages)
+	if len(violations) > 0 {
+		t.Fatal(violations)
+	}
+	hooks := []Hook{{Command: "/usr/local/bin/tell\x00all\x00", User: "root"}}
+	mail := Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: "192.168.60.22:25", Timeout: 30 * time.Second}
+	if i := got[0]; !reflect.DeepEqual(i.Hooks, hooks) || !reflect.DeepEqual(i.Mail, mail) {
+		t.Errorf("got %+v %+v", i.Hooks, i.Mail)
+	}
+}
+
 func signedBy(h *vrrpv1.Hmac) func([]*vrrpv1.Instance) {
 	return func(i []*vrrpv1.Instance) { i[1].Authentication = &vrrpv1.Authentication{Hmac: h} }
 }
@@ -300,6 +320,26 @@ func TestParseRefuses(t *testing.T) {
 			"instance/VI_1.authentication.hmac.keys[1].id: 1 is the identifier of another key already"},
 		{"active key that is not there", signedBy(&vrrpv1.Hmac{Active: new(uint32(3)), Keys: []*vrrpv1.HmacKey{{Id: 1, File: "/k"}}}),
 			"instance/VI_1.authentication.hmac.active: 3 is the identifier of no key"},
+		{"sync group of different members", func(i []*vrrpv1.Instance) { i[0].SyncGroup, i[1].SyncGroup = "g", "g" },
+			"instance/VI_3.members: want the members and priorities of instance VI_1, which is in sync group g too\n" +
+				"instance/VI_3.sync_group: want version, advert_interval, nopreempt and preempt_delay of instance VI_1, which is in sync group g too"},
+		{"sync group with a weight", func(i []*vrrpv1.Instance) { i[1].SyncGroup, i[1].Trackers[0].Weight = "g", -20 },
+			"instance/VI_1.trackers[0].weight: in a sync group a failure is the fault of all; a weight would part them"},
+		{"name of a sync group", func(i []*vrrpv1.Instance) { i[1].SyncGroup = "a b" }, "instance/VI_1.sync_group: " + wantName + `, got "a b"`},
+		{"too many programs", func(i []*vrrpv1.Instance) {
+			for range 9 {
+				i[1].Notify = append(i[1].Notify, &vrrpv1.Script{Argv: []string{"/bin/true"}})
+			}
+		}, "instance/VI_1.notify: want 8 programs at most, got 9"},
+		{"program without a path", func(i []*vrrpv1.Instance) { i[1].Notify = []*vrrpv1.Script{{Argv: []string{"tell"}}} },
+			`instance/VI_1.notify[0].argv[0]: want the absolute path of a program, got "tell"`},
+		{"mail to nobody", mailed(&vrrpv1.Mail{From: "a@b", Server: "c"}), "instance/VI_1.mail.to: want 1 to 16 addresses, got 0"},
+		{"mail from nobody", mailed(&vrrpv1.Mail{To: []string{"a@b"}, Server: "c"}), `instance/VI_1.mail.from: want an address of mail, got ""`},
+		{"mail with a line end", mailed(&vrrpv1.Mail{From: "a@b", To: []string{"a@b\nDATA"}, Server: "c"}),
+			`instance/VI_1.mail.to[0]: want an address of mail, got "a@b\nDATA"`},
+		{"mail without a server", mailed(&vrrpv1.Mail{From: "a@b", To: []string{"a@b"}}), `instance/VI_1.mail.server: want HOST or HOST:PORT, got ""`},
+		{"hasty mail", mailed(&vrrpv1.Mail{From: "a@b", To: []string{"a@b"}, Server: "c:26", Timeout: durationpb.New(1)}),
+			"instance/VI_1.mail.timeout: want 1s to 5m0s, got 1ns"},
 		{"weight that moves nothing", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -5 },
 			"instance/VI_1.trackers[0].weight: -5 can never move the addresses, whatever all trackers find: -7 would do; or leave the weight out, and a failure is a fault"},
 		{"weight out of range", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -254 },

@@ -113,6 +113,11 @@ type Instance struct {
 	HMAC HMAC
 	// Preempt: a higher priority takes over from a living master.
 	Preempt bool
+	// SyncGroup of the instance; empty: none.
+	SyncGroup string
+	// Hooks and Mail tell of changes of state.
+	Hooks []Hook
+	Mail  Mail
 	// PreemptDelay is how long a node that has started or recovered does not preempt.
 	PreemptDelay time.Duration
 	// StartupDelay is how long a node that has started listens at least.
@@ -137,11 +142,16 @@ type What struct {
 }
 
 // Arguments are the command of CheckScript.
-func (w What) Arguments() []string {
-	if w.Command == "" {
+func (w What) Arguments() []string { return arguments(w.Command) }
+
+// Arguments are the command.
+func (h Hook) Arguments() []string { return arguments(h.Command) }
+
+func arguments(command string) []string {
+	if command == "" {
 		return nil
 	}
-	return strings.Split(strings.TrimSuffix(w.Command, "\x00"), "\x00")
+	return strings.Split(strings.TrimSuffix(command, "\x00"), "\x00")
 }
 
 // Member is a node of an instance.
@@ -153,6 +163,33 @@ type Member struct {
 	// Addresses by which the other members ask this one how it stands.
 	Addresses []netip.Addr
 }
+
+// Hook is a program that is told of changes.
+type Hook struct {
+	// Command, each argument ended by a zero byte, and the User who runs it.
+	Command, User string
+}
+
+// Mail is where changes are told by SMTP. The zero value: nowhere.
+type Mail struct {
+	From    string
+	To      []string
+	Server  string // HOST:PORT
+	Timeout time.Duration
+}
+
+// Limits of what is told.
+const (
+	// MaxHooks is the most programs of one instance.
+	MaxHooks = 8
+	// MaxReceivers is the most receivers of a mail.
+	MaxReceivers = 16
+	// DefaultMailTimeout is how long a mail may take, as in keepalived.
+	DefaultMailTimeout = 30 * time.Second
+	// MinMailTimeout and MaxMailTimeout bound it.
+	MinMailTimeout = time.Second
+	MaxMailTimeout = 5 * time.Minute
+)
 
 // HMAC is how adverts are signed.
 type HMAC struct {
@@ -238,6 +275,11 @@ type Local struct {
 	PasswordFile string
 	// HMAC of the instance.
 	HMAC HMAC
+	// SyncGroup of the instance; empty: none.
+	SyncGroup string
+	// Hooks and Mail tell of changes of state.
+	Hooks []Hook
+	Mail  Mail
 	// Preempt: take over from a living master of lower priority, PreemptDelay after the start or a fault.
 	Preempt      bool
 	PreemptDelay time.Duration
@@ -291,7 +333,7 @@ func On(node string, instances []Instance) []Local {
 func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
-		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Preempt: i.Preempt,
+		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
 		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
 	}
 	for _, other := range i.Members {

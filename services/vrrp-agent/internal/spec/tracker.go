@@ -52,13 +52,8 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 		}
 	case m.GetScript() != nil:
 		canReverse = false
-		w.Kind, w.Target, w.Command = CheckScript, m.GetScript().GetUser(), c.command(at+"script.argv", m.GetScript().GetArgv())
-		if w.Target == "" {
-			w.Target = "nobody"
-		}
-		if !user.MatchString(w.Target) {
-			c.bad(at+"script.user", "want the name of a user, got %q", w.Target)
-		}
+		w.Kind = CheckScript
+		w.Command, w.Target = c.script(at+"script.", m.GetScript())
 	case m.GetProcess() != nil:
 		w.Kind, w.Target = CheckProcess, m.GetProcess().GetName()
 		if len(w.Target) < 1 || len(w.Target) > MaxProcessName || strings.ContainsAny(w.Target, "/\n\x00") {
@@ -87,6 +82,65 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 	}
 	return w, addresses
 }
+
+// script returns the command and the user of a program.
+func (c *checker) script(at string, m *vrrpv1.Script) (command, name string) {
+	name = m.GetUser()
+	if name == "" {
+		name = "nobody"
+	}
+	command = c.command(at+"argv", m.GetArgv())
+	if !user.MatchString(name) {
+		c.bad(at+"user", "want the name of a user, got %q", name)
+	}
+	return command, name
+}
+
+// hooks are the programs that are told of changes.
+func (c *checker) hooks(at string, messages []*vrrpv1.Script) []Hook {
+	if len(messages) > MaxHooks {
+		c.bad(at+"notify", "want %d programs at most, got %d", MaxHooks, len(messages))
+	}
+	var all []Hook
+	for n, m := range messages {
+		command, name := c.script(fmt.Sprintf("%snotify[%d].", at, n), m)
+		all = append(all, Hook{Command: command, User: name})
+	}
+	return all
+}
+
+// mail is where changes are told.
+func (c *checker) mail(at string, m *vrrpv1.Mail) Mail {
+	if m == nil {
+		return Mail{}
+	}
+	if len(m.GetTo()) < 1 || len(m.GetTo()) > MaxReceivers {
+		c.bad(at+"to", "want 1 to %d addresses, got %d", MaxReceivers, len(m.GetTo()))
+	}
+	for n, address := range append([]string{m.GetFrom()}, m.GetTo()...) {
+		if !mailbox.MatchString(address) {
+			field := at + "from"
+			if n > 0 {
+				field = fmt.Sprintf("%sto[%d]", at, n-1)
+			}
+			c.bad(field, "want an address of mail, got %q", address)
+		}
+	}
+	server := m.GetServer()
+	if !strings.Contains(server, ":") {
+		server += ":25"
+	}
+	if !dialable(server) || strings.HasPrefix(server, "unix:") {
+		c.bad(at+"server", "want HOST or HOST:PORT, got %q", m.GetServer())
+	}
+	return Mail{
+		From: m.GetFrom(), To: m.GetTo(), Server: server,
+		Timeout: c.duration(at+"timeout", m.GetTimeout(), DefaultMailTimeout, MinMailTimeout, MaxMailTimeout),
+	}
+}
+
+// mailbox is an address of mail in its plain form, which is what all servers take.
+var mailbox = regexp.MustCompile(`^[A-Za-z0-9._%+=-]{1,64}@[A-Za-z0-9.-]{1,253}$`)
 
 // user is what a user may be called (useradd of Debian).
 var user = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/probe"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/program"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
@@ -73,7 +74,7 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 	case spec.CheckHTTP:
 		return probe.HTTP{Address: c.Address, Path: w.Target, Host: w.Host}, nothing
 	case spec.CheckScript:
-		return script{argv: w.Arguments(), user: w.Target}, nothing
+		return proberFunc(func(ctx context.Context) error { return program.Run(ctx, w.Arguments(), w.Target) }), nothing
 	case spec.CheckProcess:
 		return presence(w, "process "+w.Target, func() (bool, error) { return processRuns("/proc", w.Target) }), nothing
 	case spec.CheckFile:

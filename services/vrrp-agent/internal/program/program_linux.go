@@ -1,4 +1,5 @@
-package track
+// Package program answers: how is a program of somebody else run without giving it more than it needs?
+package program
 
 import (
 	"bytes"
@@ -13,15 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// script is good when a program ends with 0. There is no shell, and of the environment only a PATH.
-type script struct {
-	argv []string
-	user string
-}
 
 const (
 	// scriptPath is the environment of a script.
@@ -30,23 +26,25 @@ const (
 	scriptSays = 200
 )
 
-// Probe runs it once. At the end of ctx it is killed with all that it has started.
-func (s script) Probe(ctx context.Context) error {
-	if len(s.argv) == 0 {
+// Run runs a program once, as that user, and returns nil when it ends with 0. There is no shell, and of the environment
+// only a PATH. Neither the file nor a folder above it may be writable for others than root and the user. At the end of
+// ctx it is killed with all that it has started.
+func Run(ctx context.Context, argv []string, username string) error {
+	if len(argv) == 0 {
 		return errors.New("no program")
 	}
-	who, err := credential(s.user)
+	who, err := credential(username)
 	if err != nil {
 		return err
 	}
-	file, err := openTrusted(s.argv[0], who.Uid)
+	file, err := openTrusted(argv[0], who.Uid)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }() // only read from
 	// What has been looked at is run, whatever stands at its path by now. An interpreter opens it again by this name.
 	command := &exec.Cmd{
-		Path: "/proc/self/fd/3", Args: s.argv, Env: []string{scriptPath}, Dir: "/", ExtraFiles: []*os.File{file},
+		Path: "/proc/self/fd/3", Args: argv, Env: []string{scriptPath}, Dir: "/", ExtraFiles: []*os.File{file},
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
 	if int(who.Uid) != os.Getuid() || int(who.Gid) != os.Getgid() {
@@ -64,7 +62,7 @@ func (s script) Probe(ctx context.Context) error {
 		ended <- command.Start()
 	}()
 	if err := <-ended; err != nil {
-		return fmt.Errorf("run %s as %s: %w", s.argv[0], s.user, err)
+		return fmt.Errorf("run %s as %s: %w", argv[0], username, err)
 	}
 	go func() { ended <- command.Wait() }()
 	select {
@@ -72,17 +70,17 @@ func (s script) Probe(ctx context.Context) error {
 	case <-ctx.Done():
 		_ = unix.Kill(-command.Process.Pid, unix.SIGKILL) // gone is as good
 		<-ended
-		return fmt.Errorf("%s has not ended in time", s.argv[0])
+		return fmt.Errorf("%s has not ended in time", argv[0])
 	}
 	_ = unix.Kill(-command.Process.Pid, unix.SIGKILL) // what it has left running
 	if err != nil {
-		return fmt.Errorf("%s: %w%s", s.argv[0], err, out.tail())
+		return fmt.Errorf("%s: %w%s", argv[0], err, out.tail())
 	}
 	return nil
 }
 
 // scriptEnd is how long the output of a program that has ended is waited for, because its children may hold it open.
-const scriptEnd = 100_000_000 // 100 ms
+const scriptEnd = 100 * time.Millisecond
 
 // says keeps the beginning of what a program prints.
 type says struct{ buffer bytes.Buffer }
