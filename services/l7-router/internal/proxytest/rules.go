@@ -3,6 +3,7 @@ package proxytest
 import (
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -92,4 +93,37 @@ func testTarpit(t *testing.T, open Open) {
 	next.expectClosed()
 	_ = next.Close()
 	<-stopped
+}
+
+// testRulesOverHTTP2: rules hold for HTTP/2 as for HTTP/1.1.
+func testRulesOverHTTP2(t *testing.T, open Open) {
+	t.Parallel()
+	a := origin(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host+" "+r.URL.String()+" "+r.Header.Get("X-Forwarded-For")+" "+r.Header.Get("X-Forwarded-Proto"))
+	})
+	w := newWorld2(t, open, backend("web", server("a", addressOf(a))))
+	w.want.Frontends[0].Forwarded = spec.Forwarded{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Proto: true}
+	w.want.Frontends[0].Rules = []spec.Rule{
+		{Condition: spec.Condition{PathPrefixes: []string{"/private/"}}, Deny: &spec.Deny{Status: 403}},
+		{Condition: spec.Condition{PathPrefixes: []string{"/slow/"}}, Deny: &spec.Deny{Status: 500, Hold: 20 * time.Millisecond}},
+		{Condition: spec.Condition{PathPrefixes: []string{"/old/"}}, Redirect: &spec.Redirect{Prefix: "https://new.example", Code: 308}},
+		{Condition: spec.Condition{Sources: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, Edit: &spec.Edit{Host: "inner", Path: spec.PathEdit{Prefix: "/app/", Replacement: "/"}}},
+	}
+	w.apply()
+	c := client2(t)
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for range 2 {
+		for path, want := range map[string]int{"/private/x": 403, "/a/%2e%2e/private/": 403, "/slow/": 500, "/old/x?y": 308} {
+			r, body, err := ask2(c, "GET", "http://"+w.address()+path, nil)
+			if err != nil || r.StatusCode != want || want == 308 && r.Header.Get("Location") != "https://new.example/old/x?y" {
+				t.Errorf("%s: %v %v %q", path, r, err, body)
+			}
+		}
+		if _, body, err := ask2(c, "GET", "http://"+w.address()+"/app/x?y", nil, "X-Forwarded-For: 192.0.2.7"); err != nil || body != "inner /x?y 192.0.2.7, 127.0.0.1 http" {
+			t.Errorf("edited: %q %v", body, err)
+		}
+		if r, _, err := ask2(c, "POST", "http://"+w.address()+"/private/", strings.NewReader(strings.Repeat("x", 100000))); err != nil || r.StatusCode != 403 {
+			t.Errorf("a body that nobody wants: %v %v", r, err)
+		}
+	}
 }

@@ -50,6 +50,7 @@ func Run(t *testing.T, open Open) {
 		{"AnswersOfItsOwn", testAnswersOfItsOwn},
 		{"Rules", testRules},
 		{"Tarpit", testTarpit},
+		{"RulesOverHTTP2", testRulesOverHTTP2},
 		{"LogOfTrustedHop", testLogOfTrustedHop},
 		{"UnfinishedHeadTimesOut", testUnfinishedHeadTimesOut},
 		{"UnfinishedBodyTimesOut", testUnfinishedBodyTimesOut},
