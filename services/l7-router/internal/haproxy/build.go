@@ -436,13 +436,14 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 	parts := []part{s.object(at)}
 	m := &routerv1.Backend{
 		Name:           s.backend,
-		Balance:        routerv1.Balance_BALANCE_ROUNDROBIN,
 		TimeoutConnect: s.timeout(&parts, at+".timeout_connect", "connect"),
 		TimeoutServer:  s.timeout(&parts, at+".timeout_server", "server"),
+		TimeoutQueue:   s.timeout(&parts, at+".timeout_queue", "queue"),
 	}
 	if len(s.servers) > 0 && s.servers[0].h2c {
 		m.Protocol = routerv1.Protocol_PROTOCOL_H2C
 	}
+	s.chooses(m, &parts, at)
 	if c := s.settings.cookie; c.line != nil {
 		m.Cookie = c.value
 		parts = append(parts, part{field: at + ".cookie", line: c.line, so: "clients are not kept on a server", drop: func() {
@@ -461,6 +462,7 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 			part{field: field, line: one.line, so: "the server is left out", whole: true,
 				drop: func() { s.servers = slices.DeleteFunc(s.servers, func(o *server) bool { return o == one }) }},
 			part{field: field + ".cookie", line: one.line, so: "the value is left out", drop: func() { one.cookie = "" }})
+		s.limits(m.Servers[i], one, &parts, field)
 		if m.Check == nil && one.checked {
 			m.Check = s.check(&parts, at+".check", one)
 		}

@@ -38,6 +38,7 @@ var keywords = map[string]keyword{
 	}},
 	"enabled":       {"dflb", func(_ *reader, _ *section, line *importing.Line, _ []string) { line.Ignored("sections are") }},
 	"block":         {"flb", (*reader).block},
+	"hash-type":     {"dlb", (*reader).hashType},
 	"http-check":    {"dlb", (*reader).httpCheck},
 	"http-request":  {"flb", (*reader).request},
 	"http-response": {"flb", (*reader).response},
@@ -59,7 +60,6 @@ var harmless = map[string]string{
 	"backlog":                            "the kernel's queue is as long as the kernel allows",
 	"description":                        "it explains only",
 	"fullconn":                           "servers have no dynamic limits",
-	"hash-type":                          "no balance by hash",
 	"id":                                 "objects are known by their names",
 	"log-tag":                            "the log names service and node",
 	"unique-id-format":                   "no request numbers",
@@ -110,7 +110,7 @@ var instead = map[string]string{
 	"errorloc302":                 "error pages cannot be changed",
 	"errorloc303":                 "error pages cannot be changed",
 	"filter":                      "there are no filters",
-	"force-persist":               "a server whose check fails takes no requests",
+	"force-persist":               "a cookie that names a server that is down counts for all requests (option persist) or for none",
 	"http-after-response":         "responses are not changed by rules; the web servers do it",
 	"http-reuse":                  "the router decides itself which connections it keeps",
 	"ignore-persist":              "a cookie counts for every request",
@@ -118,13 +118,11 @@ var instead = map[string]string{
 	"monitor-fail":                "ask the gRPC health service instead",
 	"monitor-net":                 "ask the gRPC health service instead",
 	"monitor-uri":                 "ask the gRPC health service instead",
-	"option allbackups":           "the first usable backup takes all; give it servers of its own to share with",
 	"option http-proxy":           "there is no forward proxy",
 	"option httpslog":             "there is no TLS at the router",
 	"option ldap-check":           "checks are HTTP or a TCP connection",
 	"option mysql-check":          "checks are HTTP or a TCP connection",
 	"option originalto":           "X-Original-To is not sent",
-	"option persist":              "a server whose check fails takes no requests",
 	"option pgsql-check":          "checks are HTTP or a TCP connection",
 	"option redis-check":          "checks are HTTP or a TCP connection",
 	"option smtpchk":              "checks are HTTP or a TCP connection",
@@ -205,17 +203,6 @@ func (r *reader) mode(s *section, line *importing.Line, words []string) {
 	line.Taken("mode %s", importing.Quote(s.settings.mode.value))
 }
 
-func (r *reader) balance(_ *section, line *importing.Line, words []string) {
-	switch word := strings.Join(words[1:], " "); word {
-	case "roundrobin":
-		line.Taken("roundrobin")
-	case "static-rr":
-		line.Assumed("roundrobin, which shares alike")
-	default:
-		line.Unsupported("balance %s: roundrobin is taken; to keep a client on a server use cookie NAME insert", importing.Quote(word))
-	}
-}
-
 func (r *reader) defaultBackend(s *section, line *importing.Line, words []string) {
 	if len(words) != 2 || strings.HasPrefix(words[1], "%[") {
 		line.LeftOut("want the name of one backend")
@@ -242,7 +229,7 @@ func (r *reader) maxconn(s *section, line *importing.Line, words []string) {
 
 // timeoutIn says in which sections a timeout has effect; those that are not named have no counterpart.
 var timeoutIn = map[string]string{
-	"client": "dfl", "http-request": "dfl", "tarpit": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "server": "dlb", "check": "dlb",
+	"client": "dfl", "http-request": "dfl", "tarpit": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "queue": "dlb", "server": "dlb", "check": "dlb",
 }
 
 func (r *reader) timeout(s *section, line *importing.Line, words []string) {
@@ -253,8 +240,6 @@ func (r *reader) timeout(s *section, line *importing.Line, words []string) {
 	in, known := timeoutIn[words[1]]
 	value, good := duration(words[2])
 	switch {
-	case words[1] == "queue":
-		line.Ignored("requests do not queue")
 	case !known:
 		line.LeftOut("timeout %s: timeout client and timeout server hold for this phase too", importing.Quote(words[1]))
 	case !strings.Contains(in, s.kind[:1]):
@@ -273,36 +258,6 @@ func (r *reader) timeout(s *section, line *importing.Line, words []string) {
 func (r *reader) oldTimeout(s *section, line *importing.Line, words []string) {
 	name := map[string]string{"clitimeout": "client", "contimeout": "connect", "srvtimeout": "server"}[words[0]]
 	r.timeout(s, line, slices.Concat([]string{"timeout", name}, words[1:]))
-}
-
-func (r *reader) cookie(s *section, line *importing.Line, words []string) {
-	if len(words) < 3 || !slices.Contains(words[2:], "insert") || slices.Contains(words[2:], "dynamic") {
-		line.LeftOut("only the form cookie NAME insert can be taken: the router makes the cookie itself; clients are not kept on a server")
-		return
-	}
-	c := &routerv1.Cookie{Name: words[1]}
-	line.Taken("persistence by cookie %s", importing.Quote(words[1]))
-	for i := 2; i < len(words); i++ {
-		switch word := words[i]; word {
-		case "insert":
-		case "nocache":
-			c.Nocache = true
-		case "indirect":
-			c.Indirect = true
-		case "httponly":
-			c.Httponly = true
-		case "secure":
-			c.Secure = true
-		case "domain", "maxidle", "maxlife", "attr":
-			i++
-			line.Unsupported("%s: the cookie is made without it and ends with the browser's session", word)
-		case "postonly", "preserve":
-			line.Unsupported("%s: the cookie is inserted whenever a client has none that is good", word)
-		default:
-			line.Unsupported("%s: the cookie is made without it", importing.Quote(word))
-		}
-	}
-	s.settings.cookie = setting[*routerv1.Cookie]{c, line}
 }
 
 func (r *reader) defaultServer(s *section, line *importing.Line, words []string) {
@@ -324,6 +279,9 @@ func (r *reader) option(s *section, line *importing.Line, words []string) {
 	}
 	if words[1] == "httplog" {
 		r.httpLog(s, line)
+		return
+	}
+	if r.switches(s, line, words[1], true) {
 		return
 	}
 	if words[1] != "httpchk" {
@@ -408,6 +366,9 @@ func (r *reader) no(s *section, line *importing.Line, words []string) {
 	if len(words) > 2 && words[1] == "option" && words[2] == "httpchk" {
 		s.settings.httpCheck = setting[*routerv1.HttpCheck]{}
 		line.Taken("checks are TCP connections")
+		return
+	}
+	if len(words) > 2 && words[1] == "option" && r.switches(s, line, words[2], false) {
 		return
 	}
 	switch strings.Join(words[1:], " ") {

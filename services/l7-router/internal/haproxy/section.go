@@ -22,7 +22,8 @@ type settings struct {
 	defaultBackend setting[string]
 	maxconn        setting[uint32]
 	cookie         setting[*routerv1.Cookie]
-	httpCheck      setting[*routerv1.HttpCheck]
+	balancing
+	httpCheck setting[*routerv1.HttpCheck]
 	// forwardFor are the trusted networks of option forwardfor.
 	forwardFor setting[[]string]
 	// statsPage is what lines say of the statistics page, without users.

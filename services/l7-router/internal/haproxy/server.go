@@ -28,6 +28,9 @@ type server struct {
 	rise, fall uint32
 	// h2c: it is spoken to in HTTP/2.
 	h2c          bool
+	maxconn      uint32
+	maxqueue     uint32
+	slowstart    time.Duration
 	hasNoMeaning string // why the server cannot be taken; empty: it can
 }
 
@@ -65,16 +68,17 @@ var parameters = map[string]parameter{
 	}},
 	"cookie": {args: 1, take: func(s *server, v string) bool { s.cookie = v; return true }},
 
+	"maxconn":   {args: 1, take: func(s *server, v string) bool { return number(v, &s.maxconn) }},
+	"maxqueue":  {args: 1, take: func(s *server, v string) bool { return number(v, &s.maxqueue) }},
+	"slowstart": {args: 1, take: func(s *server, v string) (ok bool) { s.slowstart, ok = duration(v); return ok }},
+
 	"disabled":         {fatal: true, why: "the server is left out until it is wanted; then Apply the backend with it"},
 	"enabled":          {harmless: true, why: "servers are"},
 	"ssl":              {fatal: true, why: "the router speaks to servers without TLS"},
 	"send-proxy":       {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"send-proxy-v2":    {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"track":            {args: 1, why: "the server is not checked by what another one's checks find"},
-	"maxconn":          {args: 1, why: "a server has no limit of connections; limit the frontend, or the server itself"},
-	"minconn":          {args: 1, why: "a server has no limit of connections; limit the frontend, or the server itself"},
-	"maxqueue":         {args: 1, harmless: true, why: "requests do not queue"},
-	"slowstart":        {args: 1, why: "a server that comes back takes its full share at once"},
+	"minconn":          {args: 1, why: "maxconn is the limit at all times"},
 	"addr":             {args: 1, why: "checks go to the server's own address"},
 	"check-ssl":        {why: "checks are made without TLS"},
 	"check-send-proxy": {why: "checks are made without the PROXY protocol"},
