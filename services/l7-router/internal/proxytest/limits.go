@@ -68,6 +68,48 @@ func testLimits(t *testing.T, open Open) {
 	}
 }
 
+// testLimits2: the limits hold for requests in HTTP/2 too.
+func testLimits2(t *testing.T, open Open) {
+	t.Parallel()
+	s := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	w := newWorld2(t, open, backend("web", server("a", addressOf(s))))
+	w.want.Frontends[0].Limits = spec.Limits{TargetBytes: 100, Fields: 20, BodyBytes: 1000, BodyRate: 1 << 20, Grace: 300 * time.Millisecond}
+	w.apply()
+	url := "http://" + w.address()
+	slow, sender := io.Pipe()
+	t.Cleanup(func() { _ = sender.Close() })
+	go func() {
+		pause := time.NewTicker(2 * time.Millisecond)
+		defer pause.Stop()
+		for range pause.C {
+			if _, err := sender.Write([]byte("b")); err != nil {
+				return
+			}
+		}
+	}()
+	for _, test := range []struct {
+		name, path string
+		body       io.Reader
+		status     int
+	}{
+		{"target", "/" + strings.Repeat("a", 99), nil, 200},
+		{"target beyond", "/" + strings.Repeat("a", 100), nil, 414},
+		{"length", "/", strings.NewReader(strings.Repeat("b", 1000)), 200},
+		{"length beyond", "/", strings.NewReader(strings.Repeat("b", 1001)), 413},
+		{"body without a length", "/", onlyReader{strings.NewReader(strings.Repeat("b", 1000))}, 200},
+		{"body without a length beyond", "/", onlyReader{strings.NewReader(strings.Repeat("b", 1001))}, 413},
+		{"slow body", "/", slow, 408},
+	} {
+		method := "GET"
+		if test.body != nil {
+			method = "POST"
+		}
+		if r, _, err := ask2(client2(t), method, url+test.path, test.body); err != nil || r.StatusCode != test.status {
+			t.Errorf("%s: %+v %v, want %d", test.name, r, err, test.status)
+		}
+	}
+}
+
 // trickle sends a byte every few milliseconds until that fails.
 func trickle(c net.Conn, b string) {
 	pause := time.NewTicker(2 * time.Millisecond)
@@ -146,7 +188,7 @@ func testSlowServerIsNotTheClientsFault(t *testing.T, open Open) {
 	t.Parallel()
 	const n = 32 << 20
 	s := origin(t, func(w http.ResponseWriter, r *http.Request) {
-		<-time.After(time.Second) // longer than the grace; the body waits in buffers that are full
+		<-time.After(time.Second) // this server is slow: longer than the grace, while the body waits in buffers that are full
 		got, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, got)
 	})

@@ -94,6 +94,7 @@ func Run(t *testing.T, open Open) {
 		{"ShutdownSessions", testShutdownSessions},
 		{"Differential", testDifferential},
 		{"Limits", testLimits},
+		{"Limits2", testLimits2},
 		{"SlowBodies", testSlowBodies},
 		{"SlowReader", testSlowReader},
 		{"SlowHTTPTest", testSlowHTTPTest},

@@ -32,7 +32,7 @@ type Origin struct {
 
 	mu      sync.Mutex // guards what follows
 	reached []Reached
-	conns   map[net.Conn]bool // false: accepted, nothing has come yet
+	conns   map[net.Conn]struct{}
 }
 
 // NewOrigin starts an Origin on loopback; it ends with the test.
@@ -42,7 +42,7 @@ func NewOrigin(t testing.TB) *Origin {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &Origin{listener: l, conns: map[net.Conn]bool{}}
+	o := &Origin{listener: l, conns: map[net.Conn]struct{}{}}
 	o.group.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -50,7 +50,7 @@ func NewOrigin(t testing.TB) *Origin {
 				return
 			}
 			o.mu.Lock()
-			o.conns[c] = true
+			o.conns[c] = struct{}{}
 			o.mu.Unlock()
 			o.group.Go(func() { o.serve(c) })
 		}
