@@ -474,6 +474,51 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// TestLateWrite lets a write go on that is late, and holds that nothing of it is sent twice or lost.
+func TestLateWrite(t *testing.T) {
+	t.Parallel()
+	const n = 200000
+	asked := make(chan int, 100)
+	address, _ := listen(t, config(func(s *Stream) {
+		s.OnLate(func(moved int) error {
+			select {
+			case asked <- moved:
+			default: // the test has seen enough
+			}
+			return s.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		})
+		_ = s.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		_, _ = fmt.Fprintf(s, "HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n", n)
+		body, _ := io.ReadAll(noise(n))
+		_, _ = s.Write(append(body, "\r\n0\r\n\r\n"...))
+	}))
+	r := dialRaw(t, address)
+	r.send(request(1, true))
+	for moved := 0; moved < http2.InitialWindow; { // the first window
+		moved += <-asked
+	}
+	r.send(http2.AppendWindowUpdate(nil, 0, n), http2.AppendWindowUpdate(nil, 1, n/4))
+	for <-asked > 0 { // until nothing moves any more
+	}
+	r.send(http2.AppendWindowUpdate(nil, 1, n))
+	var got bytes.Buffer
+	for {
+		h, payload, err := r.frame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Type == http2.Data {
+			got.Write(payload)
+			if h.Has(http2.EndStream) {
+				break
+			}
+		}
+	}
+	if sum(&got) != sum(noise(n)) {
+		t.Error("another hash came out than went in")
+	}
+}
+
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	begun, ended := make(chan struct{}), make(chan error, 2)

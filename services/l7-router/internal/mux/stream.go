@@ -24,6 +24,8 @@ type Stream struct {
 	aborted             bool
 	code                http2.Code // that it is reset with when it is closed too early
 	onEnd               func()
+	late                func(moved int) error
+	moved               int // bytes of the body that have been sent since late was asked
 	readWait, writeWait waiter
 }
 
@@ -79,7 +81,7 @@ func newStream() *Stream {
 
 // reset makes a used stream ready for another.
 func (s *Stream) reset(c *Conn) {
-	s.c, s.id, s.err, s.closed, s.aborted, s.code, s.onEnd = c, 0, nil, false, false, http2.InternalError, nil
+	s.c, s.id, s.err, s.closed, s.aborted, s.code, s.onEnd, s.late, s.moved = c, 0, nil, false, false, http2.InternalError, nil, nil, 0
 	in, out := &s.in, &s.out
 	*in = incoming{text: in.text[:0], data: in.data[:0], lines: in.lines[:0]}
 	held, rest, trailer := out.held[:0], out.rest[:0], out.trailer[:0]
@@ -172,6 +174,11 @@ func (s *Stream) OnEnd(f func()) {
 		f()
 	}
 }
+
+// OnLate has f asked when a write has not come to its end by the write deadline; moved tells how many
+// bytes of the body have been sent since it was asked before. nil lets the write go on, for which f has to set another deadline. Without f a late write fails,
+// and nobody knows how much of it has been sent. It is for the goroutine that writes.
+func (s *Stream) OnLate(f func(moved int) error) { s.late = f }
 
 // Ended reports whether the other side has given the stream up.
 func (s *Stream) Ended() bool {

@@ -212,6 +212,7 @@ func (s *Stream) send(data []byte, end bool) error {
 		o.window -= n
 		c.window -= n
 		c.frames.add(framesPerData)
+		s.moved += n
 		data = data[n:]
 		if last {
 			if end {
@@ -230,7 +231,16 @@ func (s *Stream) waitToSend() error {
 		s.out.blocked = true
 		s.c.blocked = append(s.c.blocked, s)
 	}
-	return s.wait(&s.writeWait)
+	err := s.wait(&s.writeWait)
+	if err == nil || s.late == nil {
+		return err
+	}
+	moved := s.moved
+	s.moved = 0
+	s.c.mu.Unlock()
+	err = s.late(moved)
+	s.c.mu.Lock()
+	return err
 }
 
 // endOut notes that END_STREAM has been sent. The caller holds c.mu.

@@ -28,6 +28,8 @@ type sock struct {
 	// h2 is what this is instead of a connection; nil: it is one.
 	h2    *mux.Stream
 	ahead *buffer // what has been read already of what TLS is to read; nil: nothing
+	// late is writeLate, made once.
+	late func(int) error
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
 	oneB    [1]byte

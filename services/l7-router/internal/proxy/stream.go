@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,7 +87,28 @@ func adequate(state tls.ConnectionState) bool {
 }
 
 // streamConns holds conns of streams that have ended, so that a request allocates nothing.
-var streamConns = sync.Pool{New: func() any { return newConn(&sock{}, nil, exchange.Client{}, nil) }}
+var streamConns = sync.Pool{New: func() any {
+	c := newConn(&sock{}, nil, exchange.Client{}, nil)
+	c.late = c.writeLate
+	return c
+}}
+
+// writeLate decides whether a write to a stream that is late goes on, as with TLS: half of it may have been sent.
+func (s *sock) writeLate(moved int) error {
+	d := s.writing
+	if d == nil {
+		return os.ErrDeadlineExceeded
+	}
+	if moved > 0 {
+		d.active.touch()
+		earned(d.toPace, moved)
+	}
+	if err := d.afterWrite(os.ErrDeadlineExceeded); err != nil {
+		return err
+	}
+	d.beforeWrite()
+	return nil
+}
 
 // streamSet is the streams of a connection that are being served.
 type streamSet struct {
@@ -126,6 +148,8 @@ func (c *conn) serveStream(s *mux.Stream) {
 	one := streamConns.Get().(*conn)
 	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
 	one.who, one.via = c.who, c.via
+	one.writing = nil
+	s.OnLate(one.late)
 	c.carrying.add(one)
 	defer func() {
 		c.carrying.remove(one)
@@ -193,7 +217,9 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 			x.ConnectFailed()
 			return false, err
 		}
-		goOn, err = c.through(f, server, &sock{h2: s, server: server.ID()}, !fresh, keep)
+		srv := &sock{h2: s, server: server.ID()}
+		s.OnLate(srv.writeLate)
+		goOn, err = c.through(f, server, srv, !fresh, keep)
 		if err == nil || errors.Is(err, errAgain) {
 			return goOn, err
 		}
