@@ -685,7 +685,7 @@ type InstanceState struct {
 	// Adverts taken in.
 	AdvertsReceived uint64 `protobuf:"varint,9,opt,name=adverts_received,json=advertsReceived,proto3" json:"adverts_received,omitempty"`
 	// Packets dropped by the receive checks (RFC 3768, section 7.1), by reason: header, destination, ttl, version, type,
-	// length, checksum, authentication, interval, own_address, signature, replay. Adverts of other instances are not counted.
+	// length, checksum, authentication, interval, own_address, signature, replay, peer. Adverts of other instances are not counted.
 	Dropped map[string]uint64 `protobuf:"bytes,10,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Adverts taken in that named other virtual addresses than ours. Growing: the nodes do not agree on the addresses.
 	AddressesMismatched uint64 `protobuf:"varint,11,opt,name=addresses_mismatched,json=addressesMismatched,proto3" json:"addresses_mismatched,omitempty"`

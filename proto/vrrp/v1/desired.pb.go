@@ -242,7 +242,11 @@ type Instance struct {
 	// BACKUP, FAULT or STOP) and the priority.
 	Notify []*Script `protobuf:"bytes,15,rep,name=notify,proto3" json:"notify,omitempty"`
 	// Mail at each change of state (keepalived: smtp_alert).
-	Mail          *Mail `protobuf:"bytes,16,opt,name=mail,proto3" json:"mail,omitempty"`
+	Mail *Mail `protobuf:"bytes,16,opt,name=mail,proto3" json:"mail,omitempty"`
+	// Adverts are sent by unicast to the first of each other member's addresses, which must be in the network of the
+	// virtual addresses, and only taken in from there (keepalived: unicast_peer). For networks without multicast. Every
+	// member needs an address then. Default false: multicast.
+	Unicast       bool `protobuf:"varint,17,opt,name=unicast,proto3" json:"unicast,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +391,13 @@ func (x *Instance) GetMail() *Mail {
 		return x.Mail
 	}
 	return nil
+}
+
+func (x *Instance) GetUnicast() bool {
+	if x != nil {
+		return x.Unicast
+	}
+	return false
 }
 
 // Mail is sent by SMTP, from the node whose state has changed.
@@ -1307,7 +1318,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\x06\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa9\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1326,7 +1337,8 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
 	"sync_group\x18\x0e \x01(\tR\tsyncGroup\x12/\n" +
 	"\x06notify\x18\x0f \x03(\v2\x17.twotier.vrrp.v1.ScriptR\x06notify\x12)\n" +
-	"\x04mail\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.MailR\x04mail\"w\n" +
+	"\x04mail\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.MailR\x04mail\x12\x18\n" +
+	"\aunicast\x18\x11 \x01(\bR\aunicast\"w\n" +
 	"\x04Mail\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x03(\tR\x02to\x12\x16\n" +

@@ -131,9 +131,19 @@ func awaitThat(t *testing.T, what string, wrong func() string) {
 // awaitEach looks with that pause.
 func awaitEach(t *testing.T, pause time.Duration, what string, wrong func() string) {
 	t.Helper()
+	awaitLonger(t, pause, time.After(patience), what, wrong)
+}
+
+// awaitUntil waits longer than usual.
+func awaitUntil(t *testing.T, deadline time.Time, what string, wrong func() string) {
+	t.Helper()
+	awaitLonger(t, 100*time.Millisecond, time.After(time.Until(deadline)), what, wrong)
+}
+
+func awaitLonger(t *testing.T, pause time.Duration, deadline <-chan time.Time, what string, wrong func() string) {
+	t.Helper()
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
-	deadline := time.After(patience)
 	for {
 		last := wrong()
 		if last == "" {

@@ -540,6 +540,10 @@ func (i *instance) send(payload []byte, resign bool) {
 	if len(i.deaf) > 0 {
 		i.sendUnicast(resign)
 	}
+	if i.order.local.Unicast {
+		i.counters.sent.Add(1)
+		return
+	}
 	i.sign(payload, i.format)
 	if err := i.wire.Send(payload); err != nil {
 		// The next advert is the next try. A card that is gone is reported by its own event.

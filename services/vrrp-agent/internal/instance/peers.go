@@ -126,6 +126,7 @@ type parleys struct {
 // deaf is an agent that misses our adverts.
 type deaf struct {
 	until          time.Time
+	peer           bool // all adverts go by unicast, for good
 	advert, resign []byte
 }
 
@@ -300,6 +301,9 @@ func (i *instance) answer(q parley.Message, a *agent, from netip.Addr) {
 // sendToo sends our adverts to the address too, for a while. It must be in the network of the instance.
 func (i *instance) sendToo(to netip.Addr) {
 	d, known := i.deaf[to]
+	if d.peer {
+		return
+	}
 	if port, ok := i.network.View().Toward(to); !ok || port.Index != i.port.Index || !known && len(i.deaf) >= deafMost {
 		return
 	}
@@ -315,7 +319,7 @@ func (i *instance) sendToo(to netip.Addr) {
 // sendUnicast sends the advert to those who are deaf.
 func (i *instance) sendUnicast(resign bool) {
 	for to, d := range i.deaf {
-		if time.Now().After(d.until) {
+		if !d.peer && time.Now().After(d.until) {
 			delete(i.deaf, to)
 			continue
 		}

@@ -110,6 +110,19 @@ func (i *instance) build() {
 		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,
 		Self: i.port.Source, Ring: i.order.ring, Signed: l.HMAC.Require,
 	}
+	for address, d := range i.deaf {
+		if d.peer {
+			delete(i.deaf, address)
+		}
+	}
+	if l.Unicast {
+		for _, p := range l.Peers {
+			if len(p.Addresses) > 0 {
+				i.deaf[p.Addresses[0]] = deaf{peer: true}
+				i.expect.Peers = append(i.expect.Peers, p.Addresses[0])
+			}
+		}
+	}
 	i.write()
 	i.frames = map[netip.Addr][]byte{}
 	for _, address := range l.Addresses {

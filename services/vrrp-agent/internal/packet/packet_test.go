@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
@@ -279,6 +280,24 @@ func TestUnicast(t *testing.T) {
 		e := Expect{Version: V3, VirtualRouterID: 53, Self: to}
 		if got, err := e.Receive(datagram, nil); err != nil || got.Priority != 105 || got.Checksum != ChecksumPseudoHeader {
 			t.Errorf("checksum for %v: got %+v %v", destination, got, err)
+		}
+		for peer, want := range map[netip.Addr]error{from: nil, netip.MustParseAddr("192.168.60.9"): DropPeer} {
+			e.Peers = []netip.Addr{peer}
+			if _, err := e.Receive(datagram, nil); err != want {
+				t.Errorf("peer %v: %v", peer, err)
+			}
+		}
+		multicast := append([]byte(nil), datagram...)
+		copy(multicast[16:], group[:])
+		multicast[26], multicast[27] = 0, 0
+		binary.BigEndian.PutUint16(multicast[26:], checksum(pseudoHeader(from.As4(), group, len(payload)), multicast[20:]))
+		e.Peers = []netip.Addr{from}
+		if _, err := e.Receive(multicast, nil); err != DropPeer {
+			t.Errorf("multicast where unicast is wanted: %v", err)
+		}
+		e.Peers = nil
+		if _, err := e.Receive(multicast, nil); err != nil {
+			t.Errorf("multicast: %v", err)
 		}
 		e.Self = netip.MustParseAddr("192.168.60.3")
 		if _, err := e.Receive(datagram, nil); err != DropDestination {

@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -38,14 +39,16 @@ const (
 	DropSignature
 	// DropReplay: the trailer is an old one, or of another time.
 	DropReplay
+	// DropPeer: by unicast from somebody who is no peer, or by multicast where only unicast is wanted.
+	DropPeer
 
 	// Drops is the number of reasons.
-	Drops = int(DropReplay) + 1
+	Drops = int(DropPeer) + 1
 )
 
 var dropNames = [Drops]string{
 	"header", "destination", "ttl", "version", "type", "length", "checksum", "other_router", "authentication",
-	"interval", "own_address", "signature", "replay",
+	"interval", "own_address", "signature", "replay", "peer",
 }
 
 // Error names the reason in one word, as it appears in the status.
@@ -70,6 +73,8 @@ type Expect struct {
 	Ring *Ring
 	// Signed: adverts without a trailer are dropped.
 	Signed bool
+	// Peers are the only senders, by unicast, if there are any.
+	Peers []netip.Addr
 	// Self is our own address. Adverts that come from it are not for us; those by unicast to it are. The zero value leaves
 	// both out.
 	Self netip.Addr
@@ -140,6 +145,9 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	}
 	if e.Self.IsValid() && r.From == e.Self {
 		return Received{}, DropOwn
+	}
+	if len(e.Peers) > 0 && (destination == group || !slices.Contains(e.Peers, r.From)) {
+		return Received{}, DropPeer
 	}
 	if e.Ring != nil && (e.Signed || r.Signed) {
 		if !r.Signed {

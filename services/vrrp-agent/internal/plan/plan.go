@@ -197,6 +197,8 @@ func restart(have, want spec.Local) string {
 		return fmt.Sprintf("virtual router %d -> %d", have.VirtualRouterID, want.VirtualRouterID)
 	case have.Version != want.Version:
 		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
+	case have.Unicast != want.Unicast:
+		return fmt.Sprintf("unicast %v -> %v", have.Unicast, want.Unicast)
 	case have.SyncGroup != want.SyncGroup:
 		return fmt.Sprintf("sync group %q -> %q", have.SyncGroup, want.SyncGroup)
 	case have.Interval != want.Interval:

@@ -69,6 +69,13 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
 	i.Hooks, i.Mail = c.hooks(at, m.GetNotify()), c.mail(at+"mail.", m.GetMail())
+	if i.Unicast = m.GetUnicast(); i.Unicast {
+		for n, member := range i.Members {
+			if len(member.Addresses) == 0 {
+				c.bad(fmt.Sprintf("%smembers[%d].addresses", at, n), "want the address for adverts by unicast")
+			}
+		}
+	}
 	i.SyncGroup = m.GetSyncGroup()
 	if i.SyncGroup != "" && !name.MatchString(i.SyncGroup) {
 		c.bad(at+"sync_group", "%s, got %q", wantName, i.SyncGroup)

@@ -326,6 +326,8 @@ func TestParseRefuses(t *testing.T) {
 		{"sync group with a weight", func(i []*vrrpv1.Instance) { i[1].SyncGroup, i[1].Trackers[0].Weight = "g", -20 },
 			"instance/VI_1.trackers[0].weight: in a sync group a failure is the fault of all; a weight would part them"},
 		{"name of a sync group", func(i []*vrrpv1.Instance) { i[1].SyncGroup = "a b" }, "instance/VI_1.sync_group: " + wantName + `, got "a b"`},
+		{"unicast to nowhere", func(i []*vrrpv1.Instance) { i[1].Unicast, i[1].Members[0].Addresses = true, []string{"192.168.60.22"} },
+			"instance/VI_1.members[1].addresses: want the address for adverts by unicast"},
 		{"too many programs", func(i []*vrrpv1.Instance) {
 			for range 9 {
 				i[1].Notify = append(i[1].Notify, &vrrpv1.Script{Argv: []string{"/bin/true"}})

@@ -115,6 +115,8 @@ type Instance struct {
 	Preempt bool
 	// SyncGroup of the instance; empty: none.
 	SyncGroup string
+	// Unicast: adverts go to the first address of each other member, and come from there.
+	Unicast bool
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
@@ -277,6 +279,8 @@ type Local struct {
 	HMAC HMAC
 	// SyncGroup of the instance; empty: none.
 	SyncGroup string
+	// Unicast: adverts go to the first address of each other member, and come from there.
+	Unicast bool
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
@@ -333,7 +337,7 @@ func On(node string, instances []Instance) []Local {
 func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
-		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
+		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
 		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
 	}
 	for _, other := range i.Members {
