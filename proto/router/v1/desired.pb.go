@@ -1774,7 +1774,7 @@ type Condition struct {
 	// The path ends with one of these (HAProxy: path_end). Example: .png
 	PathSuffixes []string `protobuf:"bytes,4,rep,name=path_suffixes,json=pathSuffixes,proto3" json:"path_suffixes,omitempty"`
 	// The path fits one of these regular expressions somewhere; ^ and $ bind it (HAProxy: path_reg). The language is RE2's,
-	// which has no back references and takes time in proportion to the path. At most 256 bytes and 1000 instructions each, 64
+	// which has no back references and takes time in proportion to the path. At most 256 bytes and 250 instructions each, 64
 	// in a frontend. Example: ^/thread-[0-9]+\.html$
 	PathRegexes []string `protobuf:"bytes,5,rep,name=path_regexes,json=pathRegexes,proto3" json:"path_regexes,omitempty"`
 	// How paths and queries are compared in this condition, not in those inside it. Default: see above.

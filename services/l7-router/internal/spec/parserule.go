@@ -27,8 +27,9 @@ const (
 	// MaxRegexes is the most regular expressions in all rules of a frontend.
 	MaxRegexes = 64
 	// MaxRegexBytes and MaxRegexSteps are the most bytes of a regular expression, and instructions that it compiles to. Each
-	// byte of a path takes at most one step for each instruction.
-	MaxRegexBytes, MaxRegexSteps = 256, 1000
+	// byte of a path takes at most one step for each instruction, some 20 ns: the worst expression holds a loop up for some
+	// 5 ms for each KiB of a path.
+	MaxRegexBytes, MaxRegexSteps = 256, 250
 	// MaxText is the most bytes of a value to compare with, of a header that is set, or of an address to redirect to.
 	MaxText = 1024
 	// MaxEdits is the most fields that one edit names in one list.
