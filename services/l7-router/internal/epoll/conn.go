@@ -369,6 +369,7 @@ func (c *conn) expired() {
 	case carrying:
 		c.overdue()
 	case queueing:
+		c.flight.request.Late()
 		c.refuse(503, c.flight.keep)
 		c.ready()
 	case holding:

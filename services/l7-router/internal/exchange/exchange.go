@@ -79,6 +79,7 @@ type Request struct {
 
 	seen
 	persisted
+	late     bool // it has waited in a queue for too long
 	minor    int
 	upgrade  bool
 	server   *pool.Server // that was chosen last
@@ -123,6 +124,7 @@ func (r *Request) decide(f *Frontend, h *http1.Head, c *Client, trace route.Trac
 	r.minor = h.Minor()
 	r.upgrade = h.Upgrade() != nil
 	r.server = nil
+	r.late = false
 	r.persisted = persisted{post: string(method) == "POST"}
 	r.Ticket.Reset()
 	r.twice = safeMethod(method)

@@ -172,6 +172,12 @@ func (r *Request) Assigned(now stats.Moment) {
 	s.Seen.Add(r.shard, stats.Sessions, 1)
 }
 
+// Late notes that the request has waited in a queue for too long.
+func (r *Request) Late() {
+	r.Leave()
+	r.late = true
+}
+
 // Connected notes that the connection to the server is there; reused: it had been idle.
 func (r *Request) Connected(now stats.Moment, reused bool) {
 	c := stats.Connects
@@ -222,6 +228,8 @@ func (r *Request) Refused(status int) {
 		cause = stats.CauseClientTimeout
 	case status == 502:
 		cause = stats.CauseServer
+	case status == 503 && r.late:
+		cause, phase = stats.CauseServerTimeout, stats.PhaseQueue
 	case status == 503:
 		cause, phase = stats.CauseServer, stats.PhaseConnect
 	case status == 504:

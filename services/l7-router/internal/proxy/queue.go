@@ -39,6 +39,7 @@ func (c *conn) next() (server *pool.Server, gone bool) {
 				return nil, true
 			}
 		case <-timeout.C:
+			x.Late()
 			return nil, false
 		}
 	}
