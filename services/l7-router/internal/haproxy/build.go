@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
 	"google.golang.org/protobuf/proto"
@@ -81,7 +80,7 @@ func (r *reader) settle(s *section) {
 		if s.settings.timeouts["server"].line == nil {
 			s.line.Assumed("timeout server %v; HAProxy would wait for ever", spec.DefaultTimeoutServer)
 		}
-		s.settleCheck()
+		s.settleHealth()
 	}
 }
 
@@ -96,30 +95,6 @@ func (s *section) settleProtocol() {
 	})
 	if len(s.servers) > 0 && s.servers[0].h2c && s.settings.httpCheck.line != nil {
 		s.servers[0].line.Assumed("checked in HTTP/1.1; for servers that speak HTTP/2 only take the http part out of the check")
-	}
-}
-
-// settleCheck makes one check of those of the servers: ours belongs to the backend.
-func (s *section) settleCheck() {
-	var first *server
-	for _, one := range s.servers {
-		if one.checked && first == nil {
-			first = one
-		}
-	}
-	if first == nil {
-		if line := s.settings.httpCheck.line; line != nil {
-			line.Assumed("no check for backend/%s, because none of its servers has the word check", s.backend)
-		}
-		return
-	}
-	for _, one := range s.servers {
-		switch {
-		case !one.checked:
-			one.line.Assumed("checked like the others, because the check belongs to the whole backend; HAProxy does not check this server")
-		case one.inter != first.inter || one.rise != first.rise || one.fall != first.fall:
-			one.line.Assumed("inter, rise and fall of line %d, because the check belongs to the whole backend", first.line.Number)
-		}
 	}
 }
 
@@ -141,9 +116,9 @@ func (r *reader) assumePort(s *section, one *server) bool {
 		return false
 	}
 	one.port = ports[0]
-	if one.checkPort == one.port {
+	if one.checking.port == one.port {
 		one.line.Assumed("port %d for requests: port %d behind check is for checks only, HAProxy sends requests to the port that the client called",
-			one.port, one.checkPort)
+			one.port, one.checking.port)
 	} else {
 		one.line.Assumed("port %d: HAProxy sends requests to the port that the client called", one.port)
 	}
@@ -173,16 +148,13 @@ func (r *reader) crossed() {
 	checked := map[*section]bool{}
 	r.servers(func(s *section, one *server) { checked[s] = checked[s] || one.checked })
 	r.servers(func(s *section, one *server) {
-		if one.checkPort != 0 && one.checkPort != one.port {
-			one.line.Unsupported("checks at port %d: checks go to the server's own port, %d", one.checkPort, one.port)
-		}
 		if !one.checked && checked[s] {
 			where := ""
 			if one.address.IsLoopback() {
 				where = ", the router's own machine"
 			}
-			r.report.Warn("Line %d: server %s (%s%s) of backend %s has no check. HAProxy sends it requests even when nothing listens there. "+
-				"Here it is checked like the others.", one.line.Number, one.name, one.endpoint(), where, s.backend)
+			r.report.Warn("Line %d: server %s (%s%s) of backend %s has no check. It gets requests even when nothing listens there.",
+				one.line.Number, one.name, one.endpoint(), where, s.backend)
 		}
 		other, named := byName[one.name]
 		same, known := byAddress[one.endpoint()]
@@ -457,36 +429,26 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 		field := fmt.Sprintf("%s.servers[%d]", at, i)
 		m.Servers = append(m.Servers, &routerv1.Server{
 			Name: one.name, Address: one.endpoint(), Weight: one.weight, Backup: one.backup, Cookie: one.cookie,
+			Admin: one.admin, Check: s.checkOf(one),
 		})
 		parts = append(parts,
 			part{field: field, line: one.line, so: "the server is left out", whole: true,
 				drop: func() { s.servers = slices.DeleteFunc(s.servers, func(o *server) bool { return o == one }) }},
 			part{field: field + ".cookie", line: one.line, so: "the value is left out", drop: func() { one.cookie = "" }})
 		s.limits(m.Servers[i], one, &parts, field)
+		parts = append(parts, intervals(field+".check", one)...)
 		if m.Check == nil && one.checked {
 			m.Check = s.check(&parts, at+".check", one)
+			m.ShutdownSessionsWhenDown = one.cut
+			parts = append(parts,
+				part{field: at + ".passive", line: one.line, so: "traffic is not judged", drop: func() { one.observe = routerv1.Observe_OBSERVE_UNSPECIFIED }})
 		}
+	}
+	m.Passive = s.passive()
+	if retries := s.settings.retries; retries.line != nil {
+		m.Retries = retries.value
+		parts = append(parts, part{field: at + ".retries", line: retries.line, so: "the default is taken",
+			drop: func() { s.settings.retries = setting[*routerv1.Retries]{} }})
 	}
 	return m, parts
-}
-
-// check is the check of the backend, with the intervals of one server.
-func (s *section) check(parts *[]part, at string, one *server) *routerv1.Check {
-	c := &routerv1.Check{Rise: one.rise, Fall: one.fall, Timeout: s.timeout(parts, at+".timeout", "check")}
-	if one.inter > 0 {
-		c.Interval = durationpb.New(one.inter)
-		if c.Timeout == nil && one.inter > spec.DefaultInterval {
-			c.Timeout = durationpb.New(min(one.inter, time.Minute)) // HAProxy: as long as the interval
-		}
-	}
-	if h := s.settings.httpCheck; h.line != nil {
-		c.Http = h.value
-		*parts = append(*parts, part{field: at + ".http", line: h.line, so: "checks are TCP connections",
-			drop: func() { s.settings.httpCheck = setting[*routerv1.HttpCheck]{} }})
-	}
-	*parts = append(*parts,
-		part{field: at + ".interval", line: one.line, so: "the default is taken", drop: func() { one.inter = 0 }},
-		part{field: at + ".rise", line: one.line, so: "the default is taken", drop: func() { one.rise = 0 }},
-		part{field: at + ".fall", line: one.line, so: "the default is taken", drop: func() { one.fall = 0 }})
-	return c
 }

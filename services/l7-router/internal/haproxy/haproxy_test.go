@@ -17,7 +17,7 @@ import (
 
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"tutorial", "grown", "rules", "http2"} {
+	for _, name := range []string{"tutorial", "grown", "rules", "http2", "health"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			t.Fatal(err)
@@ -154,14 +154,19 @@ func TestLines(t *testing.T) {
 		{"f", "disabled", "does not start"},
 		{"f", "use_backend b if { path_beg \"/$X\" }", "environment variable"},
 		{"f", "use_backend \"b", "quote"},
-		{"b", "server s2 172.16.0.99:80", "checked like the others"},
+		{"b", "server s2 172.16.0.99:80", "taken"},
 		{"b", "server s1 172.16.0.99:80 check", "another name"},
 		{"b", "server s2 172.16.0.99 check", "port 80: HAProxy sends"},
-		{"b", "server s2 172.16.0.99:80 check port 81", "checks at port 81"},
-		{"b", "server s2 172.16.0.99:80 check inter 5s", "line 5"},
+		{"b", "server s2 172.16.0.99:80 check port 81", "taken"},
+		{"b", "server s2 172.16.0.99:80 check addr www.example.org", "not a good value"},
+		{"b", "server s2 172.16.0.99:80 check fastinter 1ms", "want 10ms"},
+		{"b", "server s2 172.16.0.99:80 check observe layer7 on-error mark-down", "belong to the whole backend"},
+		{"b", "server s2 172.16.0.99:80 check on-marked-down shutdown-sessions", "belongs to the whole backend"},
+		{"b", "server s2 172.16.0.99:80 check on-error panic", "not a good value"},
+		{"b", "server s2 172.16.0.99:80 check inter 5s", "taken"},
 		{"b", "server s2 172.16.0.99:80 weight 300", "want 0 to 256"},
 		{"b", "server s2 172.16.0.99:80 weight x", "not a good value"},
-		{"b", "server s2 172.16.0.99:80 disabled", "left out until"},
+		{"b", "server s2 172.16.0.99:80 disabled", "taken"},
 		{"b", "server s2 172.16.0.99:80 send-proxy", "PROXY"},
 		{"b", "server s2 172.16.0.99:80 check verify none", "belongs to ssl"},
 		{"b", "server s2 172.16.0.99:80 mystery 1 check", `"mystery"`},
@@ -200,7 +205,27 @@ func TestLines(t *testing.T) {
 		{"b", "option httpchk HEAD /x HTTP/1.0", "taken"},
 		{"b", "option httpchk x", "want a path"},
 		{"b", "http-check send meth GET uri /x hdr Host www", "taken"},
-		{"b", "http-check send meth GET hdr X-A b", `"X-A"`},
+		{"b", "http-check send meth GET hdr X-A b", "taken"},
+		{"b", "http-check send meth GET hdr Connection close", "close their connections anyway"},
+		{"b", "http-check send meth GET hdr Authorization x", "secrets are not taken"},
+		{"b", "http-check send foo bar", `"foo"`},
+		{"b", "http-check disable-on-404", "taken"},
+		{"b", "http-check expect status 200,301-304", "taken"},
+		{"b", "http-check expect status 2xx", "want a status"},
+		{"b", "http-check expect rstatus ^2", "taken"},
+		{"b", "http-check expect rstatus (", "RE2"},
+		{"b", "http-check expect rstatus x", "no status fits"},
+		{"b", "http-check expect ! string down", "taken"},
+		{"b", "http-check expect hdr name X-State value up", "taken"},
+		{"b", "http-check expect hdr name -m beg X-State", "compared exactly"},
+		{"b", "http-check expect fullhdr x", "can be expected"},
+		{"b", "http-check expect status", "and a value"},
+		{"b", "http-check connect port 80", "can be taken"},
+		{"b", "retries 2", "2 further servers"},
+		{"b", "retries many", "want a number"},
+		{"b", "retry-on empty-response 503", "taken"},
+		{"b", "retry-on 302", "want 401"},
+		{"b", "retry-on sometimes", `"sometimes"`},
 		{"b", "use_backend b", "no effect"},
 		{"b", "no option httpchk", "TCP connections"},
 		{"b", "stats auth a:hunter2", "auth ***"},
@@ -319,7 +344,7 @@ func valid(t testing.TB, result Result) {
 }
 
 func FuzzImport(f *testing.F) {
-	for _, name := range []string{"tutorial", "grown", "rules", "http2"} {
+	for _, name := range []string{"tutorial", "grown", "rules", "http2", "health"} {
 		config, err := os.ReadFile("testdata/" + name + ".cfg")
 		if err != nil {
 			f.Fatal(err)

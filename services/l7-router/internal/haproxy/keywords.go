@@ -47,6 +47,8 @@ var keywords = map[string]keyword{
 	"mode":          {"dflb", (*reader).mode},
 	"no":            {"dflb", (*reader).no},
 	"option":        {"dflb", (*reader).option},
+	"retries":       {"dlb", (*reader).retries},
+	"retry-on":      {"dlb", (*reader).retryOn},
 	"server":        {"flb", (*reader).server},
 	"srvtimeout":    {"dlb", (*reader).oldTimeout},
 	"log":           {"dflb", func(r *reader, s *section, line *importing.Line, words []string) { r.readLog(s, line, words) }},
@@ -88,7 +90,6 @@ var harmless = map[string]string{
 	"option tcpka":                       "TCP keep-alive is on",
 	"option idle-close-on-response":      "idle connections end when they are closed",
 	"option accept-invalid-http-request": "a request that can be read in two ways is refused, always",
-	"retries":                            "each server that is usable is tried once",
 }
 
 // instead are keywords and options that matter and cannot be said, and what to do about it.
@@ -288,77 +289,7 @@ func (r *reader) option(s *section, line *importing.Line, words []string) {
 		tell(line, "option "+words[1])
 		return
 	}
-	if s.kind == "frontend" {
-		line.Ignored("it has no effect in a section frontend")
-		return
-	}
-	check := &routerv1.HttpCheck{}
-	switch rest := words[2:]; len(rest) {
-	case 0:
-	case 1:
-		check.Path = rest[0]
-	default:
-		check.Method, check.Path = rest[0], rest[1]
-		check.Host = r.checkVersion(line, rest[2:])
-	}
-	s.settings.httpCheck = setting[*routerv1.HttpCheck]{check, line}
-	line.Taken("checks are HTTP requests")
-}
-
-// checkVersion reads what used to stand behind the path: a version, with headers behind it. It returns the host.
-func (r *reader) checkVersion(line *importing.Line, words []string) (host string) {
-	for i, text := range strings.Split(strings.Join(words, " "), "\r\n") {
-		name, value, _ := strings.Cut(text, ":")
-		switch {
-		case i == 0 && (text == "" || strings.HasPrefix(text, "HTTP/1.")), text == "":
-		case i > 0 && strings.EqualFold(name, "host"):
-			host = strings.TrimSpace(value)
-		default:
-			line.Unsupported("%s: checks send no header but Host", importing.Quote(name))
-		}
-	}
-	return host
-}
-
-// httpCheck reads the newer way to say what a check is.
-func (r *reader) httpCheck(s *section, line *importing.Line, words []string) {
-	if len(words) > 2 && words[1] == "expect" {
-		if slices.Equal(words[2:], []string{"rstatus", "(2|3)[0-9][0-9]"}) {
-			line.Taken("as always")
-			return
-		}
-		line.LeftOut("a status of 200 to 399 is good; nothing else can be expected")
-		return
-	}
-	if len(words) < 2 || words[1] != "send" || s.settings.httpCheck.line == nil {
-		line.LeftOut("only http-check send below option httpchk can be taken")
-		return
-	}
-	c := s.settings.httpCheck.value
-	check := &routerv1.HttpCheck{Method: c.GetMethod(), Path: c.GetPath(), Host: c.GetHost()}
-	line.Taken("the request of the checks")
-	for i := 2; i < len(words); i++ {
-		value := strings.Join(words[min(i+1, len(words)):min(i+2, len(words))], "")
-		switch words[i] {
-		case "meth":
-			check.Method = value
-		case "uri":
-			check.Path = value
-		case "ver":
-			line.Taken("checks are made in HTTP/1.1")
-		case "hdr":
-			if !strings.EqualFold(value, "host") {
-				line.Unsupported("%s: checks send no header but Host", importing.Quote(value))
-			} else if i+2 < len(words) {
-				check.Host = words[i+2]
-			}
-			i++
-		default:
-			line.Unsupported("%s: a check has a method, a path and a host", importing.Quote(words[i]))
-		}
-		i++
-	}
-	s.settings.httpCheck = setting[*routerv1.HttpCheck]{check, line}
+	r.optionHTTPCheck(s, line, words[2:])
 }
 
 // no reads a keyword that is switched off.

@@ -24,6 +24,7 @@ type settings struct {
 	cookie         setting[*routerv1.Cookie]
 	balancing
 	httpCheck setting[*routerv1.HttpCheck]
+	retries   setting[*routerv1.Retries]
 	// forwardFor are the trusted networks of option forwardfor.
 	forwardFor setting[[]string]
 	// statsPage is what lines say of the statistics page, without users.

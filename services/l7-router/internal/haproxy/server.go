@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	routerv1 "github.com/twotier/twotier/proto/router/v1"
 	"github.com/twotier/twotier/services/internal/importing"
 
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
@@ -21,16 +22,13 @@ type server struct {
 	weight  *uint32
 	backup  bool
 	cookie  string
-	checked bool
-	// checkPort is where it is checked; 0: at its port.
-	checkPort  uint16
-	inter      time.Duration
-	rise, fall uint32
 	// h2c: it is spoken to in HTTP/2.
-	h2c          bool
-	maxconn      uint32
-	maxqueue     uint32
-	slowstart    time.Duration
+	h2c       bool
+	maxconn   uint32
+	maxqueue  uint32
+	slowstart time.Duration
+	admin     routerv1.Admin
+	checking
 	hasNoMeaning string // why the server cannot be taken; empty: it can
 }
 
@@ -50,14 +48,8 @@ type parameter struct {
 
 // parameters are those of the configuration manual ("Server and default-server options") that are told apart.
 var parameters = map[string]parameter{
-	"check":     {take: func(s *server, _ string) bool { s.checked = true; return true }},
-	"no-check":  {take: func(s *server, _ string) bool { s.checked = false; return true }},
 	"backup":    {take: func(s *server, _ string) bool { s.backup = true; return true }},
 	"no-backup": {take: func(s *server, _ string) bool { s.backup = false; return true }},
-	"inter":     {args: 1, take: func(s *server, v string) (ok bool) { s.inter, ok = duration(v); return ok && s.inter > 0 }},
-	"rise":      {args: 1, take: func(s *server, v string) bool { return number(v, &s.rise) && s.rise > 0 }},
-	"fall":      {args: 1, take: func(s *server, v string) bool { return number(v, &s.fall) && s.fall > 0 }},
-	"port":      {args: 1, take: func(s *server, v string) bool { return port(v, &s.checkPort) }},
 	"weight": {args: 1, take: func(s *server, v string) bool {
 		s.weight = new(uint32)
 		return number(v, s.weight)
@@ -72,26 +64,17 @@ var parameters = map[string]parameter{
 	"maxqueue":  {args: 1, take: func(s *server, v string) bool { return number(v, &s.maxqueue) }},
 	"slowstart": {args: 1, take: func(s *server, v string) (ok bool) { s.slowstart, ok = duration(v); return ok }},
 
-	"disabled":         {fatal: true, why: "the server is left out until it is wanted; then Apply the backend with it"},
-	"enabled":          {harmless: true, why: "servers are"},
 	"ssl":              {fatal: true, why: "the router speaks to servers without TLS"},
 	"send-proxy":       {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"send-proxy-v2":    {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"track":            {args: 1, why: "the server is not checked by what another one's checks find"},
 	"minconn":          {args: 1, why: "maxconn is the limit at all times"},
-	"addr":             {args: 1, why: "checks go to the server's own address"},
 	"check-ssl":        {why: "checks are made without TLS"},
 	"check-send-proxy": {why: "checks are made without the PROXY protocol"},
 	"agent-check":      {why: "there is no agent check; change weights with Apply"},
 	"agent-port":       {args: 1, why: "there is no agent check; change weights with Apply"},
 	"agent-inter":      {args: 1, why: "there is no agent check; change weights with Apply"},
 	"agent-addr":       {args: 1, why: "there is no agent check; change weights with Apply"},
-	"fastinter":        {args: 1, harmless: true, why: "one interval counts in every state"},
-	"downinter":        {args: 1, harmless: true, why: "one interval counts in every state"},
-	"observe":          {args: 1, why: "traffic is not judged; a server that refuses a connection is passed over at once"},
-	"error-limit":      {args: 1, why: "traffic is not judged; a server that refuses a connection is passed over at once"},
-	"on-error":         {args: 1, why: "traffic is not judged; a server that refuses a connection is passed over at once"},
-	"on-marked-down":   {args: 1, why: "requests under way go on when a server's checks fail"},
 	"on-marked-up":     {args: 1, why: "requests under way stay where they are when a server comes back"},
 	"redir":            {args: 1, why: "requests are never redirected to a server; they are passed on"},
 	"source":           {args: 1, why: "connections come from the address that the kernel chooses"},
@@ -114,6 +97,9 @@ func (s *server) read(line *importing.Line, words []string) {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		p, known := parameters[word]
+		if own, ok := healthParameters[word]; ok {
+			p, known = own, true
+		}
 		if !known {
 			line.Unsupported("%s, and whatever stands behind it: not known to the importer", importing.Quote(word))
 			return

@@ -390,6 +390,7 @@ func (p *Pool) Run(ctx context.Context) error {
 			p.mu.Lock()
 			for _, l := range all {
 				l.stopCheck()
+				l.endEjection()
 				if !l.retired.Swap(true) {
 					close(l.gone)
 				}
