@@ -225,6 +225,7 @@ func (s *Set) Values() Values {
 		v.Response.add(&c.response)
 		v.Total.add(&c.total)
 	}
+	v.Response.longest, v.Total.longest = v.Max[Response], v.Max[Total]
 	for a := range averages {
 		if weights[a] > 0 {
 			v.Average[a] = time.Duration(times[a] / weights[a] * float64(time.Microsecond))

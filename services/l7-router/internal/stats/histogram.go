@@ -57,6 +57,8 @@ type Distribution struct {
 	// Count is how many times there are, Sum is their sum.
 	Count uint64
 	Sum   time.Duration
+	// longest of all, when it is known more closely than by its bucket; 0: it is not.
+	longest time.Duration
 }
 
 func (d *Distribution) add(h *Histogram) {
@@ -78,7 +80,11 @@ func (d *Distribution) Quantile(q float64) time.Duration {
 	for i, n := range d.counts {
 		if seen += n; seen >= rank {
 			least, next := bounds(i)
-			return time.Duration(least+next) * time.Microsecond / 2
+			middle := time.Duration(least+next) * time.Microsecond / 2
+			if d.longest > 0 {
+				middle = min(middle, d.longest)
+			}
+			return middle
 		}
 	}
 	return 0
