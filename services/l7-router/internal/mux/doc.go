@@ -55,10 +55,7 @@ const (
 // (RFC 9113 section 8.7).
 var ErrUntouched = errors.New("the server has not processed the request")
 
-var (
-	errClosed = errors.New("the stream is closed")
-	errText   = errors.New("not the text of a message")
-)
+var errClosed = errors.New("the stream is closed")
 
 // ResetError: the other side has given the stream up.
 type ResetError struct{ Code http2.Code }

@@ -3,9 +3,7 @@ package mux
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -83,11 +82,16 @@ func listen(t testing.TB, config Config) (address string, retire func()) {
 	return l.Addr().String(), func() { each((*Conn).Retire) }
 }
 
-// client is the one of golang.org/x/net.
+// prior is HTTP/2 in cleartext and nothing else.
+func prior() *http.Protocols {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &p
+}
+
+// client is the one of net/http.
 func client(t testing.TB) *http.Client {
-	transport := &xhttp2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}}
+	transport := &http.Transport{Protocols: prior()}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: patience}
 }
@@ -540,25 +544,14 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// server is the one of golang.org/x/net.
+// server is the one of net/http.
 func server(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var group sync.WaitGroup
-	t.Cleanup(func() { _ = l.Close(); group.Wait() })
-	group.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() { (&xhttp2.Server{}).ServeConn(c, &xhttp2.ServeConnOpts{Handler: handler}) })
-		}
-	})
-	return l.Addr().String()
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.Protocols = prior()
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }
 
 func TestToServer(t *testing.T) {

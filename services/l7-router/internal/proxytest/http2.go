@@ -2,13 +2,13 @@ package proxytest
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,11 +33,16 @@ func newWorld2(t testing.TB, open Open, backends ...spec.Backend) *world {
 	return w
 }
 
-// client2 is the client of golang.org/x/net, which speaks HTTP/2 in cleartext.
+// prior is HTTP/2 in cleartext and nothing else.
+func prior() *http.Protocols {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &p
+}
+
+// client2 is the client of net/http, speaking HTTP/2 in cleartext.
 func client2(t testing.TB) *http.Client {
-	transport := &xhttp2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}}
+	transport := &http.Transport{Protocols: prior()}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: patience}
 }
@@ -45,9 +50,11 @@ func client2(t testing.TB) *http.Client {
 // origin2 is a server that speaks HTTP/2 in cleartext.
 func origin2(t testing.TB, handler http.HandlerFunc) string {
 	t.Helper()
-	return rawOrigin(t, func(c *net.TCPConn) {
-		(&xhttp2.Server{}).ServeConn(c, &xhttp2.ServeConnOpts{Handler: handler})
-	})
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.Protocols = prior()
+	s.Start()
+	t.Cleanup(s.Close)
+	return addressOf(s)
 }
 
 // ask2 asks for a path and reads the answer.
