@@ -104,7 +104,7 @@ func (r *reader) assumePort(s *section, one *server) bool {
 	for _, f := range r.sections {
 		leads := f.settings.defaultBackend.value == s.name ||
 			slices.ContainsFunc(f.rules, func(u *rule) bool { return u.backend == s.name })
-		for _, b := range f.binds {
+		for _, b := range slices.Concat(f.binds, f.bindsTLS) {
 			address, err := netip.ParseAddrPort(b.value)
 			if leads && f.frontend != "" && err == nil && !slices.Contains(ports, address.Port()) {
 				ports = append(ports, address.Port())
@@ -317,6 +317,7 @@ func (r *reader) frontendMessage(s *section) (*routerv1.Frontend, []part) {
 	m := &routerv1.Frontend{
 		Name:               s.frontend,
 		TimeoutClient:      s.timeout(&parts, at+".timeout_client", "client"),
+		TimeoutClientFin:   s.timeout(&parts, at+".timeout_client_fin", "client-fin"),
 		TimeoutHttpRequest: s.timeout(&parts, at+".timeout_http_request", "http-request"),
 	}
 	// HAProxy: the first of these that is set rules idle connections.
@@ -337,11 +338,7 @@ func (r *reader) frontendMessage(s *section) (*routerv1.Frontend, []part) {
 	if s.http2 {
 		m.Http2 = &routerv1.Http2{Cleartext: true}
 	}
-	for i, b := range s.binds {
-		m.Bind = append(m.Bind, b.value)
-		parts = append(parts, part{field: fmt.Sprintf("%s.bind[%d]", at, i), line: b.line, so: "the address " + b.value + " is left out",
-			drop: func() { s.binds = slices.DeleteFunc(s.binds, func(o *setting[string]) bool { return o == b }) }})
-	}
+	s.bindMessage(m, &parts, at)
 	s.settleTarpits()
 	for stage := range stages {
 		for _, u := range s.rules {
@@ -407,10 +404,12 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 	at := "backend/" + s.backend
 	parts := []part{s.object(at)}
 	m := &routerv1.Backend{
-		Name:           s.backend,
-		TimeoutConnect: s.timeout(&parts, at+".timeout_connect", "connect"),
-		TimeoutServer:  s.timeout(&parts, at+".timeout_server", "server"),
-		TimeoutQueue:   s.timeout(&parts, at+".timeout_queue", "queue"),
+		Name:             s.backend,
+		TimeoutConnect:   s.timeout(&parts, at+".timeout_connect", "connect"),
+		TimeoutServer:    s.timeout(&parts, at+".timeout_server", "server"),
+		TimeoutQueue:     s.timeout(&parts, at+".timeout_queue", "queue"),
+		TimeoutServerFin: s.timeout(&parts, at+".timeout_server_fin", "server-fin"),
+		TimeoutTunnel:    s.timeout(&parts, at+".timeout_tunnel", "tunnel"),
 	}
 	if len(s.servers) > 0 && s.servers[0].h2c {
 		m.Protocol = routerv1.Protocol_PROTOCOL_H2C
@@ -429,7 +428,7 @@ func (s *section) backendMessage() (*routerv1.Backend, []part) {
 		field := fmt.Sprintf("%s.servers[%d]", at, i)
 		m.Servers = append(m.Servers, &routerv1.Server{
 			Name: one.name, Address: one.endpoint(), Weight: one.weight, Backup: one.backup, Cookie: one.cookie,
-			Admin: one.admin, Check: s.checkOf(one),
+			Admin: one.admin, SendProxy: one.sendProxy, Check: s.checkOf(one),
 		})
 		parts = append(parts,
 			part{field: field, line: one.line, so: "the server is left out", whole: true,

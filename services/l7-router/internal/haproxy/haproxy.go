@@ -87,7 +87,7 @@ var kinds = map[string]string{
 	"log-forward": "logs of others are not passed on; use a log daemon",
 	"log-profile": "logs go to the standard error output, one JSON object a line",
 	"fcgi-app":    "servers are spoken to in HTTP; put a web server before the application",
-	"crt-store":   "there is no TLS at the router; end it in front of the router",
+	"crt-store":   "name certificates with crt at the addresses that show them",
 	"traces":      "there are no traces",
 	"acme":        "there is no TLS at the router; end it in front of the router",
 }

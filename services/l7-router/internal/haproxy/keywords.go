@@ -193,7 +193,7 @@ func (r *reader) globalLine(line *importing.Line, words []string) {
 	case word == "nbproc" || word == "nbthread" || word == "cpu-map" || strings.HasPrefix(word, "tune.") || strings.HasPrefix(word, "spread-"):
 		line.Ignored("HAProxy's own engine is tuned by this")
 	case strings.HasPrefix(word, "ssl-") || word == "ca-base" || word == "crt-base":
-		line.Ignored("there is no TLS at the router; lines that want it are named")
+		line.Ignored("TLS is chosen by the Go library, and files are named by their whole paths")
 	default:
 		line.LeftOut("global %s has no counterpart; see the flags of the program (--help)", importing.Quote(word))
 	}
@@ -231,6 +231,7 @@ func (r *reader) maxconn(s *section, line *importing.Line, words []string) {
 // timeoutIn says in which sections a timeout has effect; those that are not named have no counterpart.
 var timeoutIn = map[string]string{
 	"client": "dfl", "http-request": "dfl", "tarpit": "dfl", "http-keep-alive": "dfl", "connect": "dlb", "queue": "dlb", "server": "dlb", "check": "dlb",
+	"client-fin": "dfl", "server-fin": "dlb", "tunnel": "dlb",
 }
 
 func (r *reader) timeout(s *section, line *importing.Line, words []string) {
@@ -323,42 +324,26 @@ func (r *reader) no(s *section, line *importing.Line, words []string) {
 	tell(line, name)
 }
 
-// bindParameters are the words behind a bind address that may be left out, with the number of their arguments.
-var bindParameters = map[string]int{
-	"name": 1, "id": 1, "backlog": 1, "nice": 1, "process": 1, "thread": 1, "shards": 1, "level": 1, "mss": 1, "tcp-ut": 1,
-	"maxconn": 1, "alpn": 1, "proto": 1, "defer-accept": 0, "tfo": 0, "v4v6": 0, "v6only": 0,
-}
-
 // bind reads addresses to listen on: ADDRESS[,ADDRESS...] [parameters].
 func (r *reader) bind(s *section, line *importing.Line, words []string) {
 	if len(words) == 0 {
 		line.LeftOut("want an address")
 		return
 	}
-	http2 := false
-	for i := 1; i < len(words); i++ {
-		args, known := bindParameters[words[i]]
-		if words[i] == "proto" && i+1 < len(words) {
-			switch words[i+1] {
-			case "h2":
-				http2 = true
-			case "h1":
-			default:
-				known = false
-			}
-		}
-		if !known {
-			what := "the router would listen in another way"
-			if words[i] == "ssl" {
-				what = "there is no TLS at the router; end it in front of it"
-			}
-			line.Unsupported("%s: %s; the address is left out", importing.Quote(words[i]), what)
-			return
-		}
-		i += args
+	o, wrong := r.options(line, words[1:])
+	if wrong == "" {
+		wrong = s.fits(line, o)
 	}
-	if len(words) > 1 && !(http2 && len(words) == 3) {
+	if wrong != "" {
+		line.Unsupported("%s; the address is left out", wrong)
+		return
+	}
+	if len(words) > 1 && !o.ssl && !o.proxied && !(o.http2 && len(words) == 3) {
 		line.Taken("what stands behind the address is left out without effect")
+	}
+	with, into := "", &s.binds
+	if o.ssl {
+		with, into = " with TLS", &s.bindsTLS
 	}
 	for text := range strings.SplitSeq(words[0], ",") {
 		host, number, wrong := endpoint(text)
@@ -372,7 +357,7 @@ func (r *reader) bind(s *section, line *importing.Line, words []string) {
 		if wrong == "" && number == 0 {
 			wrong = "want a port"
 		}
-		if wrong == "" && (r.binds == MaxBinds || len(s.binds) == spec.MaxBinds) {
+		if wrong == "" && (r.binds == MaxBinds || len(s.binds)+len(s.bindsTLS) == spec.MaxBinds) {
 			wrong = fmt.Sprintf("a frontend has %d addresses at most, a file %d", spec.MaxBinds, MaxBinds)
 		}
 		if wrong != "" {
@@ -380,16 +365,16 @@ func (r *reader) bind(s *section, line *importing.Line, words []string) {
 			continue
 		}
 		r.binds++
-		if http2 {
+		if o.http2 {
 			s.http2 = true
 			line.Assumed("HTTP/1.1 is served too, and HTTP/2 on the other addresses of the frontend; the first bytes of a connection tell")
 		}
 		ours := netip.AddrPortFrom(address, number)
-		s.binds = append(s.binds, &setting[string]{ours.String(), line})
+		*into = append(*into, &setting[string]{ours.String(), line})
 		if address == netip.IPv4Unspecified() {
-			line.Taken("bind %s: * is IPv4 only in HAProxy; for IPv6 too write *:%d", ours, number)
+			line.Taken("bind %s%s: * is IPv4 only in HAProxy; for IPv6 too write *:%d", ours, with, number)
 		} else {
-			line.Taken("bind %s", ours)
+			line.Taken("bind %s%s", ours, with)
 		}
 		if address == netip.IPv6Unspecified() {
 			line.Assumed("IPv6 only; for IPv4 too write *:%d", number)

@@ -55,8 +55,12 @@ type section struct {
 	binds []*setting[string]
 	// http2: an address is for HTTP/2 in cleartext.
 	http2 bool
-	acls  map[string]*acl
-	rules []*rule
+	// bindsTLS are those with TLS, which is spoken as tls says; proxied: connections begin with a PROXY header.
+	bindsTLS []*setting[string]
+	tls      *routerv1.Tls
+	proxied  bool
+	acls     map[string]*acl
+	rules    []*rule
 	// parts and regexes are what the rules use of their limits.
 	parts, regexes int
 	// edited is what rules change of a request, and the line that does: path, or the name of a header in lower case.

@@ -22,6 +22,8 @@ type server struct {
 	weight  *uint32
 	backup  bool
 	cookie  string
+	// sendProxy is the version of the PROXY header that it wants.
+	sendProxy routerv1.SendProxy
 	// h2c: it is spoken to in HTTP/2.
 	h2c       bool
 	maxconn   uint32
@@ -64,13 +66,15 @@ var parameters = map[string]parameter{
 	"maxqueue":  {args: 1, take: func(s *server, v string) bool { return number(v, &s.maxqueue) }},
 	"slowstart": {args: 1, take: func(s *server, v string) (ok bool) { s.slowstart, ok = duration(v); return ok }},
 
+	"send-proxy":       {take: func(s *server, _ string) bool { s.sendProxy = routerv1.SendProxy_SEND_PROXY_V1; return true }},
+	"send-proxy-v2":    {take: func(s *server, _ string) bool { s.sendProxy = routerv1.SendProxy_SEND_PROXY_V2; return true }},
+	"no-send-proxy":    {take: func(s *server, _ string) bool { s.sendProxy = 0; return true }},
+	"no-send-proxy-v2": {take: func(s *server, _ string) bool { s.sendProxy = 0; return true }},
 	"ssl":              {fatal: true, why: "the router speaks to servers without TLS"},
-	"send-proxy":       {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
-	"send-proxy-v2":    {fatal: true, why: "the router does not send the PROXY protocol; it tells the client in X-Forwarded-For"},
 	"track":            {args: 1, why: "the server is not checked by what another one's checks find"},
 	"minconn":          {args: 1, why: "maxconn is the limit at all times"},
 	"check-ssl":        {why: "checks are made without TLS"},
-	"check-send-proxy": {why: "checks are made without the PROXY protocol"},
+	"check-send-proxy": {harmless: true, why: "checks begin as requests do"},
 	"agent-check":      {why: "there is no agent check; change weights with Apply"},
 	"agent-port":       {args: 1, why: "there is no agent check; change weights with Apply"},
 	"agent-inter":      {args: 1, why: "there is no agent check; change weights with Apply"},
