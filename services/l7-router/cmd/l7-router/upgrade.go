@@ -107,6 +107,9 @@ func follow(path string, told bool, log *zap.Logger) {
 	defer signal.Stop(signals)
 	for {
 		pid, err := handover.Who(path)
+		for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); pid, err = handover.Who(path) {
+			<-time.After(50 * time.Millisecond) // it begins to listen there after this one has let go
+		}
 		if err != nil {
 			log.Info("nobody serves any more", zap.Error(err))
 			return
