@@ -47,10 +47,14 @@ func (r *reader) balance(s *section, line *importing.Line, words []string) {
 				by.UriPathOnly = true
 			case "len":
 				i++
-				known = number(value, &by.UriLen)
+				if !number(value, &by.UriLen) {
+					line.Unsupported("len %s: want a number", importing.Quote(value))
+				}
 			case "depth":
 				i++
-				known = number(value, &by.UriDepth)
+				if !number(value, &by.UriDepth) {
+					line.Unsupported("depth %s: want a number", importing.Quote(value))
+				}
 			default:
 				line.Unsupported("%s: the hash is made without it", importing.Quote(words[i]))
 			}
