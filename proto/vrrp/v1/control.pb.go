@@ -707,7 +707,10 @@ type InstanceState struct {
 	// This node is drained.
 	Drained bool `protobuf:"varint,19,opt,name=drained,proto3" json:"drained,omitempty"`
 	// The last changes of state since the start, 32 at most, the newest last.
-	History       []*Transition `protobuf:"bytes,20,rep,name=history,proto3" json:"history,omitempty"`
+	History []*Transition `protobuf:"bytes,20,rep,name=history,proto3" json:"history,omitempty"`
+	// How often another machine was heard to say by ARP that it has an address which this node holds. Growing: find it, for
+	// example a node whose keepalived was killed; the network is told again each time, once a second at the most.
+	ForeignClaims uint64 `protobuf:"varint,21,opt,name=foreign_claims,json=foreignClaims,proto3" json:"foreign_claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,6 +883,13 @@ func (x *InstanceState) GetHistory() []*Transition {
 		return x.History
 	}
 	return nil
+}
+
+func (x *InstanceState) GetForeignClaims() uint64 {
+	if x != nil {
+		return x.ForeignClaims
+	}
+	return 0
 }
 
 // Transition is a change of state, and why.
@@ -1263,7 +1273,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\x85\b\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xac\b\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -1286,7 +1296,8 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"stood_back\x18\x12 \x01(\bR\tstoodBack\x12\x18\n" +
 	"\adrained\x18\x13 \x01(\bR\adrained\x125\n" +
-	"\ahistory\x18\x14 \x03(\v2\x1b.twotier.vrrp.v1.TransitionR\ahistory\x1a:\n" +
+	"\ahistory\x18\x14 \x03(\v2\x1b.twotier.vrrp.v1.TransitionR\ahistory\x12%\n" +
+	"\x0eforeign_claims\x18\x15 \x01(\x04R\rforeignClaims\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a_\n" +

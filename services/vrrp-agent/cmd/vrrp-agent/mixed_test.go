@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,6 +93,48 @@ func TestKernelMixedPair(t *testing.T) {
 			onB.stop(t)
 		})
 	}
+}
+
+// TestKernelLeftBehind kills keepalived, whose address stays on its machine for good: the agent takes over all the same, and
+// tells the network again each time that the dead one's kernel claims the address.
+func TestKernelLeftBehind(t *testing.T) {
+	t.Parallel()
+	n := newLAN(t)
+	requireKeepalived(t)
+	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
+	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
+	onB := b.keepalived(t, "vrrp_instance VI_1 {\n    state MASTER\n    interface eth0\n    virtual_router_id 53\n    priority 110\n"+
+		"    version 3\n    advert_int 0.1\n    virtual_ipaddress {\n        192.168.60.78\n    }\n}\n")
+	await(t, "keepalived holds it", map[*machine]string{b: vip1})
+	onA := a.agent(t, only(t, 105, "advert_interval: 0.1s"))
+	awaitThat(t, "the agent hears it", func() string {
+		if i := onA.instances(t)["VI_1"]; i.GetAdvertsReceived() < 3 {
+			return fmt.Sprint(i)
+		}
+		return ""
+	})
+	for _, pid := range append(childrenOf(onB.command.Process.Pid), onB.command.Process.Pid) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // gone is as good
+	}
+	await(t, "taken over", map[*machine]string{a: vip1, b: vip1})
+	arp := fmt.Sprintf("arp %s from %s", vip1, a.mac(t, "eth0"))
+	awaitThat(t, "the announcements of the take-over", func() string {
+		if got := w.count(0, arp); got < 10 {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+	since := len(w.all())
+	// What a kernel says that looks for somebody in the name of the address.
+	awaitThat(t, "the claim is heard, and answered", func() string {
+		b.ask(t, "eth0", vip1, "192.168.60.1")
+		i := onA.instances(t)["VI_1"]
+		if i.GetForeignClaims() == 0 || w.count(since, arp) < 5 {
+			return fmt.Sprintf("%d announcements, %v", w.count(since, arp), i)
+		}
+		return ""
+	})
+	onA.stop(t)
 }
 
 // TestKernelBusy: adverts every 10 ms while all processors are busy: the backup never misses three of them. 10 s, or as

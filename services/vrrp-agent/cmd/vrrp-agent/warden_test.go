@@ -15,20 +15,12 @@ func (p *process) inner(t *testing.T) int {
 	t.Helper()
 	agent := 0
 	awaitThat(t, "the warden has started the agent", func() string {
-		pid := p.command.Process.Pid
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		for _, thread := range tasks(pid) {
-			more, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, thread))
-			if readErr == nil {
-				children = append(children, more...)
-			}
+		children := childrenOf(p.command.Process.Pid)
+		if len(children) == 0 {
+			return fmt.Sprintf("process %d has no children", p.command.Process.Pid)
 		}
-		for field := range strings.FieldsSeq(string(children)) {
-			if agent, err = strconv.Atoi(field); err == nil {
-				return ""
-			}
-		}
-		return fmt.Sprintf("children of %d: %q, %v", pid, children, err)
+		agent = children[0]
+		return ""
 	})
 	return agent
 }
@@ -48,6 +40,22 @@ func (a *agent) signal(t *testing.T, s syscall.Signal) {
 	inner := a.inner(t)
 	a.process.signal(s)
 	_ = syscall.Kill(inner, s) // gone is as good
+}
+
+// childrenOf returns the children of a process.
+func childrenOf(pid int) (all []int) {
+	for _, thread := range tasks(pid) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, thread))
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(all, child)
+			}
+		}
+	}
+	return all
 }
 
 func tasks(pid int) []string {

@@ -3,9 +3,11 @@ package main
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,4 +111,25 @@ func (w *witness) count(since int, prefix string) int {
 		}
 	}
 	return n
+}
+
+// ask sends an ARP request in the name of an address, as the machine's kernel does when it answers from that address.
+func (m *machine) ask(t *testing.T, device, from, to string) {
+	t.Helper()
+	m.Do(t, func() {
+		card, err := net.InterfaceByName(device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame := slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, []byte(card.HardwareAddr), []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1},
+			[]byte(card.HardwareAddr), []byte(net.ParseIP(from).To4()), make([]byte, 6), []byte(net.ParseIP(to).To4()))
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: card.Index})
+		if err := errors.Join(err, unix.Close(fd)); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

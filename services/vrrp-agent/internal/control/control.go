@@ -188,6 +188,7 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 		Dropped:             map[string]uint64{},
 		Version:             uint32(i.Local.Version),
 		TakeoversPrevented:  i.Witnessed,
+		ForeignClaims:       i.Claims,
 		MasterUnheard:       i.Unheard,
 		StoodBack:           i.StoodBack,
 		Drained:             i.Drained,

@@ -28,6 +28,7 @@ var (
 	mismatched  = describe("addresses_mismatched_total", "Adverts taken in that named other addresses.")
 	dropped     = describe("adverts_dropped_total", "Packets dropped by the receive checks.", "reason")
 	prevented   = describe("takeovers_prevented_total", "Times that an unheard master answered that it lives.")
+	claims      = describe("foreign_claims_total", "Times that another machine claimed a held address by ARP.")
 	unheard     = describe("master_unheard", "1 while the master is not heard but answers.")
 	drained     = describe("drained", "1 while the node is drained.")
 )
@@ -40,7 +41,7 @@ func New(i Instances) *Collector { return &Collector{i} }
 
 // Describe names the numbers.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{state, priority, held, transitions, sent, received, mismatched, dropped, prevented, unheard, drained} {
+	for _, d := range []*prometheus.Desc{state, priority, held, transitions, sent, received, mismatched, dropped, prevented, claims, unheard, drained} {
 		out <- d
 	}
 }
@@ -67,6 +68,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		counter(received, i.Received)
 		counter(mismatched, i.Mismatched)
 		counter(prevented, i.Witnessed)
+		counter(claims, i.Claims)
 		for reason, n := range i.Dropped {
 			counter(dropped, n, packet.Drop(reason).Error())
 		}

@@ -85,6 +85,10 @@ type Wire interface {
 	Send(payload []byte) error
 	// SendTo sends an advert to one address without waiting.
 	SendTo(to netip.Addr, payload []byte) error
+	// Watch says for which addresses Claims is to report. Any goroutine may call.
+	Watch([]netip.Addr) error
+	// Claims blocks until somebody else says to have one of them; it ends with an error when the wire is closed.
+	Claims() (netip.Addr, packet.MAC, error)
 	// Announce sends an Ethernet frame without waiting.
 	Announce(frame []byte) error
 	// Close ends it.
@@ -132,8 +136,8 @@ type tracker struct {
 
 // counters may be read at any time.
 type counters struct {
-	transitions, sent, received, mismatched, witnessed atomic.Uint64
-	dropped                                            [packet.Drops]atomic.Uint64
+	transitions, sent, received, mismatched, witnessed, claims atomic.Uint64
+	dropped                                                    [packet.Drops]atomic.Uint64
 }
 
 // instance is a running instance. All fields below "owned" belong to its goroutine.
@@ -151,6 +155,7 @@ type instance struct {
 	words    chan word
 	commands chan command
 	pulls    chan pull
+	claims   chan claim
 	hears    atomic.Int64 // until when, in ns of the wall clock, its master counts as heard
 	group    *group       // nil: none
 	name     string
@@ -219,6 +224,7 @@ func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), t
 		words:    make(chan word, wordsMost),
 		commands: make(chan command),
 		pulls:    make(chan pull, pullsMost),
+		claims:   make(chan claim),
 		name:     o.local.Name,
 		parleys:  newParleys(),
 		done:     make(chan struct{}),
@@ -271,6 +277,7 @@ func (i *instance) observe() plan.Instance {
 	o.Received = i.counters.received.Load()
 	o.Mismatched = i.counters.mismatched.Load()
 	o.Witnessed = i.counters.witnessed.Load()
+	o.Claims = i.counters.claims.Load()
 	for n := range o.Dropped {
 		o.Dropped[n] = i.counters.dropped[n].Load()
 	}
@@ -365,6 +372,10 @@ func (i *instance) run(ctx context.Context) {
 			i.wake()
 			i.drain()
 			i.pulled(p)
+		case c := <-i.claims:
+			i.wake()
+			i.drain()
+			i.claimed(c)
 		case c := <-i.commands:
 			i.wake()
 			i.drain()

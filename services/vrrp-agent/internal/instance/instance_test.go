@@ -537,6 +537,10 @@ func (deafNetwork) Remove(int, netip.Addr) (bool, error)             { return tr
 func (deafNetwork) Listen(nic.Port) (Wire, error)                    { return deafNetwork{}, nil }
 func (deafNetwork) Tell(nic.Port, netip.Addr, []byte) error          { return nil }
 func (deafNetwork) SendTo(netip.Addr, []byte) error                  { return nil }
+func (deafNetwork) Watch([]netip.Addr) error                         { return nil }
+func (deafNetwork) Claims() (netip.Addr, packet.MAC, error) {
+	return netip.Addr{}, packet.MAC{}, errors.New("deaf")
+}
 func (deafNetwork) Asleep() time.Duration                            { return 0 }
 func (deafNetwork) Beat(uint8, bool, time.Duration)                  {}
 func (deafNetwork) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
@@ -634,5 +638,39 @@ func TestDelays(t *testing.T) {
 		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (master 192.168.60.128 has priority 99)")
 		a.leave()
 		b.leave()
+	})
+}
+
+// TestForeignClaim: another machine says to have the address. The network is told again whose it is, and not in step with
+// one who says it without end.
+func TestForeignClaim(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		pass(20 * time.Second)
+		l.take()
+		l.mu.Lock()
+		w := a.wires[0]
+		l.mu.Unlock()
+		if len(w.watched) != 1 {
+			t.Errorf("watched: %v", w.watched)
+		}
+		vip := vi1(1).Addresses[0]
+		for range 50 {
+			w.claims <- claim{vip, packet.MAC{2, 0, 0, 0, 0, 9}}
+			pass(10 * time.Millisecond)
+		}
+		w.claims <- claim{vip, a.card.MAC}                                                    // our own
+		w.claims <- claim{netip.MustParseAddr("192.168.60.99"), packet.MAC{2, 0, 0, 0, 0, 9}} // not ours
+		pass(3 * time.Second)
+		if n := strings.Count(l.take(), "announce"); n != announceCopies {
+			t.Errorf("%d announcements, want %d", n, announceCopies)
+		}
+		if i := a.set.Instances()[0]; i.Claims != 50 || i.State != fsm.Master {
+			t.Errorf("%d claims, %v", i.Claims, i.State)
+		}
+		a.leave()
 	})
 }

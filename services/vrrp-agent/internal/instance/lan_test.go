@@ -260,7 +260,7 @@ func (n *node) Remove(index int, a netip.Addr) (bool, error) {
 }
 
 func (n *node) Listen(p nic.Port) (Wire, error) {
-	w := &wire{node: n, index: p.Index, source: p.Source, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	w := &wire{node: n, index: p.Index, source: p.Source, claims: make(chan claim), wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	n.lan.mu.Lock()
 	defer n.lan.mu.Unlock()
 	n.wires = append(n.wires, w)
@@ -269,12 +269,14 @@ func (n *node) Listen(p nic.Port) (Wire, error) {
 
 // wire is a socket on the lan.
 type wire struct {
-	node   *node
-	index  int
-	source netip.Addr
-	queue  [][]byte
-	wake   chan struct{}
-	closed chan struct{}
+	node    *node
+	index   int
+	source  netip.Addr
+	queue   [][]byte
+	watched []netip.Addr
+	claims  chan claim
+	wake    chan struct{}
+	closed  chan struct{}
 }
 
 func (w *wire) Wait() error {
@@ -338,6 +340,22 @@ func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 		}
 	}
 	return nil
+}
+
+func (w *wire) Watch(addresses []netip.Addr) error {
+	w.node.lan.mu.Lock()
+	defer w.node.lan.mu.Unlock()
+	w.watched = addresses
+	return nil
+}
+
+func (w *wire) Claims() (netip.Addr, packet.MAC, error) {
+	select {
+	case c := <-w.claims:
+		return c.address, c.mac, nil
+	case <-w.closed:
+		return netip.Addr{}, packet.MAC{}, errors.New("closed")
+	}
 }
 
 func (w *wire) Announce(frame []byte) error {

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -62,6 +63,7 @@ func (i *instance) settle(port nic.Port) error {
 	i.port, i.wire = port, wire
 	i.readable, i.closeWire = make(chan struct{}), make(chan struct{})
 	i.build()
+	i.listenForClaims()
 	readable, closed := i.readable, i.closeWire
 	i.goroutine.Go(func() {
 		for wire.Wait() == nil {
@@ -96,6 +98,9 @@ func (i *instance) take(o order) {
 		}
 	}
 	i.build()
+	if i.wire != nil {
+		i.watchClaims()
+	}
 }
 
 // build prepares everything that follows from the order and the port.
@@ -301,5 +306,51 @@ func (i *instance) sendFrames() {
 				i.log.Debug("send gratuitous ARP", logging.VIP(a.String()), zap.Error(err))
 			}
 		}
+	}
+}
+
+// claim is somebody who says to have an address of ours.
+type claim struct {
+	address netip.Addr
+	mac     packet.MAC
+}
+
+// listenForClaims begins to hear who says to have the addresses.
+func (i *instance) listenForClaims() {
+	i.watchClaims()
+	wire, closed := i.wire, i.closeWire
+	i.goroutine.Go(func() {
+		for {
+			a, mac, err := wire.Claims()
+			if err != nil {
+				return
+			}
+			select {
+			case i.claims <- claim{a, mac}:
+			case <-closed:
+				return
+			}
+		}
+	})
+}
+
+func (i *instance) watchClaims() {
+	if err := i.wire.Watch(i.order.local.Addresses); err != nil {
+		i.log.Warn("claims to the addresses are not heard", logging.Device(i.port.Name), zap.Error(err))
+	}
+}
+
+// claimed: another machine says to have an address that we hold. It may be one that died without letting go of it, whose
+// kernel still answers; those who have heard it are told again whose the address is.
+func (i *instance) claimed(c claim) {
+	ours := slices.ContainsFunc(i.network.View().Cards, func(card nic.Card) bool { return card.MAC == c.mac })
+	if i.state != fsm.Master || !slices.Contains(i.held, c.address) || ours || i.offer != nil {
+		return
+	}
+	i.counters.claims.Add(1)
+	if now := time.Now(); now.Sub(i.announced) >= announcePause {
+		i.announced = now
+		i.log.Warn("another machine claims a virtual address", logging.VIP(c.address.String()), zap.String("mac", net.HardwareAddr(c.mac[:]).String()))
+		i.sendFrames()
 	}
 }

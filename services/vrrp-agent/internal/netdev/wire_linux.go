@@ -1,6 +1,7 @@
 package netdev
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,10 +19,12 @@ import (
 const receiveBuffer = 208 << 10
 
 // Wire sends and receives adverts and sends gratuitous ARP at one port. Send, Announce and Receive are for one
-// goroutine, Wait for another; Close may be called by any.
+// goroutine, Wait for another, Claims for a third; Watch and Close may be called by any.
 type Wire struct {
 	adverts *os.File // raw socket
 	arp     *os.File // packet socket
+	claims  *os.File // packet socket that hears what Watch lets through
+	claim   [64]byte // what Claims works on
 	raw     syscall.RawConn
 	arpRaw  syscall.RawConn
 
@@ -49,7 +52,11 @@ func (h *Host) Listen(p nic.Port) (*Wire, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ARP socket on %s: %w", p.Name, err), adverts.Close())
 	}
-	w := &Wire{adverts: adverts, arp: arp}
+	claims, err := openClaims(p)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ARP socket on %s: %w", p.Name, err), adverts.Close(), arp.Close())
+	}
+	w := &Wire{adverts: adverts, arp: arp, claims: claims}
 	w.raw, err = adverts.SyscallConn()
 	if err == nil {
 		w.arpRaw, err = arp.SyscallConn()
@@ -115,6 +122,64 @@ func openARP() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "arp"), nil
 }
 
+// openClaims opens a packet socket that hears ARP on one card, of others only. Until Watch it hears nothing.
+func openClaims(p nic.Port) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(
+		filter(fd, nil),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: p.Index}),
+	); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), "claims"), nil
+}
+
+// filter lets only ARP through whose sender says to have one of the addresses: a network has much ARP, and none of the
+// other is worth waking up for.
+func filter(fd int, addresses []netip.Addr) error {
+	const senderAt = 14 + 14 // behind the Ethernet header; RFC 826
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: senderAt}}
+	for n, a := range addresses {
+		raw := a.As4()
+		program = append(program, unix.SockFilter{
+			Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(raw[:]), Jt: uint8(len(addresses) - n),
+		})
+	}
+	program = append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+}
+
+// Watch says for which addresses Claims is to report. Any goroutine may call.
+func (w *Wire) Watch(addresses []netip.Addr) error {
+	raw, err := w.claims.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var filterErr error
+	err = raw.Control(func(fd uintptr) { filterErr = filter(int(fd), addresses) })
+	return errors.Join(err, filterErr)
+}
+
+// Claims waits until somebody else says by ARP to have one of the addresses. It ends with an error when the wire is
+// closed.
+func (w *Wire) Claims() (netip.Addr, packet.MAC, error) {
+	for {
+		n, err := w.claims.Read(w.claim[:])
+		if errors.Is(err, unix.ENETDOWN) { // told once; what comes next is heard
+			continue
+		}
+		if err != nil {
+			return netip.Addr{}, packet.MAC{}, err
+		}
+		if a, mac, ok := packet.Claim(w.claim[:n]); ok {
+			return a, mac, nil
+		}
+	}
+}
+
 // Send sends an advert to the group. It never waits: an advert that cannot leave now is of no use later.
 func (w *Wire) Send(payload []byte) error {
 	w.buffer = payload
@@ -163,6 +228,6 @@ func (w *Wire) Wait() error {
 }
 
 // Close ends the wire, and Wait.
-func (w *Wire) Close() error { return errors.Join(w.adverts.Close(), w.arp.Close()) }
+func (w *Wire) Close() error { return errors.Join(w.adverts.Close(), w.arp.Close(), w.claims.Close()) }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }

@@ -26,3 +26,13 @@ func GratuitousARP(mac MAC, address netip.Addr) []byte {
 	frame = append(frame, broadcast[:]...)
 	return append(frame, ip[:]...)
 }
+
+// Claim reads who says of himself to have an IPv4 address, in an ARP frame of either kind (RFC 826). A probe (RFC 5227), which
+// says nothing yet, is none.
+func Claim(frame []byte) (a netip.Addr, mac MAC, ok bool) {
+	if len(frame) < 42 || [8]byte(frame[12:20]) != [8]byte{0x08, 0x06, 0, 1, 0x08, 0, 6, 4} {
+		return netip.Addr{}, MAC{}, false
+	}
+	a = netip.AddrFrom4([4]byte(frame[28:]))
+	return a, MAC(frame[22:28]), !a.IsUnspecified()
+}

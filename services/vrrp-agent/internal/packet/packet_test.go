@@ -422,3 +422,24 @@ func TestSequence(t *testing.T) {
 		t.Errorf("%d senders are remembered", len(p.last))
 	}
 }
+
+func TestClaim(t *testing.T) {
+	t.Parallel()
+	mac, vip := MAC{2, 0, 0, 0, 0, 1}, netip.MustParseAddr("192.168.60.78")
+	frame := GratuitousARP(mac, vip)
+	if a, m, ok := Claim(frame); a != vip || m != mac || !ok {
+		t.Errorf("got %v %v %v", a, m, ok)
+	}
+	for n := range frame {
+		if _, _, ok := Claim(frame[:n]); ok {
+			t.Errorf("cut to %d bytes: accepted", n)
+		}
+	}
+	if _, _, ok := Claim(GratuitousARP(mac, netip.IPv4Unspecified())); ok {
+		t.Error("a probe is taken for a claim")
+	}
+	frame[13] = 0
+	if _, _, ok := Claim(frame); ok {
+		t.Error("another protocol is taken for ARP")
+	}
+}

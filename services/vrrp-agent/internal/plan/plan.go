@@ -56,6 +56,8 @@ type Instance struct {
 	Agents []Agent
 	// Witnessed counts the times that this node did not take over because the master, which it did not hear, answered.
 	Witnessed uint64
+	// Claims counts how often another machine was heard to say by ARP that it has an address that this node holds.
+	Claims uint64
 	// Unheard: it is so at present.
 	Unheard bool
 	// StoodBack: this node has handed over, and does not take the addresses back while another holds them.

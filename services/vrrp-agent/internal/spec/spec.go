@@ -342,7 +342,7 @@ func (i Instance) on(m Member) Local {
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
-			l.Peers = append(l.Peers, Peer{Node: other.Node, Priority: other.Priority, Addresses: other.Addresses})
+			l.Peers = append(l.Peers, Peer(other))
 		}
 	}
 	for _, t := range i.Trackers {
