@@ -16,9 +16,36 @@ import (
 type group struct {
 	name string
 
-	mu      sync.Mutex // protects members and faults
+	mu      sync.Mutex // protects what follows
 	members []*instance
 	faults  map[string]string // of the members, by their names
+	move    move
+}
+
+// move is a handover that is under way: with whom, and until when that may be believed.
+type move struct {
+	node  string
+	until time.Time
+}
+
+// begin notes a handover of one member, in which the others take part.
+func (g *group) begin(m move) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.move = m
+}
+
+// current is the handover of the group.
+func (g *group) current() move {
+	if g == nil {
+		return move{}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.move
 }
 
 // pull is what one member of a group wants of the others.

@@ -621,8 +621,8 @@ func (i *instance) receive(datagram []byte) {
 	if i.state == fsm.Backup {
 		i.hello(a.Priority)
 	}
-	if i.state == fsm.Master && i.offer != nil && a.Priority <= i.config.Priority && slices.Contains(i.agents[i.offer.node].addresses, from) {
-		return // it has taken what we have offered; its word for it is on the way
+	if i.state == fsm.Master && a.Priority != packet.PriorityStop && i.moving(from) {
+		return
 	}
 	var why cause
 	if i.state == fsm.Master {

@@ -116,6 +116,7 @@ type parleys struct {
 	deaf     map[netip.Addr]deaf
 	offer    *offer
 	offering *time.Timer
+	move     move
 	accepted uint64 // the number of the offer that made us master
 	requests int    // since the last change of state
 	declined bool   // the last of them
@@ -345,7 +346,7 @@ func (i *instance) learnAnswer(m parley.Message) {
 	switch {
 	case i.state == fsm.Backup && at.After(i.since):
 		i.lives = m.Node
-	case i.state == fsm.Master && (i.offer == nil || i.offer.node != m.Node):
+	case i.state == fsm.Master && !i.moving(i.agents[m.Node].addresses[0]):
 		// Two masters that do not hear each other. The rule of VRRP decides, as if it had been an advert.
 		from := i.agents[m.Node].addresses[0]
 		i.step(fsm.Event{Kind: fsm.Heard, Priority: m.Priority, From: from}, because(fmt.Sprintf("node %s is master with priority %d", m.Node, m.Priority)))
@@ -452,7 +453,28 @@ func (i *instance) successor() string {
 	return best
 }
 
+// beginMove notes a handover with a node, before anything is said of it.
+func (i *instance) beginMove(node string) {
+	i.move = move{node, time.Now().Add(offerMost)}
+	i.group.begin(i.move)
+}
+
+// moving tells whether a handover with the node at that address is under way. Both are master for a moment then, and
+// neither goes by what the other one says of itself until it is over.
+func (i *instance) moving(with netip.Addr) bool {
+	for _, m := range []move{i.move, i.group.current()} {
+		if m.node == "" || !time.Now().Before(m.until) {
+			continue
+		}
+		if a := i.agents[m.node]; a != nil && slices.Contains(a.addresses, with) {
+			return true
+		}
+	}
+	return false
+}
+
 func (i *instance) makeOffer(node string, answer func(string, error)) {
+	i.beginMove(node)
 	i.offer = &offer{node: node, number: rand.Uint64(), until: time.Now().Add(offerMost), answer: answer}
 	i.repeatOffer()
 }
@@ -507,7 +529,10 @@ func (i *instance) offerAway() {
 
 // offered: the master hands over to us.
 func (i *instance) offered(m parley.Message, a *agent) {
-	if _, fresh := i.askedAs(m.Echo); i.ready() && m.Owner && fresh {
+	_, fresh := i.askedAs(m.Echo)
+	// One who is master already, by its sync group, only says so.
+	if (i.ready() || i.state == fsm.Master) && m.Owner && fresh && i.accepted != m.Number {
+		i.beginMove(m.Node)
 		i.step(fsm.Event{Kind: fsm.Invited}, because("node "+m.Node+" hands over"))
 		if i.state == fsm.Master {
 			i.accepted = m.Number
