@@ -107,43 +107,47 @@ func follow(path string, told bool, log *zap.Logger) {
 	defer signal.Stop(signals)
 	for {
 		pid, err := handover.Who(path)
-		for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); pid, err = handover.Who(path) {
-			<-time.After(50 * time.Millisecond) // it begins to listen there after this one has let go
+		// A successor begins to listen there after the one before has let go; one that was told to end has none.
+		for end := time.Now().Add(10 * time.Second); err != nil && !told && time.Now().Before(end); pid, err = handover.Who(path) {
+			<-time.After(50 * time.Millisecond)
 		}
 		if err != nil {
 			log.Info("nobody serves any more", zap.Error(err))
 			return
 		}
 		log.Info("this process stays for the one that serves", zap.Int("pid", pid))
-		if err := watch(pid, signals); err != nil {
+		passed, err := watch(pid, signals)
+		if err != nil {
 			log.Error("the process that serves cannot be watched", zap.Int("pid", pid), zap.Error(err))
 			return
 		}
+		told = told || passed
 	}
 }
 
-// watch waits until a process has ended, and passes signals on to it.
-func watch(pid int, signals <-chan os.Signal) error {
+// watch waits until a process has ended, and passes signals on to it. told: one of them asked it to end.
+func watch(pid int, signals <-chan os.Signal) (told bool, err error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return os.NewSyscallError("pidfd_open", err)
+		return false, os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(fd)
 	for {
 		select {
 		case s := <-signals:
+			told = told || s != syscall.SIGHUP
 			_ = unix.PidfdSendSignal(fd, s.(syscall.Signal), nil, 0) // it may have ended
 		default:
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("poll", err)
+			return told, os.NewSyscallError("poll", err)
 		}
 		if n > 0 {
-			return nil
+			return told, nil
 		}
 	}
 }

@@ -175,7 +175,7 @@ func (s *Server) serve(conn *net.UnixConn, give func() (Sockets, error), release
 	if peer.Uid != uint32(os.Getuid()) && peer.Uid != 0 {
 		return 0, fmt.Errorf("process %d is of user %d", peer.Pid, peer.Uid)
 	}
-	if _, _, err := receive(conn, answerTimeout); errors.Is(err, errGone) {
+	if _, _, err := receive(conn, answerTimeout); errors.Is(err, errGone) || errors.Is(err, unix.ECONNRESET) {
 		return 0, nil // it only wanted to know who is here
 	} else if err != nil {
 		return 0, err
