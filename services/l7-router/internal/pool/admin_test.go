@@ -228,3 +228,16 @@ func TestChanges(t *testing.T) {
 		t.Errorf("a server is gone: %+v", now)
 	}
 }
+
+// TestRecordIsACopy: what is written down is read without the lock.
+func TestRecordIsACopy(t *testing.T) {
+	t.Parallel()
+	p := New(zap.NewNop())
+	b := p.Set(two())
+	ask(t, p, Change{Admin: new(spec.AdminDrain), Weight: new(5)})
+	r, _ := b.Server(0).recorded()
+	ask(t, p, Change{Admin: new(spec.AdminMaint), Weight: new(7)})
+	if *r.Admin != spec.AdminDrain || *r.Weight != 5 {
+		t.Errorf("a change afterwards shows: admin %v, weight %d", *r.Admin, *r.Weight)
+	}
+}

@@ -90,7 +90,7 @@ func (b *Backend) Next(t *Ticket) *Server {
 		t.take(s)
 		return s
 	}
-	if t.Tries && len(t.tried) == 0 && !t.waits && g.trials.Load() > 0 {
+	if t.Tries && t.Named == nil && len(t.tried) == 0 && !t.waits && g.trials.Load() > 0 {
 		if s := b.trial(); s != nil {
 			t.take(s)
 			return s

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/twotier/twotier/services/l7-router/internal/check"
@@ -69,11 +70,16 @@ func (s *Server) tries() bool {
 // that can be sent to another server when it fails.
 func (b *Backend) trial() *Server {
 	for _, s := range b.servers {
-		if !s.Full() && s.tries() {
+		if !s.Full() && !(s.Spec.Backup && b.needsNoBackup()) && s.tries() {
 			return s
 		}
 	}
 	return nil
+}
+
+// needsNoBackup reports whether a server that is no backup takes requests.
+func (b *Backend) needsNoBackup() bool {
+	return slices.ContainsFunc(b.servers, func(s *Server) bool { return !s.Spec.Backup && s.balanced.Load() && s.weight.Load() > 0 })
 }
 
 // judge does what is to be done about a server that has made too many errors.
@@ -130,10 +136,11 @@ func (p *Pool) eject(l *live, b *spec.Passive) event {
 	if !again && time.Since(l.forgiven) > l.lastOut {
 		l.ejections = 0 // it has behaved for as long as it was out
 	}
-	wait := b.MaxEjection
-	if l.ejections < 30 && b.Ejection<<l.ejections < wait {
-		wait = b.Ejection << l.ejections
+	wait := b.Ejection
+	for i := 0; i < l.ejections && wait < b.MaxEjection; i++ {
+		wait *= 2 // both are days at most
 	}
+	wait = min(wait, b.MaxEjection)
 	l.ejections++
 	l.lastOut = wait
 	l.endEjection()
@@ -144,13 +151,23 @@ func (p *Pool) eject(l *live, b *spec.Passive) event {
 // halfOpen lets a server be tried whose time out is over.
 func (p *Pool) halfOpen(l *live) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	var e event
 	if l.vitals.ejected && !l.retired.Load() {
-		l.trial.Store(math.MinInt64 / 2)
-		l.halfOpen.Store(true)
-		l.backend.countTrials()
+		e = p.update(l, "its time out is over", func() {
+			l.trial.Store(math.MinInt64 / 2)
+			l.halfOpen.Store(true)
+			l.backend.countTrials()
+		})
 		l.look()
 	}
+	p.mu.Unlock()
+	p.tell([]event{e})
+}
+
+// untried reports whether a server may be tried that takes no requests without a cookie even when it is well: by the
+// operator's will, which a try would go against. The caller holds Pool.mu.
+func (l *live) untried() bool {
+	return l.vitals.ejected && l.halfOpen.Load() && (l.vitals.admin != spec.AdminReady || l.override.weightOf(&l.server.Spec) == 0)
 }
 
 // countTrials counts the servers that may be tried. The caller holds Pool.mu.

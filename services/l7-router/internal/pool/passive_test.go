@@ -142,6 +142,98 @@ func TestEjection(t *testing.T) {
 	})
 }
 
+// TestTriesAgainstTheOperator: a server that is out is tried only where the operator lets it have requests at all.
+func TestTriesAgainstTheOperator(t *testing.T) {
+	t.Parallel()
+	passive := spec.Passive{Limit: 1, Ejection: 10 * time.Second, MaxEjection: time.Minute, MaxEjected: 50}
+	for name, c := range map[string]Change{
+		"maint": {Admin: new(spec.AdminMaint)}, "drain": {Admin: new(spec.AdminDrain)}, "weight 0": {Weight: new(0)},
+	} {
+		for _, when := range []string{"before", "after"} {
+			judged(t, 3, spec.Backend{Passive: passive}, func(p *Pool, b *Backend) {
+				set := func() {
+					if _, err := p.SetServer("web", "a", c, "op"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b.Server(0).ConnectFailed()
+				statuses(p)
+				if when == "before" {
+					set()
+				}
+				time.Sleep(11 * time.Second) // in the time of synctest
+				if when == "after" {
+					set()
+				}
+				got := statuses(p)
+				if n := try(b); n != -1 || strings.Contains(got, "ejected") || b.Server(0).named.Load() != (name != "maint") {
+					t.Errorf("%s %s its time: tries %d; %s", name, when, n, got)
+				}
+			})
+		}
+	}
+	judged(t, 2, spec.Backend{Passive: passive}, func(p *Pool, b *Backend) {
+		b.Server(0).ConnectFailed()
+		statuses(p)
+		time.Sleep(11 * time.Second) // in the time of synctest
+		b.Server(1).Limit.Store(9)
+		ticket := Ticket{Named: b.Server(1), Tries: true}
+		if s := b.Next(&ticket); s != b.Server(1) {
+			t.Errorf("who has a server tries %s", s.Spec.Name)
+		}
+		b.Server(1).End()
+		ticket = Ticket{Tries: true}
+		if s := b.Next(&ticket); s != b.Server(0) {
+			t.Errorf("who has none is sent to %s", s.Spec.Name)
+		}
+		b.Server(0).End()
+	})
+}
+
+// TestTriesOfBackups: a backup that is out is not tried while nobody needs it.
+func TestTriesOfBackups(t *testing.T) {
+	t.Parallel()
+	judged(t, 3, spec.Backend{Passive: spec.Passive{Limit: 1, Ejection: time.Second, MaxEjection: time.Minute, MaxEjected: 50}}, func(p *Pool, b *Backend) {
+		want := b.Spec
+		want.Servers = slices.Clone(want.Servers)
+		want.Servers[0].Backup, want.Servers[1].Backup = true, true
+		b = p.Set(want)
+		b.Server(0).ConnectFailed()
+		statuses(p)
+		time.Sleep(2 * time.Second) // in the time of synctest
+		if n := try(b); n != -1 {
+			t.Errorf("server %d is tried", n)
+		}
+		if _, err := p.SetServer("web", "c", Change{Health: Down}, "op"); err != nil {
+			t.Fatal(err)
+		}
+		if n := try(b); n != 0 {
+			t.Errorf("tries %d when backups are needed", n)
+		}
+	})
+}
+
+// TestLongEjections: however often in a row, never shorter than before.
+func TestLongEjections(t *testing.T) {
+	t.Parallel()
+	judged(t, 2, spec.Backend{Passive: spec.Passive{Limit: 1, Ejection: time.Hour, MaxEjection: 24 * time.Hour, MaxEjected: 50}}, func(p *Pool, b *Backend) {
+		before := time.Duration(0)
+		for range 64 {
+			b.Server(0).ConnectFailed()
+			statuses(p)
+			p.mu.Lock()
+			out := b.Server(0).lastOut
+			p.mu.Unlock()
+			if out < before || out > 24*time.Hour {
+				t.Fatalf("out for %v after %v", out, before)
+			}
+			before = out
+			time.Sleep(out + time.Second) // in the time of synctest
+			statuses(p)
+		}
+	})
+}
+
 // TestMostEjected: no more servers are out at a time than may be.
 func TestMostEjected(t *testing.T) {
 	t.Parallel()

@@ -296,6 +296,9 @@ func (p *Pool) update(l *live, reason string, change func()) event {
 	served, admin := l.vitals.serves(), l.vitals.admin
 	weight, balanced, named := l.weight.Load(), l.balanced.Load(), l.named.Load()
 	change()
+	if l.untried() {
+		l.forgive() // nobody would ever bring it back; those whose cookies name it find out
+	}
 	l.balanced.Store(l.vitals.balanced())
 	l.named.Store(l.vitals.named())
 	l.maint.Store(l.vitals.admin == spec.AdminMaint)

@@ -19,7 +19,7 @@ func (s *Server) ramp(at int64) (weight int, limit int64) {
 	since := max(at-back, 0)
 	weight = full * min(int((balance.Scale*since+slow)/slow), balance.Scale)
 	if limit > 0 {
-		limit = max(1, limit*since/slow)
+		limit = max(1, limit*(since/int64(time.Microsecond))/(slow/int64(time.Microsecond))) // 2^20 times a day does not overflow
 	}
 	return weight, limit
 }

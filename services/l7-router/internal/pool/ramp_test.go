@@ -71,3 +71,13 @@ func TestSlowStart(t *testing.T) {
 		<-done
 	})
 }
+
+// TestLongSlowStart: the largest limit over the longest slow start.
+func TestLongSlowStart(t *testing.T) {
+	t.Parallel()
+	s := &Server{Spec: spec.Server{MaxConn: spec.MaxConn, SlowStart: spec.MaxTimeout}, live: &live{}}
+	s.back.Store(1)
+	if _, limit := s.ramp(int64(spec.MaxTimeout) / 2); limit < spec.MaxConn/2-1 || limit > spec.MaxConn/2 {
+		t.Errorf("half of the time: a limit of %d, want %d", limit, spec.MaxConn/2)
+	}
+}

@@ -65,10 +65,10 @@ func (r *record) override() override {
 func (l *live) recorded() (record, bool) {
 	r := record{Backend: l.backend.Spec.Name, Server: l.server.Spec.Name, Address: l.Address(), Changed: time.Now().Truncate(time.Second)}
 	if l.override.wantedSet {
-		r.Admin, r.AdminOver = &l.override.wanted, l.override.wantedOver
+		r.Admin, r.AdminOver = new(l.override.wanted), l.override.wantedOver // a copy: it is written without the lock
 	}
 	if l.override.weightSet {
-		r.Weight, r.WeightOver = &l.override.weight, l.override.weightOver
+		r.Weight, r.WeightOver = new(l.override.weight), l.override.weightOver
 	}
 	r.ChecksOff, r.Down = l.vitals.checksOff, l.vitals.health() == Down
 	return r, r.Admin != nil || r.Weight != nil || r.ChecksOff || r.Down
