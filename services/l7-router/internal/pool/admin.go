@@ -86,16 +86,16 @@ func (p *Pool) SetServer(backend, server string, c Change, by string) (State, er
 		if c.ResetWeight {
 			l.override.setWeight(s.Weight, s)
 		}
+		if c.Checks != nil { // before what asks whether it is checked
+			l.vitals.checksOff = !*c.Checks
+			l.look()
+		}
 		if c.Admin != nil && *c.Admin != l.vitals.admin {
 			if l.vitals.admin == spec.AdminMaint {
 				l.vitals.start() // nobody has looked at it meanwhile
 			}
 			l.override.setAdmin(*c.Admin, s)
 			l.vitals.admin = *c.Admin
-			l.look()
-		}
-		if c.Checks != nil {
-			l.vitals.checksOff = !*c.Checks
 			l.look()
 		}
 		if c.Health != 0 {

@@ -241,3 +241,19 @@ func TestRecordIsACopy(t *testing.T) {
 		t.Errorf("a change afterwards shows: admin %v, weight %d", *r.Admin, *r.Weight)
 	}
 }
+
+// TestBackFromMaintenance: a server that is to be checked again is one that nobody has looked at, in whatever order both are
+// asked for.
+func TestBackFromMaintenance(t *testing.T) {
+	t.Parallel()
+	p := New(zap.NewNop())
+	want := two()
+	want.Check = spec.Check{Kind: spec.CheckTCP, Interval: 1 << 40, Timeout: 1, Rise: 2, Fall: 3}
+	p.Set(want)
+	ask(t, p, Change{Admin: new(spec.AdminMaint), Checks: new(false)})
+	if s := ask(t, p, Change{Admin: new(spec.AdminReady), Checks: new(true)}); s.Status != "UP 1/3" {
+		t.Errorf("ready and checked again: %s, want UP 1/3", s.Status)
+	}
+	p.Remove("web")
+	p.checks.Wait()
+}
