@@ -2,6 +2,8 @@ package loop
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -32,6 +34,8 @@ func (l *Loop) recall() {
 // remember keeps what a course has to have remembered.
 func (l *Loop) remember(course steer.Course) {
 	l.course = course
+	// What was counted of one that stays after all says nothing about the next time that it leaves.
+	maps.DeleteFunc(l.open, func(k steer.Key, _ uint64) bool { return !slices.Contains(course.Leaving, k) })
 	if reflect.DeepEqual(l.memory, course.Memory) {
 		return
 	}
@@ -67,28 +71,66 @@ func (l *Loop) check(want spec.Want) {
 	l.cfg.Health.Set(checks)
 }
 
-// count counts the open connections of those that leave, now and then.
+// count counts the open connections of those that leave, now and then. When that fails it is not known, and their time decides.
 func (l *Loop) count(ctx context.Context) error {
 	counter, ok := l.plane.(Counter)
 	switch {
 	case !ok || len(l.course.Leaving) == 0:
-		l.open = nil
+		l.open, l.countErr = nil, nil
 	case time.Since(l.counted) >= CountEvery:
 		open, err := counter.CountOpen(ctx, l.course.Leaving)
+		l.open, l.counted, l.countErr = open, time.Now(), nil
 		if err != nil {
-			return err
+			l.open, l.countErr = nil, fmt.Errorf("count open connections: %w", err)
 		}
-		l.open, l.counted = open, time.Now()
+	}
+	return l.countErr
+}
+
+// reset ends the connections of those that have left, where that is wanted. Those that it cannot end, or that the kernel still
+// has, are for the next pass.
+func (l *Loop) reset(ctx context.Context, have plan.Have) error {
+	resetter, ok := l.plane.(Resetter)
+	if !ok {
+		return nil
+	}
+	there := in(have)
+	var gone []steer.Key
+	for key := range l.resets {
+		if !there[key] {
+			gone = append(gone, key)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := resetter.Reset(ctx, gone); err != nil {
+		return err
+	}
+	for _, key := range gone {
+		delete(l.resets, key)
 	}
 	return nil
 }
 
-// reset ends the connections of those that have left, where that is wanted.
-func (l *Loop) reset(ctx context.Context, course steer.Course) error {
-	if resetter, ok := l.plane.(Resetter); ok && len(course.Reset) > 0 {
-		return resetter.Reset(ctx, course.Reset)
+// toReset notes whose connections are to be ended. One that has come back keeps them.
+func (l *Loop) toReset(keys []steer.Key, have plan.Have) {
+	there := in(have)
+	maps.DeleteFunc(l.resets, func(k steer.Key, _ bool) bool { return there[k] })
+	for _, key := range keys {
+		l.resets[key] = true
 	}
-	return nil
+}
+
+// in are the real servers that the kernel has.
+func in(have plan.Have) map[steer.Key]bool {
+	there := map[steer.Key]bool{}
+	for _, s := range have.Services {
+		for _, r := range s.Reals {
+			there[steer.Key{VIP: s.VIP, Real: r.Address}] = true
+		}
+	}
+	return there
 }
 
 // changes are those that a course leads to. An address does not come up before the health of what it is for is known, and

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -129,5 +130,52 @@ func TestDrainsHold(t *testing.T) {
 		r.store.set(checked("78", "79"))
 		resync()
 		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=1")
+	})
+}
+
+// An address that can be put nowhere, and connections that cannot be counted, hold up nothing else: whose time is up goes, and
+// what it has open is ended.
+func TestWhatFailsElsewhereHoldsUpNoRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		nowhere := &directorv1.Address{Name: "nowhere", Prefix: "172.16.0.1/24"}
+		before, after := checked("78", "79"), checked("78")
+		before.ResetAfterDrain, after.ResetAfterDrain = true, true
+		r.store.set(before, nowhere)
+		r.first.Connect(key, 1)
+		r.first.FailCounting(errors.New("deaf"))
+		r.run()
+		r.store.set(after, nowhere)
+		resync()
+		resync()
+		r.expect(retry, "deaf", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=0")
+		r.health.say("192.168.60.78:80", steer.Down)
+		resync()
+		r.expect(retry, "no network card", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=0") // health counts
+		r.health.say("192.168.60.78:80", steer.Up)
+		for range 60 {
+			resync()
+		}
+		r.expect(retry, "no network card", "10.10.60.22:80 wlc 192.168.60.78:80=1")
+		if n := r.first.Connections(key); n != 0 {
+			t.Errorf("%d connections are open behind the one that left", n)
+		}
+	})
+}
+
+// The old pool takes connections until the first of the new one has been checked.
+func TestPoolIsSwappedWithoutAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(checked("78"))
+		r.run()
+		r.health.say("192.168.60.79:80", steer.Unknown)
+		r.store.set(checked("79"))
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=0")
+		r.health.say("192.168.60.79:80", steer.Up)
+		resync()
+		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=1")
 	})
 }

@@ -147,6 +147,8 @@ type Loop struct {
 	course      steer.Course
 	open        map[steer.Key]uint64 // connections of those that leave, on a plane that has to be asked
 	counted     time.Time
+	countErr    error              // of the last time
+	resets      map[steer.Key]bool // those whose connections are to be ended once they are out of the kernel
 	lastChanges []string
 	lastError   string
 	ready       bool
@@ -154,7 +156,7 @@ type Loop struct {
 
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
-	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop")}
+	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}}
 	l.pump = reconcile.NewPump(reconcile.Config{Resync: Resync, Log: l.log}, l.pass)
 	l.view.Store(&View{Unusable: fmt.Errorf("%w: not looked for yet", dataplane.ErrUnusable)})
 	return l
@@ -233,10 +235,9 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 
 	l.recall()
 	l.check(l.want)
-	if err := l.count(ctx); err != nil {
-		return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, nil, err, violations, have, true)
-	}
+	countErr := l.count(ctx) // no reason to leave anything undone
 	course := l.steer(l.want, have, l.memory, l.open)
+	l.toReset(course.Reset, have)
 	l.remember(course)
 	done, err := l.apply(ctx, changes(course, l.want.Addresses, have))
 	if len(done) > 0 {
@@ -254,11 +255,12 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		err = errors.New("net.ipv4.ip_forward is 0: this node passes no packets on; set it to 1")
 	}
 	if err == nil {
-		err = errors.Join(l.reset(ctx, course), l.removeOthers(ctx))
+		err = l.removeOthers(ctx)
 	}
 	if err == nil && good {
 		err = l.cfg.Store.Accept(snapshot)
 	}
+	err = errors.Join(err, countErr, l.reset(ctx, have))
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)

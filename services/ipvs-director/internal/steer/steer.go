@@ -67,7 +67,7 @@ type World struct {
 
 // Memory is what has to be kept from one moment to the next, and over a restart. Its zero value remembers nothing.
 type Memory struct {
-	// Leaving are the real servers that are not wanted any more and may still have connections.
+	// Leaving are the real servers that are not wanted any more and are in the kernel.
 	Leaving map[Key]Leave `json:"leaving,omitempty"`
 	// Lost are the services whose quorum is not met.
 	Lost map[netip.AddrPort]bool `json:"lost,omitempty"`
@@ -163,9 +163,10 @@ func (s *steering) service(want spec.Service) {
 			health = s.w.Health(Key{want.VIP, r.Address})
 		}
 		if health == Unknown {
-			// Until its first check it counts for what the kernel takes it for.
+			// Until its first check it counts for what the kernel takes it for; what a damaged kernel took it for is not known,
+			// and nobody is cut off for that.
 			unknown, health = true, Down
-			if h, there := have[r.Address]; there && h.Weight > 0 {
+			if h, there := have[r.Address]; there && h.Weight > 0 || s.w.Have.Damage != "" {
 				health = Up
 			}
 		}
@@ -208,7 +209,15 @@ func (s *steering) service(want spec.Service) {
 		s.reason(want.VIP, want.Sorry, "takes connections: sorry server")
 		now.Reals = append(now.Reals, spec.Real{Address: want.Sorry, Weight: 1})
 	}
-	now.Reals = s.leave(want.VIP, now.Reals)
+	// Those that are not wanted any more take connections until somebody else does or all have been checked.
+	var holds func(netip.AddrPort) bool
+	if unknown && !slices.ContainsFunc(now.Reals, func(r spec.Real) bool { return r.Weight > 0 }) {
+		holds = func(a netip.AddrPort) bool {
+			_, drained := s.w.Want.Drains[spec.Drain{Service: want.Name, Real: a}]
+			return !drained
+		}
+	}
+	now.Reals = s.leave(want.VIP, now.Reals, holds)
 	s.course.Services = append(s.course.Services, now)
 }
 
@@ -237,7 +246,7 @@ func (s *steering) lost(want spec.Service, lives []spec.Real, unknown bool) bool
 
 // leavingService keeps a service that is not wanted any more for as long as it has connections.
 func (s *steering) leavingService(have plan.Service) {
-	reals := s.leave(have.VIP, nil)
+	reals := s.leave(have.VIP, nil, nil)
 	if len(reals) == 0 {
 		return
 	}
@@ -247,8 +256,9 @@ func (s *steering) leavingService(have plan.Service) {
 	s.course.Services = append(s.course.Services, spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Reals: reals})
 }
 
-// leave adds the real servers that the kernel has, that are not among reals, and that may still have connections.
-func (s *steering) leave(vip netip.AddrPort, reals []spec.Real) []spec.Real {
+// leave adds the real servers that the kernel has, that are not among reals, and that may still have connections. Those that
+// holds (nil: none) names keep the weight that they have, and do not leave yet.
+func (s *steering) leave(vip netip.AddrPort, reals []spec.Real, holds func(netip.AddrPort) bool) []spec.Real {
 	stays := func(a netip.AddrPort) bool {
 		return slices.ContainsFunc(reals, func(r spec.Real) bool { return r.Address == a })
 	}
@@ -258,6 +268,11 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real) []spec.Real {
 			continue
 		}
 		key := Key{vip, address}
+		if h := s.have[vip][address]; holds != nil && h.Weight > 0 && holds(address) {
+			s.course.Reasons[key] = "takes connections: not wanted any more, and those that are have not been checked"
+			going = append(going, spec.Real{Address: address, Weight: h.Weight})
+			continue
+		}
 		leave, known := s.was.Leaving[key]
 		if !known {
 			manner, ok := s.manner(vip)
@@ -266,6 +281,8 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real) []spec.Real {
 			}
 			leave = Leave{Until: s.w.Now.Add(manner.Timeout), Reset: manner.Reset}
 		}
+		// Remembered until the kernel has it no more: a removal that fails is tried again, not begun anew.
+		s.course.Memory.Leaving[key] = leave
 		open, counted := s.open(key)
 		switch {
 		case known && counted && open == 0 && s.drained(key):
@@ -276,7 +293,6 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real) []spec.Real {
 			}
 			continue
 		}
-		s.course.Memory.Leaving[key] = leave
 		s.course.Leaving = append(s.course.Leaving, key)
 		text := "no new connections: not wanted any more"
 		if counted {

@@ -89,6 +89,10 @@ func TestSteer(t *testing.T) {
 		{"weight 0", service(0, 2), "", "UU", Memory{}, "0:0 1:2", "its weight is 0"},
 		{"not checked, and new", service(1, 1), "", "??", Memory{}, "0:0 1:0", "has not been checked"},
 		{"not checked, and taking", service(1, 1), "0:1 1:0", "??", Memory{}, "0:1 1:0", "takes connections"},
+		{"the whole pool is swapped", service(1, 1), "2:3 3:1 4:0", "??", Memory{}, "0:0 1:0 2:3 3:1 4:0", "has not been checked"},
+		{"and the first is checked", service(1, 1), "0:0 1:0 2:3 3:1", "U?", Memory{}, "0:1 1:0 2:0 3:0", "takes connections"},
+		{"and all are dead", service(1, 1), "0:0 1:0 2:3 3:1", "DD", Memory{}, "0:0 1:0 2:0 3:0", "checks fail"},
+		{"the memory of a lost quorum is lost", with(service(1, 1), withSorry), "0:0 1:0 9:1", "??", Memory{}, "0:0 1:0 9:1", "has not been checked"},
 		{"no check", with(service(1, 1), func(s *spec.Service) { s.Check = spec.Check{} }), "", "DD", Memory{}, "0:1 1:1", "takes connections"},
 		{"below the panic threshold", with(service(1, 1, 1), func(s *spec.Service) { s.Panic = 50 }), "", "DUD", Memory{}, "0:1 1:1 2:1", "panic: 1 of 3 live"},
 		{"above it", with(service(1, 1, 1), func(s *spec.Service) { s.Panic = 50 }), "", "UUD", Memory{}, "0:1 1:1 2:0", "takes connections"},
@@ -176,6 +180,44 @@ func TestDamageForgetsNoLeaving(t *testing.T) {
 	course = Steer(World{Want: want, Have: plan.Have{Damage: "somebody"}, Health: health("U"), Now: start}, course.Memory)
 	if got := print(course); got != "0:1 1:0" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// Whoever has not been checked when the table is found damaged, as after an upgrade, was perhaps taking connections.
+func TestDamageCutsNobodyOff(t *testing.T) {
+	t.Parallel()
+	w := World{Want: spec.Want{Services: []spec.Service{service(1, 1, 1)}}, Have: plan.Have{Damage: "another version"}, Health: health("??D"), Now: start}
+	if got := print(Steer(w, Memory{})); got != "0:1 1:1 2:0" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A drained real server that is taken out takes nothing either while its successor is checked.
+func TestDrainedIsNotHeld(t *testing.T) {
+	t.Parallel()
+	want := spec.Want{Services: []spec.Service{service(1)}, Drains: map[spec.Drain]string{{Service: "web", Real: real(1)}: ""}}
+	if got := print(Steer(World{Want: want, Have: kernel("1:1"), Health: health("?"), Now: start}, Memory{})); got != "0:0 1:0" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A removal that the kernel refuses is tried again at once, and not after another drain.
+func TestRemovalIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	s := service(1)
+	s.ResetAfterDrain = true
+	w := World{Want: spec.Want{Services: []spec.Service{s}}, Have: kernel("0:1 1:0*1"), Health: health("U"), Now: start}
+	course := Steer(w, Memory{})
+	w.Now = start.Add(s.DrainTimeout)
+	for range 3 {
+		if course = Steer(w, course.Memory); print(course) != "0:1" || len(course.Reset) != 1 {
+			t.Fatalf("got %s, %v", print(course), course.Reset)
+		}
+		w.Now = w.Now.Add(time.Second)
+	}
+	w.Have = kernel("0:1")
+	if course = Steer(w, course.Memory); len(course.Memory.Leaving) > 0 {
+		t.Errorf("it is gone, and remembered: %v", course.Memory.Leaving)
 	}
 }
 

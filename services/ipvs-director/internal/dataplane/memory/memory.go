@@ -4,6 +4,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -22,6 +23,7 @@ type Kernel struct {
 	damage   string
 	fail     error
 	open     map[steer.Key]uint64
+	deaf     error // of CountOpen alone
 }
 
 // Connect says how many connections a real server has open.
@@ -39,6 +41,20 @@ func (k *Kernel) Fail(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.fail = err
+}
+
+// FailCounting makes CountOpen end with err, until FailCounting(nil).
+func (k *Kernel) FailCounting(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.deaf = err
+}
+
+// Connections tells how many a real server has open.
+func (k *Kernel) Connections(key steer.Key) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.open[key]
 }
 
 // Edit changes the services behind the back of every plane.
@@ -124,7 +140,7 @@ func (p *Plane) CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]
 	k := p.kernel
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.err(ctx); err != nil {
+	if err := errors.Join(k.err(ctx), k.deaf); err != nil {
 		return nil, err
 	}
 	open := map[steer.Key]uint64{}
@@ -132,6 +148,20 @@ func (p *Plane) CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]
 		open[key] = k.open[key]
 	}
 	return open, nil
+}
+
+// Reset ends the connections of real servers.
+func (p *Plane) Reset(ctx context.Context, keys []steer.Key) error {
+	k := p.kernel
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.err(ctx); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		delete(k.open, key)
+	}
+	return nil
 }
 
 // Remove empties the kernel.
