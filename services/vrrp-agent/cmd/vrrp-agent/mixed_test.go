@@ -161,7 +161,7 @@ func TestKernelBusy(t *testing.T) {
 	if strings.Contains(onA.output.String(), "no real-time priority") {
 		testreq.Missing(t, "real-time priority (CAP_SYS_NICE)")
 	}
-	before := onA.instances(t)["VI_1"]
+	before, beforeB := onA.instances(t)["VI_1"], onB.instances(t)["VI_1"]
 	for range runtime.NumCPU() {
 		a.run(t, "sh", "-c", "while :; do :; done")
 	}
@@ -174,7 +174,8 @@ func TestKernelBusy(t *testing.T) {
 		return ""
 	})
 	afterA, afterB := onA.instances(t)["VI_1"], onB.instances(t)["VI_1"]
-	if afterA.GetTransitions() != before.GetTransitions() || len(afterB.GetHistory()) != 1 || afterB.GetTakeoversPrevented() > 0 {
+	if afterA.GetTransitions() != before.GetTransitions() || afterB.GetTransitions() != beforeB.GetTransitions() ||
+		afterB.GetTakeoversPrevented() > 0 {
 		t.Errorf("the state has changed:\n%v\n%v", afterA, afterB)
 	}
 	t.Logf("%d adverts, %d heard", afterA.GetAdvertsSent()-before.GetAdvertsSent(), afterB.GetAdvertsReceived())

@@ -561,7 +561,8 @@ func (i *instance) concluded(m parley.Message) {
 	i.stoodBack = m.Priority <= i.config.Priority
 	i.build()
 	i.step(fsm.Event{Kind: fsm.Replaced}, because("handed over to node "+m.Node))
-	i.ask() // so that the new master can hand back at once
+	i.heardAt = time.Now() // nothing was to be heard until now
+	i.ask()                // so that the new master can hand back at once
 	i.endOffer(nil)
 }
 
