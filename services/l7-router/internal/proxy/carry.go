@@ -53,12 +53,17 @@ func (c *conn) carry(f *exchange.Frontend) bool {
 			return c.refuse(503, keep)
 		}
 		x.Assigned(now()) // it may have waited
-		goOn, err := c.try(f, server, keep)
-		server.End()
+		goOn, err := c.give(f, server, keep)
 		if err == nil {
 			return goOn
 		}
 	}
+}
+
+// give is try, after which the slot of the server is free again, whatever happens.
+func (c *conn) give(f *exchange.Frontend, server *pool.Server, keep bool) (goOn bool, err error) {
+	defer server.End()
+	return c.try(f, server, keep)
 }
 
 // refuse answers in the router's own name.

@@ -63,6 +63,7 @@ func Run(t *testing.T, open Open) {
 		{"GracefulStop", testGracefulStop},
 		{"Counters", testCounters},
 		{"StatsPage", testStatsPage},
+		{"Panic", testPanic},
 		{"GoldenLikeHAProxy", testGolden},
 		{"LogLikeHAProxy", testLogLikeHAProxy},
 		{"Streams", testStreams},
