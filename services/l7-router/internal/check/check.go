@@ -60,6 +60,8 @@ type Result struct {
 	Reason string
 	// Duration is how long it took.
 	Duration time.Duration
+	// Unmade: there were no descriptors or no memory to make it with, so that it says nothing of the server.
+	Unmade bool
 }
 
 const (
@@ -125,7 +127,17 @@ func failed(err error, timeout, other Code) Result {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.ENOBUFS):
 		code = SocketError
 	}
-	return Result{Code: code, Reason: err.Error()}
+	return Result{Code: code, Reason: err.Error(), Unmade: scarce(err)}
+}
+
+// scarce reports whether something is missing on this side that may come back at any moment.
+func scarce(err error) bool {
+	for _, passing := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 // ask sends the request of an HTTP check and judges the response.

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,5 +171,21 @@ func TestElsewhere(t *testing.T) {
 	c := spec.Check{Kind: spec.CheckHTTP, Timeout: patience, Address: at.Addr(), Port: at.Port(), HTTP: spec.HTTPCheck{Method: "GET", Path: "/"}}
 	if r := Do(context.Background(), netip.MustParseAddrPort("192.0.2.1:1"), &c); r.Code != Layer7OK {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// TestUnmade: what this side lacks is told apart from what is wrong with the server.
+func TestUnmade(t *testing.T) {
+	t.Parallel()
+	for errno, want := range map[syscall.Errno]bool{
+		syscall.EMFILE: true, syscall.ENFILE: true, syscall.ENOBUFS: true, syscall.EADDRNOTAVAIL: false, syscall.ECONNREFUSED: false,
+	} {
+		dial := func(context.Context, netip.AddrPort) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", errno)}
+		}
+		got := Through(t.Context(), dial, netip.MustParseAddrPort("192.0.2.1:80"), &spec.Check{Kind: spec.CheckTCP, Timeout: time.Second})
+		if got.Unmade != want || got.Code.Good() {
+			t.Errorf("%v: %+v, want unmade %t", errno, got, want)
+		}
 	}
 }

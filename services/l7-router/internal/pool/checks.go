@@ -82,6 +82,9 @@ func (p *Pool) observe(ctx context.Context, l *live, r check.Result) (pause time
 	if l.vitals.checking() {
 		l.last = r
 		e = p.update(l, checkText(&l.check, r), func() {
+			if r.Unmade {
+				return // all servers would be down for what this process lacks
+			}
 			if l.vitals.observe(r.Code) {
 				l.failed++
 			}

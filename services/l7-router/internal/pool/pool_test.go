@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 	"go.uber.org/zap"
 )
@@ -217,4 +218,24 @@ func TestIdle(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestUnmadeChecks: without descriptors no check can be made, and no server goes down for that.
+func TestUnmadeChecks(t *testing.T) {
+	t.Parallel()
+	p := New(zap.NewNop())
+	p.stopped = true // the checks are made here
+	want := two()
+	want.Check = spec.Check{Kind: spec.CheckTCP, Interval: time.Hour, Timeout: 1, Rise: 2, Fall: 3}
+	b := p.Set(want)
+	for range 5 {
+		p.observe(t.Context(), b.Server(0).live, check.Result{Code: check.SocketError, Reason: "too many open files", Unmade: true})
+	}
+	if s := p.Servers()[0]; s.Status != "UP 1/3" || s.FailedChecks != 0 || s.Check.Code != check.SocketError {
+		t.Errorf("%s, %d failed, %+v; want it as it was", s.Status, s.FailedChecks, s.Check)
+	}
+	p.observe(t.Context(), b.Server(0).live, check.Result{Code: check.Layer4Refused})
+	if s := p.Servers()[0]; s.Status != "DOWN" {
+		t.Errorf("refused: %s", s.Status)
+	}
 }
