@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -16,6 +18,8 @@ type GRPCHealth struct {
 	service string
 	conn    *grpc.ClientConn
 	err     error // of an address that cannot be used
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	dialed  atomic.Pointer[error] // how the last attempt to connect ended
 }
 
 // NewGRPCHealth asks the server at address (HOST:PORT or unix:PATH) for service; the empty service is the server as a
@@ -25,13 +29,20 @@ func NewGRPCHealth(address, service string, tls *tls.Config) *GRPCHealth {
 	if tls != nil {
 		creds = credentials.NewTLS(tls)
 	}
+	p := &GRPCHealth{service: service, dial: new(net.Dialer).DialContext}
+	// No proxy: the environment of a service must not decide whether its neighbour lives.
+	options := []grpc.DialOption{grpc.WithTransportCredentials(creds), grpc.WithNoProxy()}
 	target := address
 	if !isUnix(address) {
 		target = "passthrough:///" + address
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := p.dial(ctx, "tcp", address)
+			p.dialed.Store(&err)
+			return conn, err
+		}))
 	}
-	// No proxy: the environment of a service must not decide whether its neighbour lives.
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds), grpc.WithNoProxy())
-	return &GRPCHealth{service: service, conn: conn, err: err}
+	p.conn, p.err = grpc.NewClient(target, options...)
+	return p
 }
 
 func isUnix(address string) bool {
@@ -46,6 +57,9 @@ func (p *GRPCHealth) Probe(ctx context.Context) error {
 	// A connection that failed a moment ago is tried again now, not when the back-off of gRPC is over.
 	p.conn.ResetConnectBackoff()
 	answer, err := grpc_health_v1.NewHealthClient(p.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: p.service}, grpc.WaitForReady(false))
+	if dialed := p.dialed.Load(); err != nil && dialed != nil && ownFault(*dialed) {
+		return fmt.Errorf("%w: %w", err, *dialed) // of what gRPC says only the text is left
+	}
 	if err != nil {
 		return err
 	}

@@ -32,20 +32,21 @@ func (p ICMP) Probe(ctx context.Context) error {
 		network, protocol = "ip6:ipv6-icmp", protocolICMPv6
 		request, reply = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
 	}
-	conn, err := icmp.ListenPacket(network, "")
+	// A raw socket that is connected hears that address alone: hundreds that wait for the dead do not hear all the living.
+	conn, err := net.DialIP(network, nil, &net.IPAddr{IP: p.Address.AsSlice(), Zone: p.Address.Zone()})
 	if err != nil {
 		return fmt.Errorf("open a socket for ICMP: %w", err)
 	}
 	stop := interruptible(ctx, conn)
 	defer stop()
-	// Every raw socket hears every reply: 64 random bits tell ours.
+	// Every raw socket hears every reply of its address: 64 random bits tell ours.
 	id, token := int(uint16(rand.Uint32())), binary.BigEndian.AppendUint64(nil, rand.Uint64())
 	message := icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: 1, Data: token}}
 	packed, err := message.Marshal(nil)
 	if err != nil {
 		return err
 	}
-	if _, err := conn.WriteTo(packed, &net.IPAddr{IP: p.Address.AsSlice(), Zone: p.Address.Zone()}); err != nil {
+	if _, err := conn.Write(packed); err != nil {
 		return err
 	}
 	buf := make([]byte, 1500)

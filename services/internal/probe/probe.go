@@ -3,9 +3,12 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
+	"syscall"
 	"time"
 )
 
@@ -49,6 +52,9 @@ type Result struct {
 	Changed bool
 	// Err is why this one probe was bad; nil when it was good.
 	Err error
+	// OwnFault tells that Err is the want of this process or node: descriptors, memory, ports. It says nothing about the other
+	// side, and leaves the state as it is.
+	OwnFault bool
 	// Duration is how long it took.
 	Duration time.Duration
 }
@@ -79,14 +85,25 @@ func Run(ctx context.Context, cfg Config, p Prober, report func(Result)) error {
 			return nil // the probe was cut short; its result says nothing
 		}
 		result := Result{Err: err, Duration: time.Since(begin)}
-		result.Up, result.Changed = threshold.Observe(err == nil)
+		if result.OwnFault = ownFault(err); result.OwnFault {
+			result.Up = threshold.Up()
+		} else {
+			result.Up, result.Changed = threshold.Observe(err == nil)
+		}
 		report(result)
 		pause := cfg.Interval
-		if cfg.FastInterval > 0 && result.Up != (err == nil) {
+		if cfg.FastInterval > 0 && !result.OwnFault && result.Up != (err == nil) {
 			pause = cfg.FastInterval
 		}
 		timer.Reset(pause)
 	}
+}
+
+// wants are the errors of socket(2) and connect(2) that speak of this side alone. EADDRNOTAVAIL: no port is free.
+var wants = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL}
+
+func ownFault(err error) bool {
+	return slices.ContainsFunc(wants, func(want error) bool { return errors.Is(err, want) })
 }
 
 func once(ctx context.Context, timeout time.Duration, p Prober) (err error) {

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +105,41 @@ up=false changed=true context deadline exceeded 1s`
 			t.Errorf("six probes took %v", took)
 		}
 	})
+}
+
+// A process without descriptors learns nothing about others, and takes nobody for dead.
+func TestOwnFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good := func() error { return nil }
+		want := func() error { return &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)} }
+		s := script{want, good, want, want, func() error { return errors.New("refused") }}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var got []string
+		err := Run(ctx, Config{FirstDecides: true}, &s, func(r Result) {
+			if got = append(got, fmt.Sprint(r.Up, r.OwnFault)); len(got) == 5 {
+				cancel()
+			}
+		})
+		if want := "false true, true false, true true, true true, false false"; err != nil || strings.Join(got, ", ") != want {
+			t.Errorf("got %s, %v; want %s", strings.Join(got, ", "), err, want)
+		}
+	})
+}
+
+// What gRPC says of an error is a text; the cause is not lost all the same.
+func TestOwnFaultOfGRPC(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{os.NewSyscallError("socket", syscall.EMFILE), syscall.ECONNREFUSED} {
+		p := NewGRPCHealth("127.0.0.1:1", "", nil)
+		p.dial = func(context.Context, string, string) (net.Conn, error) { return nil, cause }
+		if err := p.Probe(t.Context()); err == nil || ownFault(err) != ownFault(cause) {
+			t.Errorf("%v: got %v", cause, err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // While the results have turned and the state has not, the pauses are short.

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// MaxAnswer is the most of an answer to a datagram that is looked at, in bytes.
-const MaxAnswer = 64 << 10
+// MaxAnswer is the most of an answer to a datagram that is looked at, in bytes. Thousands of checks wait at a time.
+const MaxAnswer = 4 << 10
 
 // UDP sends one datagram. Without Expect an answer is good, and so is none: only a refusal by ICMP (nobody listens there) is
 // bad. With Expect the answer must begin with it.

@@ -20,7 +20,7 @@ import (
 
 // Drain stores that a real server is drained.
 func (a *admin) Drain(ctx context.Context, request *directorv1.DrainRequest) (*commonv1.ApplyResponse, error) {
-	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort())
+	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -28,17 +28,17 @@ func (a *admin) Drain(ctx context.Context, request *directorv1.DrainRequest) (*c
 	return a.ApplyObject(ctx, &directorv1.Object{Kind: &directorv1.Object_Drain{Drain: drain}}, "", false)
 }
 
-// Undrain takes it back.
+// Undrain takes it back, also of a real server or service that is not there any more.
 func (a *admin) Undrain(ctx context.Context, request *directorv1.UndrainRequest) (*commonv1.DeleteResponse, error) {
-	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort())
+	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort(), false)
 	if err != nil {
 		return nil, err
 	}
 	return a.Delete(ctx, &commonv1.DeleteRequest{Kind: spec.KindDrain, Name: drain.GetName()})
 }
 
-// drained makes the object that says so of a real server that there is.
-func (a *admin) drained(service, address string, port uint32) (*directorv1.Drain, error) {
+// drained makes the object that says so of a real server; one that there is, if it must be.
+func (a *admin) drained(service, address string, port uint32, mustBe bool) (*directorv1.Drain, error) {
 	snapshot, ok := a.Store.Newest()
 	if !ok {
 		return nil, status.Error(codes.Unavailable, "no desired state has been read yet")
@@ -48,20 +48,23 @@ func (a *admin) drained(service, address string, port uint32) (*directorv1.Drain
 		messages = append(messages, object.Message)
 	}
 	want, _ := spec.Parse(messages, "") // what is wrong with other objects does not matter here
+	var s spec.Service
 	at := slices.IndexFunc(want.Services, func(s spec.Service) bool { return s.Name == service })
-	if at < 0 {
+	switch {
+	case at >= 0:
+		s = want.Services[at]
+	case mustBe || port == 0: // the port follows from the service
 		return nil, status.Errorf(codes.NotFound, "there is no virtual service %q", service)
 	}
-	s := want.Services[at]
 	if port == 0 {
 		port = uint32(s.VIP.Port())
 	}
 	ip, err := netip.ParseAddr(address)
-	if err != nil || port > 65535 {
+	if err != nil || !ip.Is4() || port > 65535 {
 		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "address", Description: "want an IPv4 address and a port up to 65535"}})
 	}
 	real := netip.AddrPortFrom(ip, uint16(port))
-	if !slices.ContainsFunc(s.Reals, func(r spec.Real) bool { return r.Address == real }) {
+	if mustBe && !slices.ContainsFunc(s.Reals, func(r spec.Real) bool { return r.Address == real }) {
 		return nil, status.Errorf(codes.NotFound, "the virtual service %q has no real server %s", service, real)
 	}
 	return &directorv1.Drain{Name: drainName(service, real), Service: service, Address: address, Port: port}, nil

@@ -118,6 +118,9 @@ func (c *Checker) heard(k *check, r probe.Result, log *zap.Logger) {
 	}
 	c.mu.Lock()
 	was := k.health
+	if r.OwnFault {
+		now = was // it says nothing of the real server
+	}
 	k.health, k.last = now, last
 	c.mu.Unlock()
 	if was == now {

@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -129,9 +130,7 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 		c.Method = p.word(path+".http.method", kind.Http.GetMethod(), "GET", maxWord)
 		c.Path = p.word(path+".http.path", kind.Http.GetPath(), "/", maxPath)
 		c.Host = p.word(path+".http.host", kind.Http.GetHost(), "", maxWord)
-		if !strings.HasPrefix(c.Path, "/") {
-			p.bad(path+".http.path", "want one that starts with /, got %q", c.Path)
-		}
+		p.request(path+".http", c)
 	case *directorv1.Check_Grpc:
 		c.Kind = CheckGRPC
 		c.Service = p.word(path+".grpc.service", kind.Grpc.GetService(), "", maxWord)
@@ -145,6 +144,9 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 	case *directorv1.Check_Dns:
 		c.Kind = CheckDNS
 		c.Name = p.word(path+".dns.name", kind.Dns.GetName(), ".", maxWord)
+		if !isDomain(c.Name) {
+			p.bad(path+".dns.name", "want labels of 1 to 63 characters, 253 in all, got %q", c.Name)
+		}
 		c.Type = strings.ToUpper(p.word(path+".dns.type", kind.Dns.GetType(), DefaultDNSType, maxWord))
 		known := false
 		for _, t := range DNSTypes {
@@ -170,6 +172,40 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 	c.Rise = p.number(path+".rise", m.GetRise(), DefaultRise, 1, maxRiseOrFall)
 	c.Fall = p.number(path+".fall", m.GetFall(), DefaultFall, 1, maxRiseOrFall)
 	return c
+}
+
+// request refuses an HTTP check that could never be sent: all real servers would count as dead.
+func (p *parser) request(path string, c Check) {
+	if u, err := url.Parse("http://host" + c.Path); !strings.HasPrefix(c.Path, "/") || err != nil || u.Fragment != "" || strings.HasSuffix(c.Path, "#") {
+		p.bad(path+".path", "want one that starts with /, with whole %%XX escapes and no #, got %q", c.Path)
+	}
+	if strings.ContainsFunc(c.Method, func(r rune) bool { return !isToken(r) }) || c.Method == "CONNECT" {
+		p.bad(path+".method", "want a method such as GET or HEAD, got %q", c.Method)
+	}
+	if strings.ContainsFunc(c.Host, func(r rune) bool { return !isAlphanumeric(r) && !strings.ContainsRune("-._:[]", r) }) {
+		p.bad(path+".host", "want a name or an address, with :PORT or without, got %q", c.Host)
+	}
+}
+
+func isAlphanumeric(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}
+
+// isToken: RFC 9110 section 5.6.2.
+func isToken(r rune) bool { return isAlphanumeric(r) || strings.ContainsRune("!#$%&'*+-.^_`|~", r) }
+
+// isDomain: RFC 1035 section 2.3.4. The root is a dot.
+func isDomain(name string) bool {
+	name = strings.TrimSuffix(name, ".")
+	if len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if name != "" && (len(label) < 1 || len(label) > 63) {
+			return false
+		}
+	}
+	return true
 }
 
 // drain reads a drain. One whose service or real server is not there waits for it: whoever takes a real server out of a
@@ -207,6 +243,7 @@ func (p *parser) word(field, s, otherwise string, longest int) string {
 	}
 	if len(s) > longest || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		p.bad(field, "want %d characters at most and no spaces, got %q", longest, s[:min(len(s), longest)])
+		return otherwise
 	}
 	return s
 }

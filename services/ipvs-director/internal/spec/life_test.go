@@ -105,6 +105,20 @@ func TestParseNamesWhatIsWrongAboutLife(t *testing.T) {
 		{"path", http(func(h *directorv1.HttpCheck) { h.Path = "healthz" }), life + ".http.path"},
 		{"path with a space", http(func(h *directorv1.HttpCheck) { h.Path = "/a b" }), life + ".http.path"},
 		{"path with a line", http(func(h *directorv1.HttpCheck) { h.Path = "/\r\nX: y" }), life + ".http.path"},
+		{"path with half an escape", http(func(h *directorv1.HttpCheck) { h.Path = "/%zz" }), life + ".http.path"},
+		{"path with a fragment", http(func(h *directorv1.HttpCheck) { h.Path = "/a#b" }), life + ".http.path"},
+		{"method that is no token", http(func(h *directorv1.HttpCheck) { h.Method = "GÉT" }), life + ".http.method"},
+		{"CONNECT", http(func(h *directorv1.HttpCheck) { h.Method = "CONNECT" }), life + ".http.method"},
+		{"host with a path", http(func(h *directorv1.HttpCheck) { h.Host = "a/b" }), life + ".http.host"},
+		{"DNS name with an empty label", check(func(c *directorv1.Check) {
+			c.Kind = &directorv1.Check_Dns{Dns: &directorv1.DnsCheck{Name: "a..b"}}
+		}), life + ".dns.name"},
+		{"DNS name with a long label", check(func(c *directorv1.Check) {
+			c.Kind = &directorv1.Check_Dns{Dns: &directorv1.DnsCheck{Name: strings.Repeat("a", 64)}}
+		}), life + ".dns.name"},
+		{"long DNS name", check(func(c *directorv1.Check) {
+			c.Kind = &directorv1.Check_Dns{Dns: &directorv1.DnsCheck{Name: strings.Repeat("a.", 127) + "b"}}
+		}), life + ".dns.name"},
 		{"method", http(func(h *directorv1.HttpCheck) { h.Method = "GET /" }), life + ".http.method"},
 		{"host", http(func(h *directorv1.HttpCheck) { h.Host = "a\nb" }), life + ".http.host"},
 		{"gRPC service", check(func(c *directorv1.Check) {
