@@ -68,6 +68,8 @@ type Conn struct {
 	window   int    // what may be sent
 	own      int    // what the other side may send
 	returned int    // what has been read and not been given back
+	extra    int    // what the other side may send beyond ConnWindow
+	starving int    // streams whose reader waits for a body
 	initial  int    // window of a new stream
 	maxFrame int
 	limit    int            // of streams, as the server says
@@ -88,7 +90,10 @@ const keptBuffer = 4 << 10
 func NewServer(c net.Conn, config Config) *Conn { return newConn(c, config, false) }
 
 func newConn(n net.Conn, config Config, client bool) *Conn {
-	if config.Streams == 0 {
+	switch {
+	case client:
+		config.Streams = maxServerStreams
+	case config.Streams == 0:
 		config.Streams = DefaultStreams
 	}
 	c := &Conn{
@@ -378,13 +383,30 @@ func (c *Conn) wakeBlocked() {
 
 // giveBack gives bytes back to the window of the connection. The caller holds c.mu.
 func (c *Conn) giveBack(n int) {
-	c.returned += n
-	if c.returned >= ConnWindow/4 {
-		c.own += c.returned
-		c.pending = http2.AppendWindowUpdate(c.pending, 0, c.returned)
+	less := min(n, c.extra)
+	c.extra -= less
+	c.returned += n - less
+	if c.returned > 0 && c.returned >= min(ConnWindow/4, c.own) { // little is worth a frame when less is left
+		c.open(c.returned)
 		c.returned = 0
-		c.kick()
 	}
+}
+
+// feed gives the connection more of a window when other streams hold all of it and readers wait: those who do not read, slow
+// clients of a server for instance, stop nobody but themselves. It is taken back as soon as anything is read. The caller
+// holds c.mu.
+func (c *Conn) feed() {
+	if c.own < http2.MaxFrame && c.starving > 0 && c.extra < c.config.Streams*StreamWindow {
+		c.extra += StreamWindow
+		c.open(StreamWindow)
+	}
+}
+
+// open lets the other side send n bytes more on all streams together. The caller holds c.mu.
+func (c *Conn) open(n int) {
+	c.own += n
+	c.pending = http2.AppendWindowUpdate(c.pending, 0, n)
+	c.kick()
 }
 
 // forget takes a stream off the connection. The caller holds c.mu.
@@ -539,13 +561,17 @@ func unlessEnding(err error) error {
 func (c *Conn) refuse(id uint32, refused *http2.StreamError) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.frames.take() {
+	s := c.streams[id]
+	switch {
+	case !c.frames.take():
 		return errCalm
+	case s != nil && !c.client && !s.out.ended && !c.resets.take():
+		return errResets // having a request reset is as good as resetting it (CVE-2025-8671)
 	}
 	c.pending = http2.AppendReset(c.pending, id, refused.Code)
 	c.kick()
 	c.noteCut(id)
-	if s := c.streams[id]; s != nil {
+	if s != nil {
 		delete(c.streams, id)
 		c.giveUp(s, refused)
 	}
@@ -558,4 +584,7 @@ func (c *Conn) noteCut(id uint32) {
 	c.cuts++
 }
 
-var errCalm = &http2.ConnError{Code: http2.EnhanceYourCalm, Reason: "too many frames that bring nothing forward"}
+var (
+	errCalm   = &http2.ConnError{Code: http2.EnhanceYourCalm, Reason: "too many frames that bring nothing forward"}
+	errResets = &http2.ConnError{Code: http2.EnhanceYourCalm, Reason: "too many streams reset"}
+)

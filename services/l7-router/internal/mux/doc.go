@@ -21,14 +21,15 @@ const (
 	DefaultStreams = 100
 	// StreamWindow is how many bytes of a body a stream takes before they are passed on.
 	StreamWindow = 64 << 10
-	// ConnWindow is how many bytes of bodies all streams of a connection take together.
+	// ConnWindow is how many bytes of bodies all streams of a connection take together; more only when some hold so much and
+	// others wait for theirs, up to StreamWindow for each that there may be.
 	ConnWindow = 1 << 20
 	// MaxOut is how many bytes wait to be written to a connection before its streams have to wait.
 	MaxOut = 128 << 10
 	// MaxPending is how many bytes wait to be written before nothing more is read: whoever sends what has to be answered
 	// (PING, SETTINGS, requests) and does not read the answers waits.
 	MaxPending = 256 << 10
-	// ResetBurst is how many streams a client may reset before they have been answered at once, ResetRate how many more each
+	// ResetBurst is how many streams a client may reset, or have reset by its faults, before they have been answered at once, ResetRate how many more each
 	// second. Beyond it the connection ends with ENHANCE_YOUR_CALM.
 	ResetBurst, ResetRate = 200, 50
 	// FrameBurst is how many frames that bring nothing forward (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones,

@@ -62,9 +62,16 @@ func (c *Conn) opened(id uint32) bool {
 	return id%2 == 1 && id <= c.last
 }
 
+// late reports whether a stream is one of those that the last GOAWAY has told to be not served. The client may not have
+// read that yet, and what comes on it is passed over (RFC 9113 section 6.8). The caller holds c.mu.
+func (c *Conn) late(id uint32) bool { return c.final && id%2 == 1 && id > c.last }
+
 // closedStream judges a frame of a stream that is not there (RFC 9113 section 5.1). The caller holds c.mu.
 func (c *Conn) closedStream(id uint32, name string) error {
-	if !c.opened(id) {
+	switch {
+	case c.late(id):
+		return nil
+	case !c.opened(id):
 		return wrong(http2.ProtocolError, "%s on an idle stream", name)
 	}
 	return &http2.StreamError{Code: http2.StreamClosed, Reason: name + " on a closed stream"}
@@ -86,6 +93,7 @@ func (c *Conn) data(h http2.FrameHeader, payload []byte) error {
 	if len(data) == 0 && !h.Has(http2.EndStream) && !c.frames.take() {
 		return errCalm
 	}
+	defer c.feed()
 	s := c.streams[h.Stream]
 	if s == nil {
 		c.giveBack(h.Length)
@@ -219,6 +227,9 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 		// The last GOAWAY has said that it is not served.
 		if err := c.decode(http2.Request, nil, block); isConn(err) {
 			return err
+		}
+		if !c.frames.take() {
+			return errCalm
 		}
 		return nil
 	}
@@ -362,7 +373,7 @@ func (c *Conn) reset(h http2.FrameHeader, payload []byte) error {
 	defer c.mu.Unlock()
 	s := c.streams[h.Stream]
 	if s == nil {
-		if !c.opened(h.Stream) {
+		if !c.opened(h.Stream) && !c.late(h.Stream) {
 			return wrong(http2.ProtocolError, "RST_STREAM on an idle stream")
 		}
 		if !c.frames.take() {
@@ -371,7 +382,7 @@ func (c *Conn) reset(h http2.FrameHeader, payload []byte) error {
 		return nil
 	}
 	if !c.client && !s.out.ended && !c.resets.take() {
-		return wrong(http2.EnhanceYourCalm, "too many streams reset")
+		return errResets
 	}
 	code := http2.Code(binary.BigEndian.Uint32(payload))
 	var err error = &ResetError{code}
@@ -513,7 +524,7 @@ func (c *Conn) windowUpdate(h http2.FrameHeader, payload []byte) error {
 	}
 	s := c.streams[h.Stream]
 	if s == nil {
-		if !c.opened(h.Stream) {
+		if !c.opened(h.Stream) && !c.late(h.Stream) {
 			return wrong(http2.ProtocolError, "WINDOW_UPDATE on an idle stream")
 		}
 		return nil

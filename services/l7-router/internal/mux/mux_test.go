@@ -311,6 +311,28 @@ func TestFloods(t *testing.T) {
 	}
 }
 
+// TestResetByServer has requests reset by faults instead of resetting them (CVE-2025-8671).
+func TestResetByServer(t *testing.T) {
+	t.Parallel()
+	address, _ := listen(t, config(func(s *Stream) { _, _ = io.Copy(io.Discard, s) }))
+	r := dialRaw(t, address)
+	for i := range uint32(10 * ResetBurst) {
+		id := 2*i + 1
+		r.send(request(id, false), http2.AppendWindowUpdate(nil, id, 0))
+		h, payload, err := r.frame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Type == http2.GoAway {
+			if code := http2.Code(binary.BigEndian.Uint32(payload[4:])); code != http2.EnhanceYourCalm {
+				t.Errorf("got %v", code)
+			}
+			return
+		}
+	}
+	t.Errorf("%d requests were reset", 10*ResetBurst)
+}
+
 // TestResetCounts holds that a request counts until nobody works on it any more, whatever the client says.
 func TestResetCounts(t *testing.T) {
 	t.Parallel()
@@ -725,4 +747,46 @@ func FuzzFrames(f *testing.F) {
 		_ = near.Close()
 		group.Wait()
 	})
+}
+
+// TestLateForGoAway sends what was on its way when the last GOAWAY came: it is passed over, and the streams before go on
+// (RFC 9113 section 6.8).
+func TestLateForGoAway(t *testing.T) {
+	t.Parallel()
+	release, begun := make(chan struct{}), make(chan struct{}, 1)
+	address, retire := listen(t, config(func(s *Stream) {
+		begun <- struct{}{}
+		<-release
+		_, _ = io.WriteString(s, "HTTP/1.1 204 \r\n\r\n")
+	}))
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let)
+	r := dialRaw(t, address)
+	r.send(request(1, true))
+	<-begun
+	retire()
+	for last := uint32(http2.MaxStreamID); last == http2.MaxStreamID; { // the second comes although the PING is not answered
+		var err error
+		if last, _, err = r.goAway(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := append(http2.AppendFrameHeader(nil, http2.FrameHeader{Type: http2.Data, Stream: 3, Length: 3}), "abc"...)
+	r.send(request(3, false), data, http2.AppendWindowUpdate(nil, 3, 1), headers(3, true, "a", "b"), http2.AppendReset(nil, 3, http2.Cancel),
+		http2.AppendPing(nil, 0, make([]byte, 8)))
+	for h := (http2.FrameHeader{}); h.Type != http2.Ping; { // all have been taken
+		head := make([]byte, http2.FrameHeaderLen)
+		if _, err := io.ReadFull(r.in, head); err != nil {
+			t.Fatal(err)
+		}
+		h = http2.ParseFrameHeader(head)
+		payload := make([]byte, h.Length)
+		if _, err := io.ReadFull(r.in, payload); err != nil || h.Type == http2.GoAway {
+			t.Fatalf("got %+v %q %v", h, payload, err)
+		}
+	}
+	let()
+	if h, _, err := r.frame(); err != nil || h.Type != http2.Headers || h.Stream != 1 {
+		t.Errorf("got %+v %v", h, err)
+	}
 }

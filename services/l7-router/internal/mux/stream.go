@@ -221,10 +221,22 @@ func (s *Stream) Read(p []byte) (n int, err error) {
 		case s.err != nil:
 			return 0, s.err
 		}
-		if err := s.wait(&s.readWait); err != nil {
+		if err := s.waitToRead(); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// waitToRead waits until something has been received. The caller holds s.c.mu.
+func (s *Stream) waitToRead() error {
+	if !s.in.begun {
+		return s.wait(&s.readWait)
+	}
+	s.c.starving++
+	s.c.feed()
+	err := s.wait(&s.readWait)
+	s.c.starving--
+	return err
 }
 
 // read writes down what has been received. data is how much of it are bytes of the body.
