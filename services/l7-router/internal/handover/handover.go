@@ -28,6 +28,8 @@ const (
 	ReadyTimeout = time.Minute
 	// answerTimeout is how long every other step may take.
 	answerTimeout = 10 * time.Second
+	// acceptPause is the pause after an accept that failed for want of descriptors or memory.
+	acceptPause = 100 * time.Millisecond
 	// maxMessage is the most bytes of a message.
 	maxMessage = 64 << 10
 	// maxSockets is the most descriptors in a message (SCM_MAX_FD, include/net/scm.h).
@@ -153,6 +155,14 @@ func (s *Server) Run(ctx context.Context, give func() (Sockets, error), release 
 		if ctx.Err() != nil {
 			return 0, nil
 		}
+		if scarce(err) {
+			s.log.Warn("accept", zap.Error(err)) // the router goes on without
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
 		if err != nil {
 			return 0, fmt.Errorf("hand-over: %w", err)
 		}
@@ -164,6 +174,16 @@ func (s *Server) Run(ctx context.Context, give func() (Sockets, error), release 
 			return pid, nil
 		}
 	}
+}
+
+// scarce reports whether an accept has failed for want of something that may come back.
+func scarce(err error) bool {
+	for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 // serve talks with one process, and returns its id if it has taken the place of this one.
