@@ -13,8 +13,10 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
@@ -56,7 +58,7 @@ type Result struct {
 	Code Code
 	// Status of the response; 0 when there was none.
 	Status int
-	// Reason says it for a person. Example: status 500 Internal Server Error
+	// Reason says it for a person, in UTF-8. Example: status 500 Internal Server Error
 	Reason string
 	// Duration is how long it took.
 	Duration time.Duration
@@ -67,6 +69,8 @@ type Result struct {
 const (
 	// MaxBody is the most bytes of a body that are looked at.
 	MaxBody = 64 << 10
+	// maxPhrase is the most bytes of a reason phrase that are told, as in HAProxy.
+	maxPhrase = 128
 	// maxInterim is the most interim responses (1xx) before a final one.
 	maxInterim = 32
 )
@@ -92,7 +96,7 @@ func Through(ctx context.Context, dial Dial, address netip.AddrPort, c *spec.Che
 		if cause := recover(); cause != nil {
 			r = Result{Code: SocketError, Reason: fmt.Sprintf("the check panicked: %v\n%s", cause, debug.Stack())}
 		}
-		r.Duration = time.Since(begin)
+		r.Reason, r.Duration = readable(r.Reason), time.Since(begin)
 	}()
 	if c.Address.IsValid() {
 		address = netip.AddrPortFrom(c.Address, address.Port())
@@ -116,6 +120,17 @@ func Through(ctx context.Context, dial Dial, address netip.AddrPort, c *spec.Che
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a closed one waits for nothing
 	defer stop()
 	return ask(conn, address, &c.HTTP)
+}
+
+// readable makes a text of one that a server may have had a hand in: a reason phrase may hold any bytes from 0x80 on (RFC 9112
+// section 4), and what is no UTF-8 cannot be told over gRPC.
+func readable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' && c != '\n' && c != '\t' || c == 0x7f {
+			return utf8.RuneError
+		}
+		return c
+	}, strings.ToValidUTF8(s, string(utf8.RuneError)))
 }
 
 // failed tells a timeout from a fault on this side and from everything else.
@@ -174,7 +189,7 @@ func ask(conn net.Conn, address netip.AddrPort, h *spec.HTTPCheck) Result {
 
 // judge says what a response means. All that is expected has to hold.
 func judge(head *http1.Head, body []byte, h *spec.HTTPCheck) Result {
-	r := Result{Code: Layer7OK, Status: head.Status(), Reason: fmt.Sprintf("status %d %s", head.Status(), head.Reason())}
+	r := Result{Code: Layer7OK, Status: head.Status(), Reason: fmt.Sprintf("status %d %s", head.Status(), head.Reason()[:min(len(head.Reason()), maxPhrase)])}
 	if head.Status() == 404 && h.DisableOn404 {
 		r.Code = Layer7Condition
 		return r

@@ -99,6 +99,17 @@ func TestDo(t *testing.T) {
 }
 
 // TestExpect: what is expected of responses, of which all are here at once.
+// TestPhrase: what a server says of its status is told as text, whatever bytes it is.
+func TestPhrase(t *testing.T) {
+	t.Parallel()
+	c := spec.Check{Kind: spec.CheckHTTP, HTTP: spec.HTTPCheck{Method: "GET", Path: "/"}, Timeout: patience}
+	at := server(t, "HTTP/1.1 503 Indispon\xedvel "+strings.Repeat("x", 10000)+"\r\n\r\n")
+	r := Do(t.Context(), at, &c)
+	if want := "status 503 Indispon\uFFFDvel xxx"; r.Code != Layer7Status || !strings.HasPrefix(r.Reason, want) || len(r.Reason) > 200 {
+		t.Errorf("got %+.300v, want it to begin with %q, and to be short", r, want)
+	}
+}
+
 func TestExpect(t *testing.T) {
 	t.Parallel()
 	status := func(from, to int) spec.Expect { return spec.Expect{Statuses: []spec.StatusRange{{From: from, To: to}}} }
