@@ -172,8 +172,9 @@ func (l *Loop) report(violations []*commonv1.Violation, result reconcile.Result)
 func (l *Loop) bound() bool {
 	have := l.cfg.Plane.Observe().Listeners
 	for _, f := range l.want.Frontends {
+		streams := f.NeedsStreams(l.want.Backends)
 		for i, address := range f.Addresses() {
-			if !slices.Contains(have, plan.Listener{Address: address, Frontend: f.Name, TLS: i >= len(f.Bind)}) {
+			if !slices.Contains(have, plan.Listener{Address: address, Frontend: f.Name, TLS: i >= len(f.Bind), Streams: streams}) {
 				return false
 			}
 		}

@@ -48,7 +48,7 @@ func (f *fakePlane) Do(_ context.Context, c plan.Change) error {
 	case plan.SetFrontend:
 		f.have.Frontends = []spec.Frontend{c.Frontend}
 	case plan.Listen:
-		f.have.Listeners = append(f.have.Listeners, plan.Listener{Address: c.Address, Frontend: c.Name})
+		f.have.Listeners = append(f.have.Listeners, plan.Listener{Address: c.Address, Frontend: c.Name, TLS: c.TLS, Streams: c.Streams})
 	}
 	return nil
 }
@@ -190,6 +190,25 @@ func TestAddressThatCannotBeBound(t *testing.T) {
 	s.await("free again", outcome(commonv1.Outcome_OUTCOME_DONE)) // by itself: it is tried again
 	if !s.isServing() {
 		t.Error("not serving although everything is bound")
+	}
+}
+
+// TestServing holds that whatever is spoken at an address counts as served.
+func TestServing(t *testing.T) {
+	for name, content := range map[string]string{
+		"HTTP/1.1":           good,
+		"TLS":                good + "bind_tls: [\"*:443\"]\ntls: { certificates: [{ cert_file: /c, key_file: /k }] }\n",
+		"HTTP/2":             good + "http2: { cleartext: true }\n",
+		"HTTP/2 and TLS":     good + "bind_tls: [\"*:443\"]\ntls: { certificates: [{ cert_file: /c, key_file: /k }] }\nhttp2: { cleartext: true }\n",
+		"HTTP/2 to a server": strings.Replace(good, "servers:", "protocol: PROTOCOL_H2C\nservers:", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, content)
+			s.await("the pass", outcome(commonv1.Outcome_OUTCOME_DONE))
+			if !s.isServing() {
+				t.Error("not serving")
+			}
+		})
 	}
 }
 
