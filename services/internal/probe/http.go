@@ -21,6 +21,9 @@ type HTTP struct {
 	Host string
 }
 
+// maxStatus is the most bytes of a status line that are told.
+const maxStatus = 128
+
 // Probe asks once over a connection of its own, because a dead listener can hide behind a connection that is kept.
 func (p HTTP) Probe(ctx context.Context) error {
 	path := cmp.Or(p.Path, "/")
@@ -45,7 +48,9 @@ func (p HTTP) Probe(ctx context.Context) error {
 	}
 	_ = response.Body.Close() // only the status counts
 	if response.StatusCode < 200 || response.StatusCode > 399 {
-		return fmt.Errorf("%s %s: status %s", request.Method, path, response.Status)
+		// The phrase may hold any bytes (RFC 9112 section 4), and what is no UTF-8 cannot be told over gRPC.
+		status := strings.ToValidUTF8(response.Status[:min(len(response.Status), maxStatus)], "\uFFFD")
+		return fmt.Errorf("%s %s: status %s", request.Method, path, status)
 	}
 	return nil
 }

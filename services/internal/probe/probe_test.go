@@ -265,3 +265,23 @@ func TestGRPCHealth(t *testing.T) {
 		t.Error("nobody listens: the probe is good")
 	}
 }
+
+// TestHTTPStatusIsText: what a server says of its status is told as text, whatever bytes it is.
+func TestHTTPStatusIsText(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, out, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = out.WriteString("HTTP/1.1 503 Indispon\xedvel " + strings.Repeat("x", 10000) + "\r\n\r\n") // the test says whether it came
+		_ = out.Flush()
+		_ = conn.Close()
+	}))
+	defer server.Close()
+	err := HTTP{Address: server.Listener.Addr().String()}.Probe(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "status 503 Indispon\uFFFDvel xxx") || len(err.Error()) > 200 {
+		t.Errorf("got %.300v", err)
+	}
+}
