@@ -297,8 +297,8 @@ func (p *parser) redirect(path string, m *routerv1.Redirect) *Redirect {
 	if !visible(r.Location) || len(r.Location) > MaxText {
 		p.refuse(path+".location", "want an address of at most %d visible characters, got %q", MaxText, short(r.Location))
 	}
-	// With a prefix of "/" the path "//example.net" of a request would lead to another host.
-	if !visible(r.Prefix) || len(r.Prefix) > MaxText || strings.ContainsAny(r.Prefix, "?#") || r.Prefix != "" && strings.Trim(r.Prefix, "/") == "" {
+	// With a prefix of "/" the path "//example.net" of a request would lead to another host, with "https://" even "/example.net".
+	if !visible(r.Prefix) || len(r.Prefix) > MaxText || strings.ContainsAny(r.Prefix, "?#") || r.Prefix != "" && nowhere(r.Prefix) {
 		p.refuse(path+".prefix", "want the start of an address, such as https://www.example.org, got %q", short(r.Prefix))
 	}
 	if r.Scheme != "" && r.Scheme != "http" && r.Scheme != "https" {
@@ -311,6 +311,12 @@ func (p *parser) redirect(path string, m *routerv1.Redirect) *Redirect {
 		p.refuse(path+".drop_query", "a location has no query of the request")
 	}
 	return r
+}
+
+// nowhere reports whether a prefix leaves it to what stands behind it which host is meant. Browsers read \ as /.
+func nowhere(prefix string) bool {
+	rest := strings.TrimRight(prefix, `/\`)
+	return rest == "" || strings.HasSuffix(rest, ":")
 }
 
 func (p *parser) edit(path string, m *routerv1.Edit, used *budget) *Edit {
