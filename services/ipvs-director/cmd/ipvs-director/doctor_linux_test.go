@@ -23,6 +23,8 @@ func TestKernelExamine(t *testing.T) {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
 	}
 	n := planetest.NewNetwork(t)
+	// A dot in the name, as that of a VLAN has.
+	n.Director.Exec(t, "sh", "-c", "ip link set inner0 down; ip link set inner0 name inner.0; ip link set inner.0 up")
 	d := newDirector(t, n.Director, desiredState(n, 1))
 	sysctl := func(key, value string) {
 		n.Director.Exec(t, "sh", "-c", fmt.Sprintf("echo %s >/proc/sys/%s", value, key))
@@ -58,13 +60,13 @@ func TestKernelExamine(t *testing.T) {
 		{"be_liberal", func() { sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "0") }, func() { sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1") }},
 		{"duplicate_vip", func() { n.Client.Exec(t, "ip", "address", "add", planetest.VIP+"/32", "dev", "outer") },
 			func() { n.Client.Exec(t, "ip", "address", "delete", planetest.VIP+"/32", "dev", "outer") }},
-		{"mtu", func() { n.Director.Exec(t, "ip", "link", "set", "inner0", "mtu", "1400") },
-			func() { n.Director.Exec(t, "ip", "link", "set", "inner0", "mtu", "1500") }},
+		{"mtu", func() { n.Director.Exec(t, "ip", "link", "set", "inner.0", "mtu", "1400") },
+			func() { n.Director.Exec(t, "ip", "link", "set", "inner.0", "mtu", "1500") }},
 		{"return_path", func() { n.Servers[0].Exec(t, "ip", "route", "delete", "default") },
 			func() { n.Servers[0].Exec(t, "ip", "route", "add", "default", "via", "192.168.60.99") }},
 		{"rp_filter", func() {
 			netnstest.Veth(t, n.Servers[0], "second", "", n.Director, "second", "192.168.60.98/24")
-			sysctl("net/ipv4/conf/inner0/rp_filter", "1")
+			sysctl("net/ipv4/conf/inner.0/rp_filter", "1")
 			n.Director.Exec(t, "ip", "route", "add", "192.168.60.78/32", "dev", "second")
 			n.Servers[0].Exec(t, "ip", "link", "set", "second", "down")
 			sysctl("net/ipv4/conf/second/rp_filter", "0")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -48,11 +49,12 @@ func cards(have plan.Have) (found []dataplane.Finding) {
 	everywhere, _ := number("net/ipv4/conf/all/rp_filter")
 	seen := map[int]bool{}
 	for _, a := range have.Host.Addresses {
-		own, _ := number("net/ipv4/conf/" + strings.ReplaceAll(names[a.Card], ".", "/") + "/rp_filter")
+		own, _ := number("net/ipv4/conf/" + names[a.Card] + "/rp_filter")
 		if real, elsewhere := astray(have, a); elsewhere && max(own, everywhere) == strict && !seen[a.Card] {
 			seen[a.Card] = true
 			found = append(found, dataplane.Finding{Code: "rp_filter", What: fmt.Sprintf("rp_filter is strict on %s, and the way to real server %s, which can send there, leads by another card", names[a.Card], real),
-				Remedy: fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", names[a.Card])})
+				// sysctl(8) takes the dots of a name as slashes.
+				Remedy: fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", strings.ReplaceAll(names[a.Card], ".", "/"))})
 		}
 	}
 	for _, s := range have.Services {
@@ -118,6 +120,9 @@ func connects(ctx context.Context, from netip.Addr, to netip.AddrPort) bool {
 // duplicates asks the wire who else has a VIP (RFC 5227 section 2.1.1: an ARP probe, which changes nobody's table).
 func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding) {
 	asked := map[netip.Addr]bool{}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	room := make(chan struct{}, together)
 	for _, s := range have.Services {
 		vip := s.VIP.Addr()
 		card := cardOf(have.Host, vip)
@@ -125,11 +130,20 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 			continue
 		}
 		asked[vip] = true
-		if mac, there := probe(ctx, card, vip); there {
+		room <- struct{}{}
+		group.Go(func() {
+			defer func() { <-room }()
+			mac, there := probe(ctx, card, vip)
+			if !there {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
 			found = append(found, dataplane.Finding{Code: "duplicate_vip", What: fmt.Sprintf("the VIP %s is here, and %s answers for it too", vip, mac),
 				Remedy: "take it away from one of the two; clients reach now the one, now the other"})
-		}
+		})
 	}
+	group.Wait()
 	return found
 }
 

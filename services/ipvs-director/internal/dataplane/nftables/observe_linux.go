@@ -38,7 +38,11 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		return plan.Have{}, err
 	}
 	if p.last.generation == now && p.last.have.Damage == "" {
-		return p.count(p.last.have)
+		have, err := p.count(p.last.have)
+		if err == nil {
+			p.last.have = have
+		}
+		return have, err
 	}
 	p.last = sight{}
 	for try := 1; ; try++ {
@@ -81,7 +85,8 @@ func (p *Plane) count(have plan.Have) (plan.Have, error) {
 		s.Reals = slices.Clone(s.Reals)
 		for j := range s.Reals {
 			r := &s.Reals[j]
-			r.Total = packets[realChain(s.VIP, r.Address)]
+			// A listing that somebody's change interrupts can miss a chain: its counter has not gone back to 0.
+			r.Total = max(r.Total, packets[realChain(s.VIP, r.Address)])
 		}
 	}
 	return have, nil

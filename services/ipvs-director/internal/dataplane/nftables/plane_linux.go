@@ -103,6 +103,13 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 		return nil, err
 	}
 	is := present(have)
+	if list, ok := fromNothing(is, have.Damage, changes); ok {
+		if _, err := p.rebuild(list); err != nil {
+			p.conn = open().conn // the one there may hold a part of the transaction
+			return nil, fmt.Errorf("make %d services: %w", len(list), err)
+		}
+		return changes, nil
+	}
 	for _, batch := range perService(changes) {
 		if err := ctx.Err(); err != nil {
 			return done, err
@@ -116,6 +123,30 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 		done = append(done, batch...)
 	}
 	return done, nil
+}
+
+// fromNothing tells which services the changes make where there are none; false: they are not that. Those are made in as few
+// transactions as a rebuild: the kernel looks through the whole table at the end of each.
+func fromNothing(is services, damage string, changes []plan.Change) (list []spec.Service, ok bool) {
+	if len(is) > 0 || damage != "" {
+		return nil, false
+	}
+	all := services{}
+	for _, c := range changes {
+		if c.Kind != plan.AddService && c.Kind != plan.AddReal {
+			return nil, false
+		}
+		was, there := all[c.VIP]
+		now, _, err := plan.Fold(was, there, c)
+		if err != nil {
+			return nil, false // whoever makes the changes one by one will say so
+		}
+		all[c.VIP] = now
+	}
+	for _, vip := range keysOf(all) {
+		list = append(list, all[vip])
+	}
+	return list, len(list) > 1
 }
 
 // perService groups the changes by service, in the order in which each service is first named.

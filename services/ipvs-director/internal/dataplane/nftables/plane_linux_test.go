@@ -312,7 +312,20 @@ func TestKernelRebuildOfManyServices(t *testing.T) {
 			t.Fatalf("still to do: %v", left)
 		}
 	}
+	transactions := func() (number uint32) {
+		n.Director.Do(t, func() {
+			var err error
+			if number, err = generation(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return number
+	}
+	before := transactions()
 	converge()
+	if n := transactions() - before; int(n) > total/rebuildMost+2 {
+		t.Errorf("the first %d services took %d transactions", len(want.Services), n)
+	}
 	n.Director.Do(t, func() {
 		conn := open().conn
 		conn.FlushChain(newLayout().chain(hookChain))

@@ -59,6 +59,7 @@ func Run(t *testing.T, world func(t testing.TB) World) {
 		{"a removed real server gets none", removed},
 		{"connections survive changes beside them", survive},
 		{"without a taker the connection is refused", refused},
+		{"a director that dies between two changes loses nothing", dies},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := world(t)

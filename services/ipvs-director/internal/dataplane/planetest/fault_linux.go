@@ -1,0 +1,110 @@
+package planetest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+)
+
+// swapped is how many real servers dies changes, in two services.
+const swapped = 20
+
+// dies stops a change of 20 real servers in two services after each of its steps, as a kill would: nothing is told to anybody,
+// and the next plane finds what there is. Connections come and go meanwhile, and some stay open: none is refused, reset or
+// silent, and the state is the wanted one after the next pass.
+func dies(t *testing.T, r *run) {
+	n := r.world.Network
+	r.reals = nil
+	for i := range swapped {
+		server := i % len(n.Servers)
+		address := netip.AddrPortFrom(n.Reals[server].Addr(), uint16(realPort+1+i/len(n.Servers)))
+		n.Servers[server].Do(t, func() { serve(t, address) })
+		r.reals = append(r.reals, address)
+	}
+	// The first half hands over to the second; removal waits until nothing is open, so it is no part of this.
+	weights := func(first, second int) (all []int) {
+		for i := range swapped {
+			all = append(all, first)
+			if i >= swapped/2 {
+				all[i] = second
+			}
+		}
+		return all
+	}
+	before := []spec.Service{r.service(VIPPort, spec.WLC, weights(1, -1)...), r.service(VIP2Port, spec.MH, weights(2, -1)...)}
+	after := []spec.Service{r.service(VIPPort, spec.WRR, weights(0, 3)...), r.service(VIP2Port, spec.RR, weights(0, 1)...)}
+	r.become(before...)
+	steps := plan.Diff(spec.Want{Services: after}, r.observe())
+	for done := range len(steps) + 1 {
+		r.become(before...)
+		open, _ := r.connect(VIPPort, 2)
+		stop := n.Load(t, VIPPort, VIP2Port)
+		if _, err := r.plane.Apply(t.Context(), steps[:done]); err != nil {
+			t.Fatalf("killed after %d steps: %v", done, err)
+		}
+		// What it had in mind is lost with it.
+		r.plane = r.world.Open()
+		r.become(after...)
+		made, err := stop()
+		if err != nil {
+			t.Errorf("killed after %d of %d steps: of %d connections: %v", done, len(steps), made, err)
+		}
+		for _, c := range open {
+			c.Echo(t, fmt.Sprintf("killed after %d steps", done))
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// Load connects to the ports in turn, without a pause, until stop is called, which tells how many connections there were and
+// what went wrong with one first. At least one to each port begins after stop.
+func (n *Network) Load(t testing.TB, ports ...int) (stop func() (made int, err error)) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	made, failed := 0, error(nil)
+	for _, port := range ports {
+		running.Go(func() {
+			for last := false; ; {
+				err := n.once(t, port)
+				mu.Lock()
+				if made++; failed == nil {
+					failed = err
+				}
+				mu.Unlock()
+				if last || err != nil {
+					return
+				}
+				last = ctx.Err() != nil
+			}
+		})
+	}
+	return func() (int, error) {
+		cancel()
+		running.Wait()
+		return made, failed
+	}
+}
+
+// once is a short connection.
+func (n *Network) once(t testing.TB, port int) error {
+	c, err := n.Dial(t, port)
+	if err != nil {
+		return fmt.Errorf("connect to port %d: %w", port, err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := fmt.Fprintln(c, "hello"); err != nil {
+		return fmt.Errorf("send on the connection to %s: %w", c.Real, err)
+	}
+	if got, err := c.line(); err != nil || got != "hello" {
+		return fmt.Errorf("the connection to %s: got %q, %v", c.Real, got, err)
+	}
+	return nil
+}
