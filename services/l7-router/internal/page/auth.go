@@ -61,6 +61,7 @@ type doorman struct {
 	guessers   map[string]int
 	all        int
 	since      time.Time
+	told       time.Time // when it was last told that somebody is not let in for another reason than a wrong password
 }
 
 func newDoorman(fallback string) *doorman {
@@ -211,6 +212,18 @@ func (d *doorman) mayGuess(from string) bool {
 	}
 	d.guessers[from] = n + 1
 	d.all++
+	return true
+}
+
+// news reports whether it is to be told once more that somebody is not let in: once in guessWindow, so that nobody can fill
+// the log.
+func (d *doorman) news(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.Sub(d.told) < guessWindow {
+		return false
+	}
+	d.told = now
 	return true
 }
 

@@ -200,6 +200,11 @@ func TestGuessing(t *testing.T) {
 		if w := p.ask("GET", "/haproxy?stats", boss, ""); w.Code != 200 {
 			t.Fatal(w.Code)
 		}
+		defer func() {
+			if n := p.logs.FilterMessage("statistics page: not let in").Len(); n > allGuesses+10 {
+				t.Errorf("%d lines in the log: whoever guesses fills it", n)
+			}
+		}()
 		for i := range guesses + 5 {
 			want := 401
 			if i >= guesses {
