@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	"github.com/twotier/twotier/services/internal/door"
@@ -213,13 +214,22 @@ func (c *checkedStream) RecvMsg(message any) error {
 	return refuseUnknown(c.method, message)
 }
 
-// BadRequest is INVALID_ARGUMENT with each violation as a detail (google.rpc.BadRequest). There must be at least one.
+// maxDetails is the most bytes of violations that go with an error: they travel in the trailers, of which most clients but those in Go
+// take 8 KiB in all.
+const maxDetails = 4 << 10
+
+// BadRequest is INVALID_ARGUMENT with each violation as a detail (google.rpc.BadRequest), or the first of them when they are very many;
+// the message says how many there are. There must be at least one.
 func BadRequest(violations []*commonv1.Violation) error {
 	summary := "invalid"
 	details := &errdetails.BadRequest{}
+	bytes := 0
 	for i, v := range violations {
 		if i == 0 {
 			summary = v.GetField() + ": " + v.GetDescription()
+		}
+		if bytes += proto.Size(v); bytes > maxDetails && i > 0 {
+			break
 		}
 		details.FieldViolations = append(details.FieldViolations, &errdetails.BadRequest_FieldViolation{
 			Field: v.GetField(), Description: v.GetDescription(),

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	routerv1 "github.com/twotier/twotier/proto/router/v1"
@@ -302,5 +303,13 @@ func TestBadRequest(t *testing.T) {
 	details, ok := s.Details()[0].(*errdetails.BadRequest)
 	if !ok || len(details.FieldViolations) != 2 || details.FieldViolations[1].Field != "x" {
 		t.Errorf("details: %v", s.Details())
+	}
+	many := make([]*commonv1.Violation, 1000)
+	for i := range many {
+		many[i] = &commonv1.Violation{Field: "backend/a.servers[1].address", Description: "want HOST:PORT"}
+	}
+	s = status.Convert(grpcserver.BadRequest(many))
+	if size := proto.Size(s.Proto()); size > 6<<10 || !strings.HasSuffix(s.Message(), "(and 999 more)") {
+		t.Errorf("%d bytes of trailers: %s", size, s.Message())
 	}
 }

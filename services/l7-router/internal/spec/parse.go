@@ -50,9 +50,25 @@ type parser struct {
 	violations []*commonv1.Violation
 }
 
+// refuse notes what is wrong. What is said is bounded, because it goes into the status and over gRPC: a value that was given may
+// be as long as an object.
 func (p *parser) refuse(field, format string, args ...any) {
-	p.violations = append(p.violations, &commonv1.Violation{Field: field, Description: fmt.Sprintf(format, args...)})
+	if len(p.violations) >= maxViolations {
+		return
+	}
+	cut := func(s string) string {
+		if len(s) > maxDescription {
+			s = strings.ToValidUTF8(s[:maxDescription], "") + "..."
+		}
+		return s
+	}
+	p.violations = append(p.violations, &commonv1.Violation{Field: cut(field), Description: cut(fmt.Sprintf(format, args...))})
 }
+
+const (
+	// maxViolations is the most that is said to be wrong, maxDescription the most bytes of where and what.
+	maxViolations, maxDescription = 1000, 500
+)
 
 // Parse checks everything that is wanted together. With violations the state is not to be used.
 func Parse(frontends []*routerv1.Frontend, backends []*routerv1.Backend) (State, []*commonv1.Violation) {
@@ -278,38 +294,61 @@ func (p *parser) addresses(path string, texts []string) (all []netip.AddrPort) {
 	return all
 }
 
-// binds refuses addresses that could not be bound beside each other.
+// binds refuses addresses that could not be bound beside each other. Of each that overlaps others one of these is named.
 func (p *parser) binds(frontends []Frontend) {
 	type owner struct {
 		address netip.AddrPort
 		field   string
 	}
-	var taken []owner
+	type place struct {
+		port uint16
+		at   netip.Addr
+	}
+	four, six := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	// The first that has an address, that means all addresses of a family, and that means any of them.
+	exact, broad, some := map[place]owner{}, map[place]owner{}, map[place]owner{}
 	for _, f := range frontends {
 		for i, address := range f.Addresses() {
 			field := fmt.Sprintf("frontend/%s.bind[%d]", f.Name, i)
 			if i >= len(f.Bind) {
 				field = fmt.Sprintf("frontend/%s.bind_tls[%d]", f.Name, i-len(f.Bind))
 			}
-			for _, other := range taken {
-				if overlap(address, other.address) {
-					p.refuse(field, "%s overlaps %s of %s", BindString(address), BindString(other.address), other.field)
+			port, at := address.Port(), address.Addr()
+			family := six
+			if at.Is4() {
+				family = four
+			}
+			families := []netip.Addr{family}
+			if !at.IsValid() {
+				families = []netip.Addr{four, six}
+			}
+			other, taken := exact[place{port, at}]
+			for _, family := range families {
+				if !taken { // by one that means all of the family
+					other, taken = broad[place{port, family}]
+				}
+				if !taken && (!at.IsValid() || at.IsUnspecified()) { // by any of those that this one means
+					other, taken = some[place{port, family}]
 				}
 			}
-			taken = append(taken, owner{address, field})
+			if taken {
+				p.refuse(field, "%s overlaps %s of %s", BindString(address), BindString(other.address), other.field)
+			}
+			me := owner{address, field}
+			first := func(m map[place]owner, at netip.Addr) {
+				if _, ok := m[place{port, at}]; !ok {
+					m[place{port, at}] = me
+				}
+			}
+			first(exact, at)
+			for _, family := range families {
+				first(some, family)
+				if !at.IsValid() || at.IsUnspecified() {
+					first(broad, family)
+				}
+			}
 		}
 	}
-}
-
-func overlap(a, b netip.AddrPort) bool {
-	if a.Port() != b.Port() {
-		return false
-	}
-	x, y := a.Addr(), b.Addr()
-	if !x.IsValid() || !y.IsValid() || x == y {
-		return true
-	}
-	return x.Is4() == y.Is4() && (x.IsUnspecified() || y.IsUnspecified())
 }
 
 // cookies holds addresses and values to one of each under one cookie name, in all backends: a client that one backend

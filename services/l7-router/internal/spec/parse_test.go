@@ -1,6 +1,9 @@
 package spec
 
 import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -208,5 +211,60 @@ func TestBindString(t *testing.T) {
 		if got := BindString(address); err != nil || got != want {
 			t.Errorf("%s: got %s %v, want %s", in, got, err, want)
 		}
+	}
+}
+
+// TestOverlaps: an address that overlaps one before it is refused, whatever the order.
+func TestOverlaps(t *testing.T) {
+	t.Parallel()
+	binds := []string{"*:80", "0.0.0.0:80", "[::]:80", "10.0.0.1:80", "[2001:db8::1]:80", "10.0.0.2:80", "*:81", "10.0.0.1:81", "[::]:82", "0.0.0.0:82"}
+	overlaps := func(a, b string) bool {
+		x, _ := parseBind(a)
+		y, _ := parseBind(b)
+		wide := !x.Addr().IsValid() || !y.Addr().IsValid() || x == y
+		return x.Port() == y.Port() && (wide || x.Addr().Is4() == y.Addr().Is4() && (x.Addr().IsUnspecified() || y.Addr().IsUnspecified()))
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		var all []string
+		want := map[string]bool{}
+		for i := range 1 + random.IntN(5) {
+			bind := binds[random.IntN(len(binds))]
+			for _, before := range all {
+				if overlaps(bind, before) {
+					want[fmt.Sprintf("frontend/main.bind[%d]", i)] = true
+				}
+			}
+			all = append(all, bind)
+		}
+		_, violations := Parse([]*routerv1.Frontend{{Name: "main", Bind: all}}, nil)
+		got := map[string]bool{}
+		for _, v := range violations {
+			got[v.GetField()] = true
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("%q: refused %v, want %v", all, got, want)
+		}
+	}
+}
+
+// TestManyFaults: a state that is large and wrong is refused soon, and in few words.
+func TestManyFaults(t *testing.T) {
+	t.Parallel()
+	var frontends []*routerv1.Frontend
+	for i := range 2000 {
+		f := &routerv1.Frontend{Name: fmt.Sprint("f", i), DefaultBackend: strings.Repeat("\xc3\xa9", 1<<15)}
+		for port := range MaxBinds {
+			f.Bind = append(f.Bind, fmt.Sprint("*:", 1+port))
+		}
+		frontends = append(frontends, f)
+	}
+	_, violations := Parse(frontends, nil)
+	bytes := 0
+	for _, v := range violations {
+		bytes += proto.Size(v)
+	}
+	if len(violations) == 0 || bytes > 1<<20 {
+		t.Errorf("%d violations of %d bytes", len(violations), bytes)
 	}
 }
