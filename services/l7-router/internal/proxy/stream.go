@@ -181,6 +181,11 @@ func (c *conn) passReset(err error) {
 // requests it has not looked at, so this may be long.
 const idleStreams = time.Minute
 
+// minUnacknowledged is the least time after which a connection to an h2c server is given up when nothing of what has been
+// sent is acknowledged, so that a few lost packets do not end all its requests; else it is timeout_server. Without an end
+// requests would be sent for a quarter of an hour where nobody is any more (net.ipv4.tcp_retries2).
+const minUnacknowledged = 5 * time.Second
+
 // streamTries is how often a request that a server has told to be untouched is sent to it again, over another connection.
 const streamTries = 3
 
@@ -206,7 +211,12 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 		return false, errStale // of another driver, which the tests may have
 	}
 	connect := func() (net.Conn, error) {
-		dialer := net.Dialer{Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive}
+		dialer := net.Dialer{
+			Timeout: x.Backend.Spec.TimeoutConnect, KeepAlive: tcp.KeepAlive,
+			Control: func(_, _ string, raw syscall.RawConn) error {
+				return tcp.GiveUp(raw, max(x.Backend.Spec.TimeoutServer, minUnacknowledged))
+			},
+		}
 		return dialer.Dial("tcp", server.Address())
 	}
 	config := mux.Config{Idle: idleStreams, Write: x.Backend.Spec.TimeoutServer}

@@ -80,6 +80,7 @@ func Run(t *testing.T, open Open) {
 		{"HTTP2Reset", testReset2},
 		{"OldClientBeforeH2C", testOldClientBeforeH2C},
 		{"ServerGoesAway", testServerGoesAway},
+		{"ServerBecomesDeaf", testServerBecomesDeaf},
 		{"GRPC", testGRPC},
 		{"H2Spec", testH2Spec},
 		{"AcceptProxy", testAcceptProxy},

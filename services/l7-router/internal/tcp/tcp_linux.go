@@ -2,10 +2,12 @@
 package tcp
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +69,16 @@ func Connect(to netip.AddrPort) (fd int, err error) {
 		return -1, os.NewSyscallError("connect", err)
 	}
 	return fd, nil
+}
+
+// GiveUp has a connection end when what it has sent is not acknowledged, or not taken, for so long (tcp(7),
+// TCP_USER_TIMEOUT).
+func GiveUp(raw syscall.RawConn, after time.Duration) error {
+	var wrong error
+	err := raw.Control(func(fd uintptr) {
+		wrong = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(after.Milliseconds(), 1<<31-1)))
+	})
+	return errors.Join(err, os.NewSyscallError("setsockopt", wrong))
 }
 
 // Listen binds n sockets to one address, among which the kernel shares the connections out. The zero Addr stands for
