@@ -142,11 +142,11 @@ func failed(err error, timeout, other Code) Result {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.ENOBUFS):
 		code = SocketError
 	}
-	return Result{Code: code, Reason: err.Error(), Unmade: scarce(err)}
+	return Result{Code: code, Reason: err.Error(), Unmade: Scarce(err)}
 }
 
-// scarce reports whether something is missing on this side that may come back at any moment.
-func scarce(err error) bool {
+// Scarce reports whether an error is about something that this side lacks, and that may come back at any moment: descriptors, memory.
+func Scarce(err error) bool {
 	for _, passing := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, passing) {
 			return true

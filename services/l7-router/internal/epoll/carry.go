@@ -111,16 +111,16 @@ func (c *conn) dial() bool {
 	f := c.flight
 	u, err := c.loop.dial(f.server, pool.Caller{Address: c.address, Frontend: &f.front.Spec})
 	if err != nil {
-		c.passOver()
+		c.passOver(err)
 		return false
 	}
 	c.use(u, false)
 	return true
 }
 
-// passOver gives a server up that cannot be connected to.
-func (c *conn) passOver() {
-	c.flight.server.ConnectFailed()
+// passOver gives a server up that cannot be connected to; err may be nil.
+func (c *conn) passOver(err error) {
+	c.flight.server.ConnectFailed(err)
 	c.flight.request.ConnectFailed()
 	c.dropServer()
 }
@@ -177,14 +177,14 @@ func (c *conn) carry() bool {
 			return false
 		}
 		if f.upstream.failure() != nil {
-			c.passOver()
+			c.passOver(nil)
 			return c.next()
 		}
 		f.upstream.connecting = false
 		f.since = c.loop.now
 		f.request.Connected(c.loop.now, false)
 		if f.server.Spec.SendProxy != spec.SendProxyNone && !c.introduce() {
-			c.passOver()
+			c.passOver(nil)
 			return c.next()
 		}
 	}
@@ -536,7 +536,7 @@ func (c *conn) patience() time.Duration {
 func (c *conn) overdue() {
 	f := c.flight
 	if f.upstream.connecting {
-		c.passOver()
+		c.passOver(nil)
 		if c.next() {
 			c.ready()
 		}

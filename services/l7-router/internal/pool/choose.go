@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twotier/twotier/services/l7-router/internal/balance"
+	"github.com/twotier/twotier/services/l7-router/internal/check"
 	"github.com/twotier/twotier/services/l7-router/internal/seal"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
@@ -275,9 +276,13 @@ func (l *live) Answered(took time.Duration) {
 // Measures reports whether Answered is of use.
 func (l *live) Measures() bool { return l.group.measured.Load() }
 
-// ConnectFailed counts a connection that could not be made.
-func (l *live) ConnectFailed() {
+// ConnectFailed counts a connection that could not be made; err, which may be nil, says why. What this process lacks is not the
+// server's fault, and it is not judged by it.
+func (l *live) ConnectFailed(err error) {
 	l.connectErrors.Add(1)
+	if check.Scarce(err) {
+		return
+	}
 	if l.Measures() {
 		l.Latency.Observe(failedPenalty, now())
 	}

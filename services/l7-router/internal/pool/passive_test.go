@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,7 +81,7 @@ func TestEjection(t *testing.T) {
 		b.Server(0).Responded(501)
 		fail(2)
 		expect("never three in a row", "no check, no check")
-		b.Server(0).ConnectFailed()
+		b.Server(0).ConnectFailed(nil)
 		expect("three in a row", "DOWN (ejected), no check")
 		if got := turn(b); got != 1 {
 			t.Errorf("chosen %d, want the other", got)
@@ -156,7 +158,7 @@ func TestTriesAgainstTheOperator(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				b.Server(0).ConnectFailed()
+				b.Server(0).ConnectFailed(nil)
 				statuses(p)
 				if when == "before" {
 					set()
@@ -173,7 +175,7 @@ func TestTriesAgainstTheOperator(t *testing.T) {
 		}
 	}
 	judged(t, 2, spec.Backend{Passive: passive}, func(p *Pool, b *Backend) {
-		b.Server(0).ConnectFailed()
+		b.Server(0).ConnectFailed(nil)
 		statuses(p)
 		time.Sleep(11 * time.Second) // in the time of synctest
 		b.Server(1).Limit.Store(9)
@@ -198,7 +200,7 @@ func TestTriesOfBackups(t *testing.T) {
 		want.Servers = slices.Clone(want.Servers)
 		want.Servers[0].Backup, want.Servers[1].Backup = true, true
 		b = p.Set(want)
-		b.Server(0).ConnectFailed()
+		b.Server(0).ConnectFailed(nil)
 		statuses(p)
 		time.Sleep(2 * time.Second) // in the time of synctest
 		if n := try(b); n != -1 {
@@ -219,7 +221,7 @@ func TestLongEjections(t *testing.T) {
 	judged(t, 2, spec.Backend{Passive: spec.Passive{Limit: 1, Ejection: time.Hour, MaxEjection: 24 * time.Hour, MaxEjected: 50}}, func(p *Pool, b *Backend) {
 		before := time.Duration(0)
 		for range 64 {
-			b.Server(0).ConnectFailed()
+			b.Server(0).ConnectFailed(nil)
 			statuses(p)
 			p.mu.Lock()
 			out := b.Server(0).lastOut
@@ -234,13 +236,28 @@ func TestLongEjections(t *testing.T) {
 	})
 }
 
+// TestWantIsNoFault: without descriptors no server can be connected to, and none is taken out for that.
+func TestWantIsNoFault(t *testing.T) {
+	t.Parallel()
+	judged(t, 2, spec.Backend{Passive: spec.Passive{Limit: 1, Ejection: time.Hour, MaxEjection: time.Hour, MaxEjected: 100}}, func(p *Pool, b *Backend) {
+		b.Server(0).ConnectFailed(os.NewSyscallError("socket", syscall.EMFILE))
+		if got := statuses(p); got != "no check, no check" || p.Servers()[0].ConnectErrors != 1 {
+			t.Errorf("%s, %d errors counted", got, p.Servers()[0].ConnectErrors)
+		}
+		b.Server(0).ConnectFailed(os.NewSyscallError("connect", syscall.ECONNREFUSED))
+		if got := statuses(p); got != "DOWN (ejected), no check" {
+			t.Errorf("refused: %s", got)
+		}
+	})
+}
+
 // TestMostEjected: no more servers are out at a time than may be.
 func TestMostEjected(t *testing.T) {
 	t.Parallel()
 	for most, want := range map[int]int{0: 1, 40: 2, 100: 4} {
 		judged(t, 5, spec.Backend{Passive: spec.Passive{Limit: 1, Ejection: time.Hour, MaxEjection: time.Hour, MaxEjected: most}}, func(p *Pool, b *Backend) {
 			for i := range 5 {
-				b.Server(i).ConnectFailed()
+				b.Server(i).ConnectFailed(nil)
 			}
 			if got := strings.Count(statuses(p), "ejected"); got != want {
 				t.Errorf("at most %d %%: %d of 5 are out, want %d", most, got, want)
@@ -262,7 +279,7 @@ func TestOnError(t *testing.T) {
 		p := New(zap.NewNop())
 		b := p.Set(spec.Backend{Name: "web", Check: check, Passive: spec.Passive{Limit: 1, OnError: action}, Servers: two().Servers})
 		b.Server(0).Failed() // layer 7 is not looked at
-		b.Server(0).ConnectFailed()
+		b.Server(0).ConnectFailed(nil)
 		p.judge(<-p.bad)
 		if got := p.Servers()[0].Status; got != want {
 			t.Errorf("action %d: %s, want %s", action, got, want)

@@ -108,7 +108,7 @@ func TestHealthSurvives(t *testing.T) {
 	t.Parallel()
 	p, want, answer := checked(t)
 	b := p.Set(want)
-	b.Next(new(Ticket)).ConnectFailed()
+	b.Next(new(Ticket)).ConnectFailed(nil)
 	answer(500)
 	changed := want
 	changed.Servers = []spec.Server{

@@ -86,7 +86,7 @@ func TestQueueUnderChange(t *testing.T) {
 						}
 						if s != nil {
 							if random.IntN(4) == 0 {
-								s.ConnectFailed()
+								s.ConnectFailed(nil)
 								s.End()
 								if s = b.Next(ticket); ticket.Waits() {
 									ticket.Leave()

@@ -105,7 +105,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 		}
 	}
 	if err != nil {
-		server.ConnectFailed()
+		server.ConnectFailed(err)
 		x.ConnectFailed()
 		return false, err
 	}

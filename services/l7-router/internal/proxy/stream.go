@@ -223,7 +223,7 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 	for range streamTries {
 		s, fresh, err := shared.Open(connect, config)
 		if err != nil {
-			server.ConnectFailed()
+			server.ConnectFailed(err)
 			x.ConnectFailed()
 			return false, err
 		}
