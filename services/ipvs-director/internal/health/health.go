@@ -5,7 +5,6 @@ package health
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -24,6 +23,7 @@ import (
 type Checker struct {
 	log     *zap.Logger
 	changed chan struct{}
+	room    room
 
 	mu      sync.Mutex // guards what follows
 	checks  map[steer.Key]*check
@@ -40,7 +40,7 @@ type check struct {
 
 // New makes a checker that checks nothing.
 func New(log *zap.Logger) *Checker {
-	return &Checker{log: log.Named("health"), changed: make(chan struct{}, 1), checks: map[steer.Key]*check{}}
+	return &Checker{log: log.Named("health"), changed: make(chan struct{}, 1), room: newRoom(), checks: map[steer.Key]*check{}}
 }
 
 // Changed gets a value when the health of a real server has changed.
@@ -76,17 +76,22 @@ func (c *Checker) Set(want map[steer.Key]spec.Check) {
 		if known != nil && known.how == how || c.stopped {
 			continue
 		}
-		next := &check{how: how}
-		if known != nil {
-			next.health, next.last = known.health, known.last
-		}
-		c.checks[key] = next
-		c.start(key, next)
+		c.start(key, c.add(key, how), Prober(how, key.Real))
 	}
 }
 
+// add notes a check, with what is known from the one before. The caller holds c.mu.
+func (c *Checker) add(key steer.Key, how spec.Check) *check {
+	next := &check{how: how}
+	if known := c.checks[key]; known != nil {
+		next.health, next.last = known.health, known.last
+	}
+	c.checks[key] = next
+	return next
+}
+
 // start begins to check. The caller holds c.mu.
-func (c *Checker) start(key steer.Key, k *check) {
+func (c *Checker) start(key steer.Key, k *check, asks probe.Prober) {
 	// Ended by Set or by Run, not by a caller's context: checks outlive the pass that wanted them.
 	ctx, cancel := context.WithCancel(context.Background())
 	k.end = cancel
@@ -95,15 +100,13 @@ func (c *Checker) start(key steer.Key, k *check) {
 		Rise: k.how.Rise, Fall: k.how.Fall, Up: k.health == steer.Up, FirstDecides: k.health == steer.Unknown,
 	}
 	log := c.log.With(logging.VIP(key.VIP.String()), logging.Server(key.Real.String()))
-	prober := Prober(k.how, key.Real)
+	prober := within{c.room, asks}
 	c.running.Go(func() {
 		err := probe.Run(ctx, cfg, prober, func(r probe.Result) { c.heard(k, r, log) })
 		if err != nil && ctx.Err() == nil {
 			log.Error("check ended", zap.Error(err))
 		}
-		if closer, ok := prober.(io.Closer); ok {
-			_ = closer.Close() // nothing more is asked of it
-		}
+		_ = prober.Close() // nothing more is asked of it
 	})
 }
 
