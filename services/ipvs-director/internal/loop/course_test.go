@@ -179,3 +179,17 @@ func TestPoolIsSwappedWithoutAGap(t *testing.T) {
 		r.expect(good, "", "10.10.60.22:80 wlc 192.168.60.78:80=0 192.168.60.79:80=1")
 	})
 }
+
+// A director that cannot keep its last good copy serves all the same, and says what it lacks.
+func TestFullDiskIsNoReasonNotToServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set(checked("78"))
+		r.store.full = errors.New("no space left")
+		r.run()
+		r.expect(retry, "no space left", "10.10.60.22:80 wlc 192.168.60.78:80=1")
+		if n := r.ready.Load(); n != 1 {
+			t.Errorf("ready %d times", n)
+		}
+	})
+}

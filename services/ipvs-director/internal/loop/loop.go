@@ -108,7 +108,7 @@ type Config struct {
 	Candidates []Candidate
 	// Log gets the changes.
 	Log *zap.Logger
-	// Ready is called once, after the first pass that ended well and knew the health of every real server: from then on this
+	// Ready is called once, after the first pass that left the kernel as wanted and knew the health of every real server: from then on this
 	// director may be given addresses.
 	Ready func()
 }
@@ -257,8 +257,12 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if err == nil {
 		err = l.removeOthers(ctx)
 	}
+	settled := err == nil && len(violations) == 0 // a full disk is no reason not to serve
 	if err == nil && good {
 		err = l.cfg.Store.Accept(snapshot)
+	}
+	if settled {
+		defer l.settle()
 	}
 	err = errors.Join(err, countErr, l.reset(ctx, have))
 	switch {
@@ -405,11 +409,15 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 		l.lastError = s.Error
 	}
 	l.cfg.Status.Report(s)
-	if outcome == commonv1.Outcome_OUTCOME_DONE && len(l.course.Pending) == 0 && !l.ready {
+	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
+}
+
+// settle tells, once, that the kernel is as wanted and the health of every real server known.
+func (l *Loop) settle() {
+	if len(l.course.Pending) == 0 && !l.ready {
 		l.ready = true
 		l.cfg.Ready()
 	}
-	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
 }
 
 func lines(changes []plan.Change) []string {

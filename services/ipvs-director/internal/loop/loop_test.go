@@ -33,6 +33,7 @@ type fakeStore struct {
 	snapshot desired.Snapshot
 	loaded   bool
 	accepted int64
+	full     error // of Accept
 }
 
 func (f *fakeStore) Snapshot() (desired.Snapshot, bool) {
@@ -44,8 +45,10 @@ func (f *fakeStore) Snapshot() (desired.Snapshot, bool) {
 func (f *fakeStore) Accept(s desired.Snapshot) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.accepted = s.Revision
-	return nil
+	if f.full == nil {
+		f.accepted = s.Revision
+	}
+	return f.full
 }
 
 func (f *fakeStore) Describe(inForce int64, v []*commonv1.Violation) *commonv1.DesiredState {
