@@ -133,6 +133,18 @@ func TestClientCertificates(t *testing.T) {
 	if got != "X-Forwarded-For: 127.0.0.1\n" {
 		t.Errorf("in cleartext the server got\n%s", got)
 	}
+	// Nor behind a body, in a trailer that a server may merge into the head.
+	for _, name := range []string{"X-SSL-Client-DN", "x_ssl-client-dn"} {
+		conn, err := net.Dial("tcp", w.bound(clear))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, conn)
+		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"+name+": CN=root\r\n\r\n")
+		if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != 400 {
+			t.Errorf("a trailer %s: got %v %v, want 400", name, r, err)
+		}
+	}
 }
 
 func TestVersions(t *testing.T) {

@@ -65,6 +65,7 @@ func (s *stream) begin(from, to *sock, head []byte, body http1.Body, unchunk boo
 	s.from, s.to, s.head, s.body, s.unchunk = from, to, head, body, unchunk
 	s.chunks, s.left, s.over, s.noSplice, s.full = http1.ChunkReader{}, body.Length, false, false, false
 	s.chunks.Limit(body.Length)
+	s.chunks.Reserve(body.Reserved)
 	s.state, s.sent, s.err = reads, false, nil
 	if s.in != nil {
 		s.ready, s.passed = s.in.r, s.in.r

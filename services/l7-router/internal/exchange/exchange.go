@@ -147,6 +147,7 @@ func (r *Request) decide(f *Frontend, h *http1.Head, c *Client, trace route.Trac
 		}
 	}
 	r.subjectHeader = f.Spec.TLS.SubjectHeader
+	r.Body.Reserved = r.subjectHeader // a server may merge trailers into the head
 	if r.Answer == nil {
 		r.hash(h)
 	}

@@ -169,7 +169,7 @@ func TestReplyHead(t *testing.T) {
 				}
 				return
 			}
-			facts := fmt.Sprint(reply.Body)
+			facts := fmt.Sprintf("{%d %d}", reply.Body.Framing, reply.Body.Length)
 			for _, fact := range []struct {
 				is   bool
 				word string

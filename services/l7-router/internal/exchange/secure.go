@@ -5,7 +5,7 @@ import "github.com/twotier/twotier/services/l7-router/internal/http1"
 // vouched reports whether a field of the request is one that only the router may set: the subject of the client's
 // certificate, wherever the frontend tells it.
 func (r *Request) vouched(name []byte) bool {
-	return r.subjectHeader != "" && sameHeader(name, r.subjectHeader)
+	return r.subjectHeader != "" && http1.SameHeader(name, r.subjectHeader)
 }
 
 // appendVouched appends it.
@@ -14,27 +14,4 @@ func (r *Request) appendVouched(dst []byte, c *Client) []byte {
 		dst = http1.AppendField(dst, r.subjectHeader, c.Subject)
 	}
 	return dst
-}
-
-// sameHeader compares names as CGI and its heirs do (RFC 3875 section 4.1.18), to which - and _ are the same.
-func sameHeader(name []byte, known string) bool {
-	if len(name) != len(known) {
-		return false
-	}
-	for i, c := range name {
-		if folded(c) != folded(known[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func folded(c byte) byte {
-	switch {
-	case c >= 'A' && c <= 'Z':
-		return c | 0x20
-	case c == '_':
-		return '-'
-	}
-	return c
 }

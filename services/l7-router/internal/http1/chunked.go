@@ -21,12 +21,16 @@ type ChunkReader struct {
 	most     int64 // bytes of all chunks, 0: any number
 	taken    int64 // bytes of the chunks that have begun
 	trailer  int   // where in what Next consumed last the trailer lines begin, and one more; 0: there are none
+	reserved string
 	// What of the bytes consumed last is not to be passed on.
 	dropFrom, dropTo int
 }
 
 // Limit bounds the bytes of all chunks together; 0: any number. It is told at the start of a body.
 func (c *ChunkReader) Limit(n int64) { c.most = n }
+
+// Reserve refuses a field of the trailer; empty: none. It is told at the start of a body.
+func (c *ChunkReader) Reserve(name string) { c.reserved = name }
 
 // Next consumes the start of b: framing, then data up to the end of b or of the chunk. It returns how many bytes it
 // consumed and which of them are data. It consumes nothing when it needs more than b to go on, or when the body has
@@ -92,7 +96,7 @@ func (c *ChunkReader) Next(b []byte) (n int, data []byte, err error) {
 				c.state = chunkDone
 				return n, nil, nil
 			}
-			if err := trailerLine(line); err != nil {
+			if err := trailerLine(line, c.reserved); err != nil {
 				return n, nil, err
 			}
 		case chunkDone:
@@ -231,9 +235,9 @@ func extensions(b []byte) bool {
 
 // trailerLine refuses the fields that frame, route, authenticate, change or describe a message (RFC 9110 section 6.5.1): a
 // program that merges trailers into the head would have it changed after it was judged.
-func trailerLine(line []byte) error {
+func trailerLine(line []byte, reserved string) error {
 	name, _, underscore, err := splitField(line)
-	if err != nil || underscore && aliased(name) {
+	if err != nil || underscore && aliased(name) || reserved != "" && SameHeader(name, reserved) {
 		return ErrTrailer
 	}
 	switch known := nameOf(name); {
@@ -252,4 +256,27 @@ func trailerLine(line []byte) error {
 		}
 	}
 	return nil
+}
+
+// SameHeader compares names as CGI and its heirs do (RFC 3875 section 4.1.18), to which - and _ are the same.
+func SameHeader(name []byte, known string) bool {
+	if len(name) != len(known) {
+		return false
+	}
+	for i, c := range name {
+		if folded(c) != folded(known[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func folded(c byte) byte {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return c | 0x20
+	case c == '_':
+		return '-'
+	}
+	return c
 }

@@ -31,6 +31,8 @@ type Body struct {
 	Framing Framing
 	// Length in bytes when Framing is Length; when it is Chunked, the most bytes that its chunks may hold, 0: any number.
 	Length int64
+	// Reserved is the name of a field that a trailer must not have, as SameHeader compares; empty: none.
+	Reserved string
 }
 
 type span struct{ from, to uint32 }

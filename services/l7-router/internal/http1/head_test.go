@@ -13,9 +13,9 @@ func show(h *Head) string {
 	var b strings.Builder
 	if h.kind == Request {
 		fmt.Fprintf(&b, "%s %s path=%s 1.%d", h.Method(), h.Target(), h.Path(), h.Minor())
-		fmt.Fprintf(&b, " body=%v", h.RequestBody())
+		fmt.Fprintf(&b, " body={%d %d}", h.RequestBody().Framing, h.RequestBody().Length)
 	} else {
-		fmt.Fprintf(&b, "%d %q 1.%d body=%v", h.Status(), h.Reason(), h.Minor(), h.ResponseBody(false))
+		fmt.Fprintf(&b, "%d %q 1.%d body={%d %d}", h.Status(), h.Reason(), h.Minor(), h.ResponseBody(false).Framing, h.ResponseBody(false).Length)
 	}
 	fmt.Fprintf(&b, " keep=%t", h.KeepAlive())
 	if h.Upgrade() != nil {

@@ -229,7 +229,7 @@ func (d *direction) stream(in *buffer, body http1.Body, unchunk bool) error {
 	case http1.Length:
 		return d.length(in, body.Length)
 	case http1.Chunked:
-		return d.chunks(in, body.Length, unchunk)
+		return d.chunks(in, body, unchunk)
 	case http1.UntilClose:
 		return d.untilClose(in)
 	}
@@ -261,9 +261,10 @@ func (d *direction) length(in *buffer, left int64) error {
 	}
 }
 
-func (d *direction) chunks(in *buffer, most int64, unchunk bool) error {
+func (d *direction) chunks(in *buffer, body http1.Body, unchunk bool) error {
 	var reader http1.ChunkReader
-	reader.Limit(most)
+	reader.Limit(body.Length)
+	reader.Reserve(body.Reserved)
 	for {
 		passed, ready := 0, 0 // up to ready it may be written
 		for {
