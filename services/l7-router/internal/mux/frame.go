@@ -126,6 +126,7 @@ func (c *Conn) data(h http2.FrameHeader, payload []byte) error {
 		s.giveBack(padding)
 	}
 	in.ended = h.Has(http2.EndStream)
+	s.settle()
 	s.readWait.signal()
 	return nil
 }
@@ -346,6 +347,7 @@ func (c *Conn) trailer(s *Stream, h http2.FrameHeader, block []byte) error {
 		return &http2.StreamError{Code: http2.EnhanceYourCalm, Reason: "trailer too large"}
 	}
 	s.in.lines, s.in.ended = c.head.Text(), true
+	s.settle()
 	s.readWait.signal()
 	return nil
 }

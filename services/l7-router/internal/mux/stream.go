@@ -22,6 +22,7 @@ type Stream struct {
 	err                 error // why the stream has ended before its time
 	closed              bool  // by its user
 	aborted             bool
+	settled             bool       // it does not count any more
 	code                http2.Code // that it is reset with when it is closed too early
 	onEnd               func()
 	late                func(moved int) error
@@ -81,6 +82,7 @@ func newStream() *Stream {
 
 // reset makes a used stream ready for another.
 func (s *Stream) reset(c *Conn) {
+	s.settled = false
 	s.c, s.id, s.err, s.closed, s.aborted, s.code, s.onEnd, s.late, s.moved = c, 0, nil, false, false, http2.InternalError, nil, nil, 0
 	in, out := &s.in, &s.out
 	*in = incoming{text: in.text[:0], data: in.data[:0], lines: in.lines[:0]}

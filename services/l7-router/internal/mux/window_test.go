@@ -105,3 +105,24 @@ func TestWaitingBodiesStopNoOther(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedStreamCountsNoMore begins another request as soon as the answer to the one before is there, whatever its goroutine
+// still does.
+func TestEndedStreamCountsNoMore(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	c := config(func(s *Stream) {
+		_, _ = io.WriteString(s, "HTTP/1.1 204 \r\n\r\n")
+		<-release
+	})
+	c.Streams = 1
+	address, _ := listen(t, c)
+	t.Cleanup(func() { close(release) })
+	r := dialRaw(t, address)
+	for i := range uint32(3) {
+		r.send(request(2*i+1, true))
+		if h, payload, err := r.frame(); err != nil || h.Type != http2.Headers || h.Stream != 2*i+1 {
+			t.Fatalf("request %d: got %+v %x %v", i, h, payload, err)
+		}
+	}
+}

@@ -92,7 +92,9 @@ func (w *worker) run() {
 		c.config.Serve(s)
 		_ = s.Close() // it only says what has been said
 		c.mu.Lock()
-		c.unreserve()
+		if !s.settled {
+			c.unreserve()
+		}
 		c.mu.Unlock()
 		c.handlers.Done()
 		if !w.pool.park(w) {

@@ -244,7 +244,19 @@ func (s *Stream) waitToSend() error {
 }
 
 // endOut notes that END_STREAM has been sent. The caller holds c.mu.
-func (s *Stream) endOut() { s.out.ended = true }
+func (s *Stream) endOut() {
+	s.out.ended = true
+	s.settle()
+}
+
+// settle has a client's stream count no more as soon as both sides have ended it: from then on the client may begin another,
+// which must not be refused because a goroutine has not come to its end. The caller holds c.mu.
+func (s *Stream) settle() {
+	if !s.c.client && s.in.ended && s.out.ended && !s.settled {
+		s.settled = true
+		s.c.unreserve()
+	}
+}
 
 // CloseWrite says that no more is written: a body that ends with the connection has ended.
 func (s *Stream) CloseWrite() error {
