@@ -16,8 +16,8 @@ import (
 // Limits of one connection.
 const (
 	// DefaultStreams is the most requests of one client connection at a time unless it is configured
-	// (SETTINGS_MAX_CONCURRENT_STREAMS). A request counts until it is no longer worked on, even when it has been reset: opening
-	// and resetting in turn gains nothing (CVE-2023-44487).
+	// (SETTINGS_MAX_CONCURRENT_STREAMS). A request counts until both sides have ended it, and when it has been reset until it is
+	// no longer worked on: opening and resetting in turn gains nothing (CVE-2023-44487).
 	DefaultStreams = 100
 	// StreamWindow is how many bytes of a body a stream takes before they are passed on.
 	StreamWindow = 64 << 10
