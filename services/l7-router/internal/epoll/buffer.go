@@ -6,8 +6,9 @@ import "github.com/twotier/twotier/services/l7-router/internal/http1"
 // line of chunk framing always does.
 const BufferSize = 16 << 10
 
-// maxSpare is the most things of one kind that a loop keeps for later.
-const maxSpare = 256
+// maxSpare is the most things of one kind that a loop keeps for later: enough for some thousand requests at a time, which
+// take three or four buffers each. What has not been needed for a while is given up: stack.trim.
+const maxSpare = 16 << 10
 
 // buffer holds the bytes from r to w that have been read and not been used yet.
 type buffer struct {
@@ -34,7 +35,10 @@ func (b *buffer) room() []byte {
 }
 
 // stack keeps what has been given back; the last is taken first, because it is still in the processor's cache.
-type stack[T any] struct{ spare []*T }
+type stack[T any] struct {
+	spare []*T
+	least int // the fewest that there were since the last trim: those below have not been needed
+}
 
 func (s *stack[T]) pop() *T {
 	n := len(s.spare)
@@ -44,7 +48,16 @@ func (s *stack[T]) pop() *T {
 	last := s.spare[n-1]
 	s.spare[n-1] = nil
 	s.spare = s.spare[:n-1]
+	s.least = min(s.least, n-1)
 	return last
+}
+
+// trim gives up what has not been needed since the last time. It is for things that need not be closed.
+func (s *stack[T]) trim() {
+	kept := copy(s.spare, s.spare[s.least:])
+	clear(s.spare[kept:])
+	s.spare = s.spare[:kept]
+	s.least = kept
 }
 
 // push reports whether there was room.

@@ -139,8 +139,10 @@ func (l *loop) cut(server uint64) {
 	}
 }
 
-// tidy forgets the shelves that have been empty for a while.
+// tidy forgets the shelves that have been empty for a while, and the buffers that have not been needed.
 func (l *loop) tidy() {
+	l.buffers.trim()
+	l.flights.trim()
 	for id, shelf := range l.idle {
 		if len(shelf.idle) == 0 {
 			delete(l.idle, id)

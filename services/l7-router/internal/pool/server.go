@@ -15,7 +15,7 @@ import (
 // Limits of idle connections.
 const (
 	// MaxIdle is the most idle connections kept to one server.
-	MaxIdle = 256
+	MaxIdle = 2048
 	// IdleTimeout is how long an idle connection is kept: below the 5 s after which common servers close theirs.
 	IdleTimeout = 4 * time.Second
 )
