@@ -65,10 +65,11 @@ func (s *sock) note(events uint32) {
 	}
 }
 
-// read reads once: EAGAIN when nothing is there, 0 at the end of the stream.
+// read reads once: EAGAIN when nothing is there, 0 at the end of the stream. recvfrom(2) does not go through the file system
+// as read(2) does.
 func (s *sock) read(p []byte) (int, unix.Errno) {
 	for {
-		n, _, err := unix.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, err := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		switch err {
 		case 0:
 			// Less than asked for means that it was all (epoll(7)), unless the end has been announced behind it.
