@@ -146,19 +146,6 @@ func (v *Verbs) PreviewObject(_ context.Context, object proto.Message) (*commonv
 	return &commonv1.PreviewPlanResponse{Changes: changes}, nil
 }
 
-// With is the newest desired state with an object applied, for services that tell what would be then. Nothing is judged.
-func (v *Verbs) With(object proto.Message) (desired.Snapshot, error) {
-	snapshot, err := v.newest()
-	if err != nil {
-		return snapshot, err
-	}
-	kind, message, err := v.unwrap(object)
-	if err != nil {
-		return snapshot, err
-	}
-	return snapshot.With(kind, message), nil
-}
-
 // Reconcile makes a pass now, first letting a held-off etcd rule when that is asked for.
 func (v *Verbs) Reconcile(ctx context.Context, request *commonv1.ReconcileRequest) (*commonv1.ReconcileResponse, error) {
 	switch {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
@@ -83,7 +84,7 @@ func (d *director) Simulate(ctx context.Context, request *directorv1.SimulateReq
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := d.With(request.GetObject())
+	snapshot, err := d.Imagine([]proto.Message{request.GetObject()}, nil)
 	if err != nil {
 		return nil, err
 	}
