@@ -6,7 +6,8 @@
 //	Remove(ctx) error                                takes away all that a director has made with this plane
 //	Close() error                                    lets go of the kernel, which keeps everything that is in it
 //
-// A plane keeps no state of its own: after a restart, Observe reads from the kernel what an earlier process did.
+// A plane keeps no state of its own: after a restart, Observe reads from the kernel what an earlier process did. What it has
+// read it may use again while the kernel says that nothing has changed.
 // Apply is idempotent: a change that is done already is no error. One goroutine uses a plane at a time.
 package dataplane
 

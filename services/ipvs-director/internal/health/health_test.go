@@ -50,11 +50,11 @@ func TestNoRoom(t *testing.T) {
 		time.Sleep(2 * time.Second) // in the time of synctest: the hole is asked
 		c.start(living, c.add(living, how), answers)
 		answers <- nil
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in the time of synctest
 		if health, last := c.State(living); health != steer.Unknown || last == "" {
 			t.Errorf("without room: %v, %q", health, last)
 		}
-		time.Sleep(time.Minute) // the hole is given up for a second, some time
+		time.Sleep(time.Minute) // in the time of synctest: the hole is given up for a second, some time
 		if health, _ := c.State(dead); health != steer.Down {
 			t.Errorf("the hole: %v", health)
 		}

@@ -82,11 +82,11 @@ func TestHoldWatch(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // of the bubble's clock
 		if err := os.Remove(file); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // of the bubble's clock
 		cancel()
 		synctest.Wait()
 		if got, want := strings.Join(log, "; "), "0 true ; 10 false file FILE is there; 15 true "; got != want {
