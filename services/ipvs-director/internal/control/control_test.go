@@ -155,6 +155,8 @@ func fileStore(t *testing.T, text string) *desired.Store {
 			t.Error(err)
 		}
 	})
-	<-store.Changed()
+	for read := false; !read; _, read = store.Newest() {
+		<-store.Changed() // also told when the source answers, before what it holds
+	}
 	return store
 }

@@ -67,7 +67,7 @@ func undated(fields []string) (all []string) {
 			for _, c := range text[1:] {
 				n = n<<6 | int64(strings.IndexRune(dateDigits, c))
 			}
-			return fmt.Sprintf("|%.0f min", time.Since(time.Unix(4*n, 0)).Minutes())
+			return fmt.Sprintf("|%d min", int(time.Since(time.Unix(4*n, 0)).Round(time.Minute)/time.Minute))
 		}))
 	}
 	return all
