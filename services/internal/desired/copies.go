@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	"github.com/twotier/twotier/services/internal/wholefile"
 )
 
 // copies keeps the last good copy on disk: <state-dir>/<service>-desired.json, for its user alone.
@@ -124,30 +125,5 @@ func (c *copies) save(snapshot Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(c.path, append(text, '\n'))
-}
-
-// replaceFile writes beside the file, makes sure that it is on the disk, and renames.
-func replaceFile(path string, content []byte) error {
-	// CreateTemp makes it 0600.
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = temporary.Write(content)
-	if err == nil {
-		err = temporary.Sync()
-	}
-	err = errors.Join(err, temporary.Close())
-	if err == nil {
-		err = os.Rename(temporary.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temporary.Name()))
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return wholefile.Replace(c.path, append(text, '\n'))
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/twotier/twotier/services/internal/wholefile"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
@@ -52,7 +53,7 @@ func (f File) Load() (m steer.Memory, err error) {
 }
 
 // Save replaces what is kept, whole or not at all.
-func (f File) Save(m steer.Memory) (err error) {
+func (f File) Save(m steer.Memory) error {
 	if f.Folder == "" {
 		return nil
 	}
@@ -60,17 +61,8 @@ func (f File) Save(m steer.Memory) (err error) {
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(f.Folder, FileName+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), filepath.Join(f.Folder, FileName))
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", FileName, err), os.Remove(file.Name()))
+	if err := wholefile.Replace(filepath.Join(f.Folder, FileName), text); err != nil {
+		return fmt.Errorf("write %s: %w", FileName, err)
 	}
 	return nil
 }

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/internal/wholefile"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
@@ -187,29 +187,5 @@ func (p *Pool) write() error {
 	if err != nil {
 		return err
 	}
-	temporary := p.path + ".new"
-	err = writeSynced(temporary, append(text, '\n'))
-	if err == nil {
-		err = os.Rename(temporary, p.path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temporary))
-	}
-	folder, err := os.Open(filepath.Dir(p.path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
-}
-
-func writeSynced(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return wholefile.Replace(p.path, append(text, '\n'))
 }
