@@ -246,9 +246,16 @@ type Instance struct {
 	// Adverts are sent by unicast to the first of each other member's addresses, which must be in the network of the
 	// virtual addresses, and only taken in from there (keepalived: unicast_peer). For networks without multicast. Every
 	// member needs an address then. Default false: multicast.
-	Unicast       bool `protobuf:"varint,17,opt,name=unicast,proto3" json:"unicast,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Unicast bool `protobuf:"varint,17,opt,name=unicast,proto3" json:"unicast,omitempty"`
+	// The network whose card carries the adverts and the virtual addresses, which must lie in it. Default: the narrowest
+	// network of a card that holds them all. Example: 192.168.60.0/24
+	Network string `protobuf:"bytes,20,opt,name=network,proto3" json:"network,omitempty"`
+	// Virtual addresses may lie outside network, which must be given then (keepalived does not ask): addresses of another
+	// network on the same cable, or such that routers send here. Default false: they are refused, because neighbours
+	// that have no such network never ask for them.
+	OutsideNetwork bool `protobuf:"varint,21,opt,name=outside_network,json=outsideNetwork,proto3" json:"outside_network,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -396,6 +403,20 @@ func (x *Instance) GetMail() *Mail {
 func (x *Instance) GetUnicast() bool {
 	if x != nil {
 		return x.Unicast
+	}
+	return false
+}
+
+func (x *Instance) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Instance) GetOutsideNetwork() bool {
+	if x != nil {
+		return x.OutsideNetwork
 	}
 	return false
 }
@@ -1318,7 +1339,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa9\x06\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xec\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1338,7 +1359,9 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"sync_group\x18\x0e \x01(\tR\tsyncGroup\x12/\n" +
 	"\x06notify\x18\x0f \x03(\v2\x17.twotier.vrrp.v1.ScriptR\x06notify\x12)\n" +
 	"\x04mail\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.MailR\x04mail\x12\x18\n" +
-	"\aunicast\x18\x11 \x01(\bR\aunicast\"w\n" +
+	"\aunicast\x18\x11 \x01(\bR\aunicast\x12\x18\n" +
+	"\anetwork\x18\x14 \x01(\tR\anetwork\x12'\n" +
+	"\x0foutside_network\x18\x15 \x01(\bR\x0eoutsideNetwork\"w\n" +
 	"\x04Mail\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x03(\tR\x02to\x12\x16\n" +

@@ -20,7 +20,7 @@ import (
 // look compares the network with what the instance needs: its port, and its addresses there or not there.
 func (i *instance) look() {
 	view := i.network.View()
-	port, err := view.Find(i.order.local.Addresses)
+	port, err := view.Find(i.order.local.Addresses, i.order.local.Network)
 	if err != nil {
 		i.fail(causeCard, err.Error())
 		i.hangUp()

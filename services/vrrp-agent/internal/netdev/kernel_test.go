@@ -55,7 +55,7 @@ func (e end) up(t *testing.T) {
 	for {
 		v, err := e.Refresh()
 		if err == nil {
-			_, err = v.Find([]netip.Addr{vip})
+			_, err = v.Find([]netip.Addr{vip}, netip.Prefix{})
 		}
 		if err == nil {
 			return
@@ -82,7 +82,7 @@ func (e end) listen(t *testing.T, p nic.Port) (w *Wire) {
 
 func find(t *testing.T, h end) nic.Port {
 	t.Helper()
-	p, err := h.View().Find([]netip.Addr{vip})
+	p, err := h.View().Find([]netip.Addr{vip}, netip.Prefix{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,9 +293,9 @@ func TestKernelEvents(t *testing.T) {
 	}
 
 	a.ns.Exec(t, "ip", "link", "set", "eth0", "down")
-	until("card down", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}); return err != nil })
+	until("card down", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}, netip.Prefix{}); return err != nil })
 	a.ns.Exec(t, "ip", "link", "set", "eth0", "up")
-	until("card up", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}); return err == nil })
+	until("card up", func(v nic.View) bool { _, err := v.Find([]netip.Addr{vip}, netip.Prefix{}); return err == nil })
 	a.ns.Exec(t, "ip", "link", "del", "eth0")
 	until("card gone", func(v nic.View) bool { return len(v.Cards) == 1 })
 	cancel()

@@ -51,14 +51,21 @@ func (p Port) Same(q Port) bool { return p.Index == q.Index && p.Source == q.Sou
 // ErrDown is the error of a card that is there but carries nothing.
 var ErrDown = errors.New("is down")
 
-// Find returns the port for the virtual addresses: the card that has an address of its own in a subnet that contains
-// them all. Of several the narrowest subnet wins, then the lowest index.
-func (v View) Find(virtual []netip.Addr) (Port, error) {
+// Find returns the port for the virtual addresses: the card that has an address of its own in the network, or, if that
+// is not given (the zero value), in a subnet that contains them all. Of several the narrowest subnet wins, then the
+// lowest index.
+func (v View) Find(virtual []netip.Addr, network netip.Prefix) (Port, error) {
+	suits := func(own netip.Prefix) bool { return containsAll(own, virtual) }
+	sought := fmt.Sprintf("a subnet with %v", virtual)
+	if network.IsValid() {
+		suits = func(own netip.Prefix) bool { return network.Contains(own.Addr()) }
+		sought = network.String()
+	}
 	var best *Card
 	var own netip.Prefix
 	for i := range v.Cards {
 		for _, p := range v.Cards[i].Addresses {
-			if p.IsSingleIP() || slices.Contains(virtual, p.Addr()) || !containsAll(p, virtual) {
+			if p.IsSingleIP() || slices.Contains(virtual, p.Addr()) || !suits(p) {
 				continue
 			}
 			if best == nil || p.Bits() > own.Bits() {
@@ -67,7 +74,7 @@ func (v View) Find(virtual []netip.Addr) (Port, error) {
 		}
 	}
 	if best == nil {
-		return Port{}, fmt.Errorf("no network card has an address in a subnet with %v", virtual)
+		return Port{}, fmt.Errorf("no network card has an address in %s", sought)
 	}
 	if !best.Up {
 		return Port{}, fmt.Errorf("network card %s with %v: %w", best.Name, own, ErrDown)

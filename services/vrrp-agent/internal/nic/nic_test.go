@@ -34,36 +34,41 @@ func TestFind(t *testing.T) {
 	down := dispatch
 	down.Up = false
 	port := Port{Index: 3, Name: "eth1", Source: netip.MustParseAddr("192.168.60.22")}
+	none := netip.Prefix{}
 	tests := []struct {
 		name    string
 		cards   []Card
 		virtual []netip.Addr
+		network netip.Prefix
 		want    Port
 		err     string
 	}{
-		{"by subnet", []Card{lo, back, dispatch}, addresses("192.168.60.78"), port, ""},
-		{"narrowest subnet", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.60.55"), port, ""},
-		{"all must be inside", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.61.1"),
+		{"by subnet", []Card{lo, back, dispatch}, addresses("192.168.60.78"), none, port, ""},
+		{"narrowest subnet", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.60.55"), none, port, ""},
+		{"all must be inside", []Card{wide, dispatch}, addresses("192.168.60.78", "192.168.61.1"), none,
 			Port{Index: 4, Name: "eth2", Source: netip.MustParseAddr("192.168.1.1")}, ""},
 		{"a left-over virtual address is not the card's own", []Card{{Index: 5, Up: true,
-			Addresses: prefixes("192.168.60.78/24", "192.168.60.22/24")}}, addresses("192.168.60.78"),
+			Addresses: prefixes("192.168.60.78/24", "192.168.60.22/24")}}, addresses("192.168.60.78"), none,
 			Port{Index: 5, Source: netip.MustParseAddr("192.168.60.22")}, ""},
-		{"none", []Card{lo, back}, addresses("192.168.60.78"), Port{},
+		{"none", []Card{lo, back}, addresses("192.168.60.78"), none, Port{},
 			"no network card has an address in a subnet with [192.168.60.78]"},
-		{"no cards", nil, addresses("192.168.60.78"), Port{},
+		{"no cards", nil, addresses("192.168.60.78"), none, Port{},
 			"no network card has an address in a subnet with [192.168.60.78]"},
-		{"down", []Card{down}, addresses("192.168.60.78"), Port{}, "network card eth1 with 192.168.60.22/24: is down"},
+		{"by network", []Card{wide, dispatch}, addresses("203.0.113.9", "10.0.0.1"), netip.MustParsePrefix("192.168.60.0/24"), port, ""},
+		{"network of no card", []Card{lo, dispatch}, addresses("192.168.60.78"), netip.MustParsePrefix("192.168.61.0/24"), Port{},
+			"no network card has an address in 192.168.61.0/24"},
+		{"down", []Card{down}, addresses("192.168.60.78"), none, Port{}, "network card eth1 with 192.168.60.22/24: is down"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := View{Cards: tt.cards}.Find(tt.virtual)
+			got, err := View{Cards: tt.cards}.Find(tt.virtual, tt.network)
 			if (err == nil && tt.err != "") || (err != nil && err.Error() != tt.err) || got != tt.want {
 				t.Errorf("got %+v %v, want %+v %v", got, err, tt.want, tt.err)
 			}
 		})
 	}
-	if _, err := (View{Cards: []Card{down}}).Find(addresses("192.168.60.78")); !errors.Is(err, ErrDown) {
+	if _, err := (View{Cards: []Card{down}}).Find(addresses("192.168.60.78"), netip.Prefix{}); !errors.Is(err, ErrDown) {
 		t.Errorf("got %v, want ErrDown", err)
 	}
 }

@@ -218,6 +218,7 @@ func differences(have, want spec.Local) []string {
 	}
 	add("priority", have.Priority, want.Priority)
 	add("addresses", have.Addresses, want.Addresses)
+	add("network", have.Network, want.Network)
 	add("preempt", have.Preempt, want.Preempt)
 	add("preempt delay", have.PreemptDelay, want.PreemptDelay)
 	add("startup delay", have.StartupDelay, want.StartupDelay)

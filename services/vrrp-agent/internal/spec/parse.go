@@ -65,6 +65,7 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	}
 	i.Addresses = c.addresses(at, m.GetVirtualAddresses())
 	i.Members = c.members(at, m.GetMembers())
+	i.Network = c.network(at, m, i)
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
@@ -275,6 +276,48 @@ func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
 		all = append(all, a)
 	}
 	return all
+}
+
+// widest is the largest network that a card is taken to stand in, in bits: the old class A.
+const widest = 8
+
+// network returns the network that is asked for, and checks that the addresses fit in it, or at least in some.
+func (c *checker) network(at string, m *vrrpv1.Instance, i Instance) netip.Prefix {
+	for n, a := range i.Addresses {
+		for k, member := range i.Members {
+			if slices.Contains(member.Addresses, a) {
+				c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n), "%v is members[%d]'s own address, which cannot move", a, k)
+			}
+		}
+	}
+	if m.GetNetwork() == "" {
+		if m.GetOutsideNetwork() {
+			c.bad(at+"network", "want the network that the addresses may lie outside of")
+		}
+		for n, a := range i.Addresses {
+			if p, err := i.Addresses[0].Prefix(widest); err != nil || !p.Contains(a) {
+				c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n),
+					"%v and %v are in no network together; use an instance for each, or give network and outside_network", i.Addresses[0], a)
+			}
+		}
+		return netip.Prefix{}
+	}
+	p, err := netip.ParsePrefix(m.GetNetwork())
+	if err != nil || p != p.Masked() || p.Bits() < widest || p.IsSingleIP() {
+		c.bad(at+"network", "want a network as in 192.168.60.0/24, got %q", m.GetNetwork())
+		return netip.Prefix{}
+	}
+	for n, a := range i.Addresses {
+		if !m.GetOutsideNetwork() && !p.Contains(a) {
+			c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n), "%v is not in network %v; with outside_network it may be elsewhere", a, p)
+		}
+	}
+	for n, member := range i.Members {
+		if m.GetUnicast() && len(member.Addresses) > 0 && !p.Contains(member.Addresses[0]) {
+			c.bad(fmt.Sprintf("%smembers[%d].addresses[0]", at, n), "%v is not in network %v, where adverts go", member.Addresses[0], p)
+		}
+	}
+	return p
 }
 
 func (c *checker) trackers(at string, messages []*vrrpv1.Tracker, members []Member) []Tracker {

@@ -229,6 +229,26 @@ func TestParseTrackers(t *testing.T) {
 	}
 }
 
+// inNetwork gives the first instance a network.
+func inNetwork(network string, outside bool) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) { i[0].Network, i[0].OutsideNetwork = network, outside }
+}
+
+func TestParseNetwork(t *testing.T) {
+	t.Parallel()
+	messages := tutorial()
+	inNetwork("192.168.60.0/24", false)(messages)
+	got, violations := Parse(messages)
+	if want := netip.MustParsePrefix("192.168.60.0/24"); len(violations) > 0 || On("haproxy", got)[1].Network != want {
+		t.Errorf("inside: got %+v %v", got, violations)
+	}
+	inNetwork("192.168.61.0/24", true)(messages)
+	messages[0].VirtualAddresses = []string{"192.168.60.55", "203.0.113.9"}
+	if got, violations = Parse(messages); len(violations) > 0 || len(got[1].Addresses) != 2 {
+		t.Errorf("outside: got %+v %v", got, violations)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	address := func(a ...string) func([]*vrrpv1.Instance) {
@@ -272,6 +292,22 @@ func TestParseRefuses(t *testing.T) {
 		{"broadcast", address("255.255.255.255"),
 			"instance/VI_3.virtual_addresses[0]: want an address that one machine can have, got 255.255.255.255"},
 		{"link-local", address("169.254.0.1"), "instance/VI_3.virtual_addresses[0]: want an address that one machine can have, got 169.254.0.1"},
+		{"addresses of no network", address("192.168.60.55", "10.0.0.1"), "instance/VI_3.virtual_addresses[1]: 192.168.60.55 and 10.0.0.1 are " +
+			"in no network together; use an instance for each, or give network and outside_network"},
+		{"own address of a member", func(i []*vrrpv1.Instance) { i[0].Members[1].Addresses = []string{"10.99.0.128", "192.168.60.55"} },
+			"instance/VI_3.virtual_addresses[0]: 192.168.60.55 is members[1]'s own address, which cannot move"},
+		{"address outside the network", inNetwork("192.168.61.0/24", false),
+			"instance/VI_3.virtual_addresses[0]: 192.168.60.55 is not in network 192.168.61.0/24; with outside_network it may be elsewhere"},
+		{"network with a host part", inNetwork("192.168.60.1/24", false),
+			`instance/VI_3.network: want a network as in 192.168.60.0/24, got "192.168.60.1/24"`},
+		{"network of one address", inNetwork("192.168.60.55/32", false),
+			`instance/VI_3.network: want a network as in 192.168.60.0/24, got "192.168.60.55/32"`},
+		{"network of everything", inNetwork("0.0.0.0/0", false), `instance/VI_3.network: want a network as in 192.168.60.0/24, got "0.0.0.0/0"`},
+		{"outside of what", inNetwork("", true), "instance/VI_3.network: want the network that the addresses may lie outside of"},
+		{"unicast to another network", func(i []*vrrpv1.Instance) {
+			inNetwork("192.168.60.0/24", false)(i)
+			i[0].Unicast, i[0].Members[0].Addresses, i[0].Members[1].Addresses = true, []string{"192.168.60.22"}, []string{"10.99.0.128"}
+		}, "instance/VI_3.members[1].addresses[0]: 10.99.0.128 is not in network 192.168.60.0/24, where adverts go"},
 		{"no members", func(i []*vrrpv1.Instance) { i[0].Members = nil }, "instance/VI_3.members: want 1 to 32 members, got 0"},
 		{"no node", func(i []*vrrpv1.Instance) { i[0].Members[0].Node = "" }, `instance/VI_3.members[0].node: ` + wantName + `, got ""`},
 		{"node twice", func(i []*vrrpv1.Instance) { i[0].Members[1].Node = "haproxy" },

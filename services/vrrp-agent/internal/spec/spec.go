@@ -99,6 +99,8 @@ type Instance struct {
 	VirtualRouterID uint8
 	// Addresses that one member holds, IPv4, in the order of the adverts.
 	Addresses []netip.Addr
+	// Network whose card carries the instance. Invalid: the narrowest that holds the addresses.
+	Network netip.Prefix
 	// Members in the order of the desired state.
 	Members []Member
 	// Version of VRRP.
@@ -265,6 +267,8 @@ type Local struct {
 	VirtualRouterID uint8
 	// Addresses of the instance.
 	Addresses []netip.Addr
+	// Network whose card carries the instance. Invalid: the narrowest that holds the addresses.
+	Network netip.Prefix
 	// Priority of this node.
 	Priority uint8
 	// Version of VRRP.
@@ -336,7 +340,7 @@ func On(node string, instances []Instance) []Local {
 
 func (i Instance) on(m Member) Local {
 	l := Local{
-		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Priority: m.Priority,
+		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Network: i.Network, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
 		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
 	}
