@@ -558,6 +558,235 @@ func (x *PlaneReport) GetReason() string {
 	return ""
 }
 
+// GetCapabilitiesRequest asks what the data planes can do.
+type GetCapabilitiesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCapabilitiesRequest) Reset() {
+	*x = GetCapabilitiesRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCapabilitiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCapabilitiesRequest) ProtoMessage() {}
+
+func (x *GetCapabilitiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCapabilitiesRequest.ProtoReflect.Descriptor instead.
+func (*GetCapabilitiesRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+// GetCapabilitiesResponse tells it.
+type GetCapabilitiesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the plane in use. Empty when none can be used.
+	Chosen string `protobuf:"bytes,1,opt,name=chosen,proto3" json:"chosen,omitempty"`
+	// Why that one, for people. Example: "asked for: auto; ipvs cannot be used: no IPVS in this kernel"
+	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// Every plane that was looked at.
+	Planes        []*PlaneCapabilities `protobuf:"bytes,3,rep,name=planes,proto3" json:"planes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCapabilitiesResponse) Reset() {
+	*x = GetCapabilitiesResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCapabilitiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCapabilitiesResponse) ProtoMessage() {}
+
+func (x *GetCapabilitiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCapabilitiesResponse.ProtoReflect.Descriptor instead.
+func (*GetCapabilitiesResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetCapabilitiesResponse) GetChosen() string {
+	if x != nil {
+		return x.Chosen
+	}
+	return ""
+}
+
+func (x *GetCapabilitiesResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *GetCapabilitiesResponse) GetPlanes() []*PlaneCapabilities {
+	if x != nil {
+		return x.Planes
+	}
+	return nil
+}
+
+// PlaneCapabilities is what one plane can do here.
+type PlaneCapabilities struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the plane.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether this kernel can do it at all.
+	Usable bool `protobuf:"varint,2,opt,name=usable,proto3" json:"usable,omitempty"`
+	// All features that there are.
+	Features      []*Feature `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaneCapabilities) Reset() {
+	*x = PlaneCapabilities{}
+	mi := &file_director_v1_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaneCapabilities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaneCapabilities) ProtoMessage() {}
+
+func (x *PlaneCapabilities) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaneCapabilities.ProtoReflect.Descriptor instead.
+func (*PlaneCapabilities) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PlaneCapabilities) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlaneCapabilities) GetUsable() bool {
+	if x != nil {
+		return x.Usable
+	}
+	return false
+}
+
+func (x *PlaneCapabilities) GetFeatures() []*Feature {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+// Feature is something that a desired object can need.
+type Feature struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name. Example: persistence
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether the plane has it here.
+	Supported bool `protobuf:"varint,2,opt,name=supported,proto3" json:"supported,omitempty"`
+	// Why not, for people. Empty when it is supported.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Feature) Reset() {
+	*x = Feature{}
+	mi := &file_director_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Feature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Feature) ProtoMessage() {}
+
+func (x *Feature) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Feature.ProtoReflect.Descriptor instead.
+func (*Feature) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Feature) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Feature) GetSupported() bool {
+	if x != nil {
+		return x.Supported
+	}
+	return false
+}
+
+func (x *Feature) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ListServicesRequest asks for the virtual services in the kernel.
 type ListServicesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -567,7 +796,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[8]
+	mi := &file_director_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +808,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[8]
+	mi := &file_director_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +821,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 // ListServicesResponse holds the virtual services in the kernel.
@@ -606,7 +835,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[9]
+	mi := &file_director_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +847,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[9]
+	mi := &file_director_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +860,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceState {
@@ -644,7 +873,7 @@ func (x *ListServicesResponse) GetServices() []*ServiceState {
 // ServiceState is one virtual service as the kernel has it.
 type ServiceState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Address and port. Example: 10.10.60.22:80
+	// Address and port, or mark. Examples: 10.10.60.22:80, 10.10.60.22:53/udp, [2001:db8::22]:80, fwmark:7, fwmark:7/ipv6
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// Scheduler that is in force in this plane.
 	Scheduler string `protobuf:"bytes,2,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
@@ -660,7 +889,7 @@ type ServiceState struct {
 
 func (x *ServiceState) Reset() {
 	*x = ServiceState{}
-	mi := &file_director_v1_control_proto_msgTypes[10]
+	mi := &file_director_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +901,7 @@ func (x *ServiceState) String() string {
 func (*ServiceState) ProtoMessage() {}
 
 func (x *ServiceState) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[10]
+	mi := &file_director_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +914,7 @@ func (x *ServiceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceState.ProtoReflect.Descriptor instead.
 func (*ServiceState) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ServiceState) GetAddress() string {
@@ -747,7 +976,7 @@ type RealServerState struct {
 
 func (x *RealServerState) Reset() {
 	*x = RealServerState{}
-	mi := &file_director_v1_control_proto_msgTypes[11]
+	mi := &file_director_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +988,7 @@ func (x *RealServerState) String() string {
 func (*RealServerState) ProtoMessage() {}
 
 func (x *RealServerState) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[11]
+	mi := &file_director_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +1001,7 @@ func (x *RealServerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RealServerState.ProtoReflect.Descriptor instead.
 func (*RealServerState) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RealServerState) GetAddress() string {
@@ -841,7 +1070,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[12]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1082,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[12]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1095,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainRequest) GetService() string {
@@ -912,7 +1141,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[13]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1153,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[13]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1166,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UndrainRequest) GetService() string {
@@ -966,7 +1195,7 @@ type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Address and port of the client. Example: 10.10.60.1:40000
 	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	// Address and port that it connects to. Example: 10.10.60.22:80
+	// Address and port that it connects to, for UDP with /udp behind them. Examples: 10.10.60.22:80, 10.10.60.22:53/udp
 	Vip           string `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -974,7 +1203,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1215,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1228,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainRequest) GetClient() string {
@@ -1034,7 +1263,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1275,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1288,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainResponse) GetService() string {
@@ -1099,7 +1328,7 @@ type ExamineRequest struct {
 
 func (x *ExamineRequest) Reset() {
 	*x = ExamineRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1340,7 @@ func (x *ExamineRequest) String() string {
 func (*ExamineRequest) ProtoMessage() {}
 
 func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1353,7 @@ func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineRequest.ProtoReflect.Descriptor instead.
 func (*ExamineRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 // ExamineResponse tells it.
@@ -1138,7 +1367,7 @@ type ExamineResponse struct {
 
 func (x *ExamineResponse) Reset() {
 	*x = ExamineResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1379,7 @@ func (x *ExamineResponse) String() string {
 func (*ExamineResponse) ProtoMessage() {}
 
 func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1392,7 @@ func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineResponse.ProtoReflect.Descriptor instead.
 func (*ExamineResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExamineResponse) GetFindings() []*Finding {
@@ -1189,7 +1418,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1430,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1443,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Finding) GetCode() string {
@@ -1249,7 +1478,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1490,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1503,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SimulateRequest) GetObject() *Object {
@@ -1295,7 +1524,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1536,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1549,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SimulateResponse) GetServices() []*ServiceMoves {
@@ -1333,7 +1562,7 @@ func (x *SimulateResponse) GetServices() []*ServiceMoves {
 // ServiceMoves tells how one service would deal otherwise.
 type ServiceMoves struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Address and port of the service.
+	// Address and port of the service, as in ServiceState.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// Scheduler that would be in force.
 	Scheduler string `protobuf:"bytes,2,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
@@ -1350,7 +1579,7 @@ type ServiceMoves struct {
 
 func (x *ServiceMoves) Reset() {
 	*x = ServiceMoves{}
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1591,7 @@ func (x *ServiceMoves) String() string {
 func (*ServiceMoves) ProtoMessage() {}
 
 func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1604,7 @@ func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMoves.ProtoReflect.Descriptor instead.
 func (*ServiceMoves) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ServiceMoves) GetAddress() string {
@@ -1428,7 +1657,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1669,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1682,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Move) GetFrom() string {
@@ -1492,7 +1721,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1733,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1746,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Share) GetRealServer() string {
@@ -1552,7 +1781,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1793,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1806,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportRequest) GetRules() []byte {
@@ -1600,7 +1829,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1841,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1854,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1651,7 +1880,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1892,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1905,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -1691,7 +1920,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1932,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1945,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -1755,6 +1984,19 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\vPlaneReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06usable\x18\x02 \x01(\bR\x06usable\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x18\n" +
+	"\x16GetCapabilitiesRequest\"\x83\x01\n" +
+	"\x17GetCapabilitiesResponse\x12\x16\n" +
+	"\x06chosen\x18\x01 \x01(\tR\x06chosen\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12>\n" +
+	"\x06planes\x18\x03 \x03(\v2&.twotier.director.v1.PlaneCapabilitiesR\x06planes\"y\n" +
+	"\x11PlaneCapabilities\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06usable\x18\x02 \x01(\bR\x06usable\x128\n" +
+	"\bfeatures\x18\x03 \x03(\v2\x1c.twotier.director.v1.FeatureR\bfeatures\"S\n" +
+	"\aFeature\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tsupported\x18\x02 \x01(\bR\tsupported\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x15\n" +
 	"\x13ListServicesRequest\"U\n" +
 	"\x14ListServicesResponse\x12=\n" +
@@ -1830,13 +2072,14 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
-	"\vHEALTH_DOWN\x10\x022\x85\a\n" +
+	"\vHEALTH_DOWN\x10\x022\xf3\a\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
 	"\vListDesired\x12\x1e.twotier.common.v1.PageRequest\x1a(.twotier.director.v1.ListDesiredResponse\x12^\n" +
 	"\vPreviewPlan\x12'.twotier.director.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12c\n" +
-	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12c\n" +
+	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12l\n" +
+	"\x0fGetCapabilities\x12+.twotier.director.v1.GetCapabilitiesRequest\x1a,.twotier.director.v1.GetCapabilitiesResponse\x12c\n" +
 	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12T\n" +
 	"\aExplain\x12#.twotier.director.v1.ExplainRequest\x1a$.twotier.director.v1.ExplainResponse\x12W\n" +
 	"\bSimulate\x12$.twotier.director.v1.SimulateRequest\x1a%.twotier.director.v1.SimulateResponse\x12T\n" +
@@ -1863,108 +2106,116 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_director_v1_control_proto_goTypes = []any{
-	(Health)(0),                    // 0: twotier.director.v1.Health
-	(*Object)(nil),                 // 1: twotier.director.v1.Object
-	(*StoredObject)(nil),           // 2: twotier.director.v1.StoredObject
-	(*ListDesiredResponse)(nil),    // 3: twotier.director.v1.ListDesiredResponse
-	(*PreviewPlanRequest)(nil),     // 4: twotier.director.v1.PreviewPlanRequest
-	(*ApplyRequest)(nil),           // 5: twotier.director.v1.ApplyRequest
-	(*GetDataplaneRequest)(nil),    // 6: twotier.director.v1.GetDataplaneRequest
-	(*GetDataplaneResponse)(nil),   // 7: twotier.director.v1.GetDataplaneResponse
-	(*PlaneReport)(nil),            // 8: twotier.director.v1.PlaneReport
-	(*ListServicesRequest)(nil),    // 9: twotier.director.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 10: twotier.director.v1.ListServicesResponse
-	(*ServiceState)(nil),           // 11: twotier.director.v1.ServiceState
-	(*RealServerState)(nil),        // 12: twotier.director.v1.RealServerState
-	(*DrainRequest)(nil),           // 13: twotier.director.v1.DrainRequest
-	(*UndrainRequest)(nil),         // 14: twotier.director.v1.UndrainRequest
-	(*ExplainRequest)(nil),         // 15: twotier.director.v1.ExplainRequest
-	(*ExplainResponse)(nil),        // 16: twotier.director.v1.ExplainResponse
-	(*ExamineRequest)(nil),         // 17: twotier.director.v1.ExamineRequest
-	(*ExamineResponse)(nil),        // 18: twotier.director.v1.ExamineResponse
-	(*Finding)(nil),                // 19: twotier.director.v1.Finding
-	(*SimulateRequest)(nil),        // 20: twotier.director.v1.SimulateRequest
-	(*SimulateResponse)(nil),       // 21: twotier.director.v1.SimulateResponse
-	(*ServiceMoves)(nil),           // 22: twotier.director.v1.ServiceMoves
-	(*Move)(nil),                   // 23: twotier.director.v1.Move
-	(*Share)(nil),                  // 24: twotier.director.v1.Share
-	(*ImportRequest)(nil),          // 25: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),         // 26: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),          // 27: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),         // 28: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),         // 29: twotier.director.v1.VirtualService
-	(*Address)(nil),                // 30: twotier.director.v1.Address
-	(*Drain)(nil),                  // 31: twotier.director.v1.Drain
-	(*v1.ImportReport)(nil),        // 32: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 33: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 34: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 35: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 36: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 37: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 38: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 39: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 40: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 41: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 42: twotier.common.v1.ReconcileResponse
+	(Health)(0),                     // 0: twotier.director.v1.Health
+	(*Object)(nil),                  // 1: twotier.director.v1.Object
+	(*StoredObject)(nil),            // 2: twotier.director.v1.StoredObject
+	(*ListDesiredResponse)(nil),     // 3: twotier.director.v1.ListDesiredResponse
+	(*PreviewPlanRequest)(nil),      // 4: twotier.director.v1.PreviewPlanRequest
+	(*ApplyRequest)(nil),            // 5: twotier.director.v1.ApplyRequest
+	(*GetDataplaneRequest)(nil),     // 6: twotier.director.v1.GetDataplaneRequest
+	(*GetDataplaneResponse)(nil),    // 7: twotier.director.v1.GetDataplaneResponse
+	(*PlaneReport)(nil),             // 8: twotier.director.v1.PlaneReport
+	(*GetCapabilitiesRequest)(nil),  // 9: twotier.director.v1.GetCapabilitiesRequest
+	(*GetCapabilitiesResponse)(nil), // 10: twotier.director.v1.GetCapabilitiesResponse
+	(*PlaneCapabilities)(nil),       // 11: twotier.director.v1.PlaneCapabilities
+	(*Feature)(nil),                 // 12: twotier.director.v1.Feature
+	(*ListServicesRequest)(nil),     // 13: twotier.director.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),    // 14: twotier.director.v1.ListServicesResponse
+	(*ServiceState)(nil),            // 15: twotier.director.v1.ServiceState
+	(*RealServerState)(nil),         // 16: twotier.director.v1.RealServerState
+	(*DrainRequest)(nil),            // 17: twotier.director.v1.DrainRequest
+	(*UndrainRequest)(nil),          // 18: twotier.director.v1.UndrainRequest
+	(*ExplainRequest)(nil),          // 19: twotier.director.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 20: twotier.director.v1.ExplainResponse
+	(*ExamineRequest)(nil),          // 21: twotier.director.v1.ExamineRequest
+	(*ExamineResponse)(nil),         // 22: twotier.director.v1.ExamineResponse
+	(*Finding)(nil),                 // 23: twotier.director.v1.Finding
+	(*SimulateRequest)(nil),         // 24: twotier.director.v1.SimulateRequest
+	(*SimulateResponse)(nil),        // 25: twotier.director.v1.SimulateResponse
+	(*ServiceMoves)(nil),            // 26: twotier.director.v1.ServiceMoves
+	(*Move)(nil),                    // 27: twotier.director.v1.Move
+	(*Share)(nil),                   // 28: twotier.director.v1.Share
+	(*ImportRequest)(nil),           // 29: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),          // 30: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),           // 31: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),          // 32: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),          // 33: twotier.director.v1.VirtualService
+	(*Address)(nil),                 // 34: twotier.director.v1.Address
+	(*Drain)(nil),                   // 35: twotier.director.v1.Drain
+	(*v1.ImportReport)(nil),         // 36: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),     // 37: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),   // 38: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),          // 39: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),        // 40: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),     // 41: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),               // 42: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil),  // 43: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),        // 44: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),       // 45: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),    // 46: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	29, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	30, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	31, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	33, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	34, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	35, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
 	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
 	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
 	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
 	1,  // 6: twotier.director.v1.ApplyRequest.object:type_name -> twotier.director.v1.Object
 	8,  // 7: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
-	11, // 8: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
-	12, // 9: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
-	0,  // 10: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
-	19, // 11: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
-	1,  // 12: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
-	22, // 13: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
-	23, // 14: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
-	24, // 15: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
-	1,  // 16: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	32, // 17: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	33, // 18: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	34, // 19: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	35, // 20: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 21: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	6,  // 22: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	9,  // 23: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	15, // 24: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
-	20, // 25: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
-	17, // 26: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
-	27, // 27: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	5,  // 28: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	36, // 29: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	37, // 30: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	25, // 31: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	13, // 32: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
-	14, // 33: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
-	38, // 34: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	38, // 35: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 36: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	39, // 37: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 38: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	10, // 39: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	16, // 40: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
-	21, // 41: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
-	18, // 42: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
-	28, // 43: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	40, // 44: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	41, // 45: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	42, // 46: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	26, // 47: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	40, // 48: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
-	41, // 49: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
-	34, // [34:50] is the sub-list for method output_type
-	18, // [18:34] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	11, // 8: twotier.director.v1.GetCapabilitiesResponse.planes:type_name -> twotier.director.v1.PlaneCapabilities
+	12, // 9: twotier.director.v1.PlaneCapabilities.features:type_name -> twotier.director.v1.Feature
+	15, // 10: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	16, // 11: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
+	0,  // 12: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
+	23, // 13: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
+	1,  // 14: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
+	26, // 15: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
+	27, // 16: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
+	28, // 17: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
+	1,  // 18: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	36, // 19: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	37, // 20: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	38, // 21: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	39, // 22: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 23: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 24: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 25: twotier.director.v1.Director.GetCapabilities:input_type -> twotier.director.v1.GetCapabilitiesRequest
+	13, // 26: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	19, // 27: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
+	24, // 28: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
+	21, // 29: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
+	31, // 30: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 31: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	40, // 32: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	41, // 33: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	29, // 34: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	17, // 35: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	18, // 36: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	42, // 37: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	42, // 38: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 39: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	43, // 40: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 41: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 42: twotier.director.v1.Director.GetCapabilities:output_type -> twotier.director.v1.GetCapabilitiesResponse
+	14, // 43: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	20, // 44: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
+	25, // 45: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
+	22, // 46: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
+	32, // 47: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	44, // 48: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	45, // 49: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	46, // 50: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	30, // 51: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	44, // 52: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	45, // 53: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	37, // [37:54] is the sub-list for method output_type
+	20, // [20:37] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -1978,14 +2229,14 @@ func file_director_v1_control_proto_init() {
 		(*Object_Address)(nil),
 		(*Object_Drain)(nil),
 	}
-	file_director_v1_control_proto_msgTypes[11].OneofWrappers = []any{}
+	file_director_v1_control_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

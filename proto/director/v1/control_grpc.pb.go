@@ -22,16 +22,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Director_GetStatus_FullMethodName    = "/twotier.director.v1.Director/GetStatus"
-	Director_WatchStatus_FullMethodName  = "/twotier.director.v1.Director/WatchStatus"
-	Director_ListDesired_FullMethodName  = "/twotier.director.v1.Director/ListDesired"
-	Director_PreviewPlan_FullMethodName  = "/twotier.director.v1.Director/PreviewPlan"
-	Director_GetDataplane_FullMethodName = "/twotier.director.v1.Director/GetDataplane"
-	Director_ListServices_FullMethodName = "/twotier.director.v1.Director/ListServices"
-	Director_Explain_FullMethodName      = "/twotier.director.v1.Director/Explain"
-	Director_Simulate_FullMethodName     = "/twotier.director.v1.Director/Simulate"
-	Director_Examine_FullMethodName      = "/twotier.director.v1.Director/Examine"
-	Director_Export_FullMethodName       = "/twotier.director.v1.Director/Export"
+	Director_GetStatus_FullMethodName       = "/twotier.director.v1.Director/GetStatus"
+	Director_WatchStatus_FullMethodName     = "/twotier.director.v1.Director/WatchStatus"
+	Director_ListDesired_FullMethodName     = "/twotier.director.v1.Director/ListDesired"
+	Director_PreviewPlan_FullMethodName     = "/twotier.director.v1.Director/PreviewPlan"
+	Director_GetDataplane_FullMethodName    = "/twotier.director.v1.Director/GetDataplane"
+	Director_GetCapabilities_FullMethodName = "/twotier.director.v1.Director/GetCapabilities"
+	Director_ListServices_FullMethodName    = "/twotier.director.v1.Director/ListServices"
+	Director_Explain_FullMethodName         = "/twotier.director.v1.Director/Explain"
+	Director_Simulate_FullMethodName        = "/twotier.director.v1.Director/Simulate"
+	Director_Examine_FullMethodName         = "/twotier.director.v1.Director/Examine"
+	Director_Export_FullMethodName          = "/twotier.director.v1.Director/Export"
 )
 
 // DirectorClient is the client API for Director service.
@@ -50,6 +51,9 @@ type DirectorClient interface {
 	PreviewPlan(ctx context.Context, in *PreviewPlanRequest, opts ...grpc.CallOption) (*v1.PreviewPlanResponse, error)
 	// GetDataplane tells which data plane is in use, and why the others are not.
 	GetDataplane(ctx context.Context, in *GetDataplaneRequest, opts ...grpc.CallOption) (*GetDataplaneResponse, error)
+	// GetCapabilities tells feature by feature what each data plane can do here. A desired object that needs what the plane in use cannot is
+	// refused with the field.
+	GetCapabilities(ctx context.Context, in *GetCapabilitiesRequest, opts ...grpc.CallOption) (*GetCapabilitiesResponse, error)
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
@@ -135,6 +139,16 @@ func (c *directorClient) GetDataplane(ctx context.Context, in *GetDataplaneReque
 	return out, nil
 }
 
+func (c *directorClient) GetCapabilities(ctx context.Context, in *GetCapabilitiesRequest, opts ...grpc.CallOption) (*GetCapabilitiesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCapabilitiesResponse)
+	err := c.cc.Invoke(ctx, Director_GetCapabilities_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *directorClient) ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListServicesResponse)
@@ -201,6 +215,9 @@ type DirectorServer interface {
 	PreviewPlan(context.Context, *PreviewPlanRequest) (*v1.PreviewPlanResponse, error)
 	// GetDataplane tells which data plane is in use, and why the others are not.
 	GetDataplane(context.Context, *GetDataplaneRequest) (*GetDataplaneResponse, error)
+	// GetCapabilities tells feature by feature what each data plane can do here. A desired object that needs what the plane in use cannot is
+	// refused with the field.
+	GetCapabilities(context.Context, *GetCapabilitiesRequest) (*GetCapabilitiesResponse, error)
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
@@ -241,6 +258,9 @@ func (UnimplementedDirectorServer) PreviewPlan(context.Context, *PreviewPlanRequ
 }
 func (UnimplementedDirectorServer) GetDataplane(context.Context, *GetDataplaneRequest) (*GetDataplaneResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDataplane not implemented")
+}
+func (UnimplementedDirectorServer) GetCapabilities(context.Context, *GetCapabilitiesRequest) (*GetCapabilitiesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCapabilities not implemented")
 }
 func (UnimplementedDirectorServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
@@ -361,6 +381,24 @@ func _Director_GetDataplane_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Director_GetCapabilities_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCapabilitiesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectorServer).GetCapabilities(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Director_GetCapabilities_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectorServer).GetCapabilities(ctx, req.(*GetCapabilitiesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Director_ListServices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListServicesRequest)
 	if err := dec(in); err != nil {
@@ -473,6 +511,10 @@ var Director_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetDataplane",
 			Handler:    _Director_GetDataplane_Handler,
+		},
+		{
+			MethodName: "GetCapabilities",
+			Handler:    _Director_GetCapabilities_Handler,
 		},
 		{
 			MethodName: "ListServices",

@@ -32,6 +32,8 @@ const (
 	Protocol_PROTOCOL_UNSPECIFIED Protocol = 0
 	// TCP.
 	Protocol_PROTOCOL_TCP Protocol = 1
+	// UDP. A flow is what comes from one address and port of a client; it ends when nothing has come for a while.
+	Protocol_PROTOCOL_UDP Protocol = 2
 )
 
 // Enum value maps for Protocol.
@@ -39,10 +41,12 @@ var (
 	Protocol_name = map[int32]string{
 		0: "PROTOCOL_UNSPECIFIED",
 		1: "PROTOCOL_TCP",
+		2: "PROTOCOL_UDP",
 	}
 	Protocol_value = map[string]int32{
 		"PROTOCOL_UNSPECIFIED": 0,
 		"PROTOCOL_TCP":         1,
+		"PROTOCOL_UDP":         2,
 	}
 )
 
@@ -73,6 +77,59 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_director_v1_desired_proto_rawDescGZIP(), []int{0}
 }
 
+// Family of addresses, where no address tells it.
+type Family int32
+
+const (
+	// The same as FAMILY_IPV4.
+	Family_FAMILY_UNSPECIFIED Family = 0
+	// IPv4.
+	Family_FAMILY_IPV4 Family = 1
+	// IPv6.
+	Family_FAMILY_IPV6 Family = 2
+)
+
+// Enum value maps for Family.
+var (
+	Family_name = map[int32]string{
+		0: "FAMILY_UNSPECIFIED",
+		1: "FAMILY_IPV4",
+		2: "FAMILY_IPV6",
+	}
+	Family_value = map[string]int32{
+		"FAMILY_UNSPECIFIED": 0,
+		"FAMILY_IPV4":        1,
+		"FAMILY_IPV6":        2,
+	}
+)
+
+func (x Family) Enum() *Family {
+	p := new(Family)
+	*p = x
+	return p
+}
+
+func (x Family) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Family) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_desired_proto_enumTypes[1].Descriptor()
+}
+
+func (Family) Type() protoreflect.EnumType {
+	return &file_director_v1_desired_proto_enumTypes[1]
+}
+
+func (x Family) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Family.Descriptor instead.
+func (Family) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
 // Forwarding is how packets reach the real servers.
 type Forwarding int32
 
@@ -81,6 +138,12 @@ const (
 	Forwarding_FORWARDING_UNSPECIFIED Forwarding = 0
 	// LVS-NAT (ipvsadm -m): the destination is rewritten; replies must come back through the director.
 	Forwarding_FORWARDING_MASQUERADE Forwarding = 1
+	// Direct routing (ipvsadm -g): the packet goes unchanged to the real server's network card, which has the VIP too; replies
+	// go past the director.
+	Forwarding_FORWARDING_DIRECT Forwarding = 2
+	// Tunnel (ipvsadm -i): the packet goes unchanged in another one to the real server, which has the VIP too; replies go past
+	// the director.
+	Forwarding_FORWARDING_TUNNEL Forwarding = 3
 )
 
 // Enum value maps for Forwarding.
@@ -88,10 +151,14 @@ var (
 	Forwarding_name = map[int32]string{
 		0: "FORWARDING_UNSPECIFIED",
 		1: "FORWARDING_MASQUERADE",
+		2: "FORWARDING_DIRECT",
+		3: "FORWARDING_TUNNEL",
 	}
 	Forwarding_value = map[string]int32{
 		"FORWARDING_UNSPECIFIED": 0,
 		"FORWARDING_MASQUERADE":  1,
+		"FORWARDING_DIRECT":      2,
+		"FORWARDING_TUNNEL":      3,
 	}
 )
 
@@ -106,11 +173,11 @@ func (x Forwarding) String() string {
 }
 
 func (Forwarding) Descriptor() protoreflect.EnumDescriptor {
-	return file_director_v1_desired_proto_enumTypes[1].Descriptor()
+	return file_director_v1_desired_proto_enumTypes[2].Descriptor()
 }
 
 func (Forwarding) Type() protoreflect.EnumType {
-	return &file_director_v1_desired_proto_enumTypes[1]
+	return &file_director_v1_desired_proto_enumTypes[2]
 }
 
 func (x Forwarding) Number() protoreflect.EnumNumber {
@@ -119,7 +186,299 @@ func (x Forwarding) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Forwarding.Descriptor instead.
 func (Forwarding) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
+// TunnelType is a kind of tunnel.
+type TunnelType int32
+
+const (
+	// The same as TUNNEL_TYPE_IPIP.
+	TunnelType_TUNNEL_TYPE_UNSPECIFIED TunnelType = 0
+	// IP in IP (RFC 2003, RFC 2473).
+	TunnelType_TUNNEL_TYPE_IPIP TunnelType = 1
+	// Generic UDP encapsulation.
+	TunnelType_TUNNEL_TYPE_GUE TunnelType = 2
+	// Generic routing encapsulation (RFC 2784).
+	TunnelType_TUNNEL_TYPE_GRE TunnelType = 3
+)
+
+// Enum value maps for TunnelType.
+var (
+	TunnelType_name = map[int32]string{
+		0: "TUNNEL_TYPE_UNSPECIFIED",
+		1: "TUNNEL_TYPE_IPIP",
+		2: "TUNNEL_TYPE_GUE",
+		3: "TUNNEL_TYPE_GRE",
+	}
+	TunnelType_value = map[string]int32{
+		"TUNNEL_TYPE_UNSPECIFIED": 0,
+		"TUNNEL_TYPE_IPIP":        1,
+		"TUNNEL_TYPE_GUE":         2,
+		"TUNNEL_TYPE_GRE":         3,
+	}
+)
+
+func (x TunnelType) Enum() *TunnelType {
+	p := new(TunnelType)
+	*p = x
+	return p
+}
+
+func (x TunnelType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TunnelType) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_desired_proto_enumTypes[3].Descriptor()
+}
+
+func (TunnelType) Type() protoreflect.EnumType {
+	return &file_director_v1_desired_proto_enumTypes[3]
+}
+
+func (x TunnelType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TunnelType.Descriptor instead.
+func (TunnelType) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+// TunnelChecksum is how the outer packet is checked.
+type TunnelChecksum int32
+
+const (
+	// The same as TUNNEL_CHECKSUM_NONE.
+	TunnelChecksum_TUNNEL_CHECKSUM_UNSPECIFIED TunnelChecksum = 0
+	// None.
+	TunnelChecksum_TUNNEL_CHECKSUM_NONE TunnelChecksum = 1
+	// Over the whole packet.
+	TunnelChecksum_TUNNEL_CHECKSUM_WHOLE TunnelChecksum = 2
+	// Remote checksum offload, with GUE only.
+	TunnelChecksum_TUNNEL_CHECKSUM_REMOTE TunnelChecksum = 3
+)
+
+// Enum value maps for TunnelChecksum.
+var (
+	TunnelChecksum_name = map[int32]string{
+		0: "TUNNEL_CHECKSUM_UNSPECIFIED",
+		1: "TUNNEL_CHECKSUM_NONE",
+		2: "TUNNEL_CHECKSUM_WHOLE",
+		3: "TUNNEL_CHECKSUM_REMOTE",
+	}
+	TunnelChecksum_value = map[string]int32{
+		"TUNNEL_CHECKSUM_UNSPECIFIED": 0,
+		"TUNNEL_CHECKSUM_NONE":        1,
+		"TUNNEL_CHECKSUM_WHOLE":       2,
+		"TUNNEL_CHECKSUM_REMOTE":      3,
+	}
+)
+
+func (x TunnelChecksum) Enum() *TunnelChecksum {
+	p := new(TunnelChecksum)
+	*p = x
+	return p
+}
+
+func (x TunnelChecksum) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TunnelChecksum) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_desired_proto_enumTypes[4].Descriptor()
+}
+
+func (TunnelChecksum) Type() protoreflect.EnumType {
+	return &file_director_v1_desired_proto_enumTypes[4]
+}
+
+func (x TunnelChecksum) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TunnelChecksum.Descriptor instead.
+func (TunnelChecksum) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{4}
+}
+
+// Foreign is what becomes of a virtual service that is wanted and that somebody else has made in the kernel.
+type Foreign int32
+
+const (
+	// The same as FOREIGN_ADOPT.
+	Foreign_FOREIGN_UNSPECIFIED Foreign = 0
+	// It becomes the director's and as wanted.
+	Foreign_FOREIGN_ADOPT Foreign = 1
+	// It is left as it is; the status says so.
+	Foreign_FOREIGN_IGNORE Foreign = 2
+	// It is left as it is, and nothing counts as done: the outcome is RETRY and names it, until whoever made it takes it away.
+	Foreign_FOREIGN_REFUSE Foreign = 3
+)
+
+// Enum value maps for Foreign.
+var (
+	Foreign_name = map[int32]string{
+		0: "FOREIGN_UNSPECIFIED",
+		1: "FOREIGN_ADOPT",
+		2: "FOREIGN_IGNORE",
+		3: "FOREIGN_REFUSE",
+	}
+	Foreign_value = map[string]int32{
+		"FOREIGN_UNSPECIFIED": 0,
+		"FOREIGN_ADOPT":       1,
+		"FOREIGN_IGNORE":      2,
+		"FOREIGN_REFUSE":      3,
+	}
+)
+
+func (x Foreign) Enum() *Foreign {
+	p := new(Foreign)
+	*p = x
+	return p
+}
+
+func (x Foreign) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Foreign) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_desired_proto_enumTypes[5].Descriptor()
+}
+
+func (Foreign) Type() protoreflect.EnumType {
+	return &file_director_v1_desired_proto_enumTypes[5]
+}
+
+func (x Foreign) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Foreign.Descriptor instead.
+func (Foreign) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
+}
+
+// Tunnel is how packets are wrapped for FORWARDING_TUNNEL.
+type Tunnel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they are wrapped in. Default IPIP.
+	Type TunnelType `protobuf:"varint,1,opt,name=type,proto3,enum=twotier.director.v1.TunnelType" json:"type,omitempty"`
+	// UDP port of the real server's end, 1 to 65535. With GUE only, and needed there.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Checksum of the outer packet. Not with IPIP. Default: none.
+	Checksum      TunnelChecksum `protobuf:"varint,3,opt,name=checksum,proto3,enum=twotier.director.v1.TunnelChecksum" json:"checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tunnel) Reset() {
+	*x = Tunnel{}
+	mi := &file_director_v1_desired_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tunnel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tunnel) ProtoMessage() {}
+
+func (x *Tunnel) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
+func (*Tunnel) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Tunnel) GetType() TunnelType {
+	if x != nil {
+		return x.Type
+	}
+	return TunnelType_TUNNEL_TYPE_UNSPECIFIED
+}
+
+func (x *Tunnel) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Tunnel) GetChecksum() TunnelChecksum {
+	if x != nil {
+		return x.Checksum
+	}
+	return TunnelChecksum_TUNNEL_CHECKSUM_UNSPECIFIED
+}
+
+// Persistence keeps a client on one real server: its connections go where its last one went, while connections of its are open and
+// for a while after.
+type Persistence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long after its last connection began a client is remembered, 1s to 24h, whole seconds. Default 5m. IPVS looks again
+	// when connections of the client are still open then.
+	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How much of the client's address counts: clients alike in this many bits are one. 1 to 32, for IPv6 1 to 128. Default: all.
+	Prefix        uint32 `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Persistence) Reset() {
+	*x = Persistence{}
+	mi := &file_director_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Persistence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Persistence) ProtoMessage() {}
+
+func (x *Persistence) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Persistence.ProtoReflect.Descriptor instead.
+func (*Persistence) Descriptor() ([]byte, []int) {
 	return file_director_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Persistence) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Persistence) GetPrefix() uint32 {
+	if x != nil {
+		return x.Prefix
+	}
+	return 0
 }
 
 // VirtualService spreads the connections to one address and port over real servers.
@@ -128,15 +487,16 @@ type VirtualService struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, unique among the virtual services: letters, digits, "-", "_", ".". Example: web
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The VIP that clients connect to, IPv4. Example: 10.10.60.22
+	// The VIP that clients connect to, IPv4 or IPv6. Not with fwmark. Example: 10.10.60.22
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// Port of the VIP, 1 to 65535. Example: 80
+	// Port of the VIP, 1 to 65535. Not with fwmark. Example: 80
 	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	// Protocol. Default TCP.
+	// Protocol. Default TCP; with fwmark both, and nothing is said here.
 	Protocol Protocol `protobuf:"varint,4,opt,name=protocol,proto3,enum=twotier.director.v1.Protocol" json:"protocol,omitempty"`
 	// Scheduler by its IPVS name: rr and wrr (turns), lc and wlc (fewest connections), sh (by the client's address), mh (by
 	// its address and port, over a Maglev table); rr and lc know no weights but 0. Default wlc. The nftables plane deals in turn
 	// for lc and wlc too; the status says so. With mh or sh there, another director can take over without losing connections.
+	// On the ipvs plane also dh, sed, nq, lblc, lblcr, fo, ovf and twos, where the kernel has them.
 	Scheduler string `protobuf:"bytes,5,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Forwarding method. Default masquerade.
 	Forwarding Forwarding `protobuf:"varint,6,opt,name=forwarding,proto3,enum=twotier.director.v1.Forwarding" json:"forwarding,omitempty"`
@@ -159,13 +519,27 @@ type VirtualService struct {
 	// Cut the connections that are still open at the end of drain_timeout. Default: they go on where the plane lets them
 	// (nftables); IPVS ends them with net.ipv4.vs.expire_nodest_conn=1.
 	ResetAfterDrain bool `protobuf:"varint,13,opt,name=reset_after_drain,json=resetAfterDrain,proto3" json:"reset_after_drain,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Mark of the packets that the service takes, instead of address and port: whatever rule sets it (nft meta mark set, iptables
+	// -j MARK) says what belongs to it. Real servers without a port get the port that the client asked for.
+	Fwmark uint32 `protobuf:"varint,14,opt,name=fwmark,proto3" json:"fwmark,omitempty"`
+	// Family of a service by fwmark. Default IPv4.
+	Family Family `protobuf:"varint,15,opt,name=family,proto3,enum=twotier.director.v1.Family" json:"family,omitempty"`
+	// How packets are wrapped, with forwarding tunnel. Default: IPIP.
+	Tunnel *Tunnel `protobuf:"bytes,16,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// Keep each client on one real server. Default: no. A drained real server keeps none.
+	Persistence *Persistence `protobuf:"bytes,17,opt,name=persistence,proto3" json:"persistence,omitempty"`
+	// How long a real server that takes connections again, or for the first time, is spared: its weight grows from a tenth to the whole
+	// during this, 1s to 1h. Not with rr and lc, which know no weights. Default: not at all.
+	SlowStart *durationpb.Duration `protobuf:"bytes,18,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
+	// What if somebody else has made this service in the kernel. Default: adopt.
+	Foreign       Foreign `protobuf:"varint,19,opt,name=foreign,proto3,enum=twotier.director.v1.Foreign" json:"foreign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VirtualService) Reset() {
 	*x = VirtualService{}
-	mi := &file_director_v1_desired_proto_msgTypes[0]
+	mi := &file_director_v1_desired_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -177,7 +551,7 @@ func (x *VirtualService) String() string {
 func (*VirtualService) ProtoMessage() {}
 
 func (x *VirtualService) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[0]
+	mi := &file_director_v1_desired_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -190,7 +564,7 @@ func (x *VirtualService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VirtualService.ProtoReflect.Descriptor instead.
 func (*VirtualService) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{0}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *VirtualService) GetName() string {
@@ -284,6 +658,48 @@ func (x *VirtualService) GetResetAfterDrain() bool {
 	return false
 }
 
+func (x *VirtualService) GetFwmark() uint32 {
+	if x != nil {
+		return x.Fwmark
+	}
+	return 0
+}
+
+func (x *VirtualService) GetFamily() Family {
+	if x != nil {
+		return x.Family
+	}
+	return Family_FAMILY_UNSPECIFIED
+}
+
+func (x *VirtualService) GetTunnel() *Tunnel {
+	if x != nil {
+		return x.Tunnel
+	}
+	return nil
+}
+
+func (x *VirtualService) GetPersistence() *Persistence {
+	if x != nil {
+		return x.Persistence
+	}
+	return nil
+}
+
+func (x *VirtualService) GetSlowStart() *durationpb.Duration {
+	if x != nil {
+		return x.SlowStart
+	}
+	return nil
+}
+
+func (x *VirtualService) GetForeign() Foreign {
+	if x != nil {
+		return x.Foreign
+	}
+	return Foreign_FOREIGN_UNSPECIFIED
+}
+
 // Quorum is the total weight of living real servers that a service needs (keepalived: quorum, hysteresis).
 type Quorum struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -297,7 +713,7 @@ type Quorum struct {
 
 func (x *Quorum) Reset() {
 	*x = Quorum{}
-	mi := &file_director_v1_desired_proto_msgTypes[1]
+	mi := &file_director_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +725,7 @@ func (x *Quorum) String() string {
 func (*Quorum) ProtoMessage() {}
 
 func (x *Quorum) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[1]
+	mi := &file_director_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +738,7 @@ func (x *Quorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quorum.ProtoReflect.Descriptor instead.
 func (*Quorum) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Quorum) GetWeight() uint32 {
@@ -373,7 +789,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_director_v1_desired_proto_msgTypes[2]
+	mi := &file_director_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +801,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[2]
+	mi := &file_director_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +814,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Check) GetKind() isCheck_Kind {
@@ -559,7 +975,7 @@ type TcpCheck struct {
 
 func (x *TcpCheck) Reset() {
 	*x = TcpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[3]
+	mi := &file_director_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +987,7 @@ func (x *TcpCheck) String() string {
 func (*TcpCheck) ProtoMessage() {}
 
 func (x *TcpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[3]
+	mi := &file_director_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +1000,7 @@ func (x *TcpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpCheck.ProtoReflect.Descriptor instead.
 func (*TcpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 // HttpCheck is one HTTP/1.1 request; a status of 200 to 399 is good.
@@ -602,7 +1018,7 @@ type HttpCheck struct {
 
 func (x *HttpCheck) Reset() {
 	*x = HttpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[4]
+	mi := &file_director_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +1030,7 @@ func (x *HttpCheck) String() string {
 func (*HttpCheck) ProtoMessage() {}
 
 func (x *HttpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[4]
+	mi := &file_director_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +1043,7 @@ func (x *HttpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
 func (*HttpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HttpCheck) GetMethod() string {
@@ -662,7 +1078,7 @@ type GrpcCheck struct {
 
 func (x *GrpcCheck) Reset() {
 	*x = GrpcCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[5]
+	mi := &file_director_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +1090,7 @@ func (x *GrpcCheck) String() string {
 func (*GrpcCheck) ProtoMessage() {}
 
 func (x *GrpcCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[5]
+	mi := &file_director_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +1103,7 @@ func (x *GrpcCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcCheck.ProtoReflect.Descriptor instead.
 func (*GrpcCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GrpcCheck) GetService() string {
@@ -711,7 +1127,7 @@ type UdpCheck struct {
 
 func (x *UdpCheck) Reset() {
 	*x = UdpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[6]
+	mi := &file_director_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1139,7 @@ func (x *UdpCheck) String() string {
 func (*UdpCheck) ProtoMessage() {}
 
 func (x *UdpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[6]
+	mi := &file_director_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1152,7 @@ func (x *UdpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UdpCheck.ProtoReflect.Descriptor instead.
 func (*UdpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UdpCheck) GetPayload() []byte {
@@ -766,7 +1182,7 @@ type DnsCheck struct {
 
 func (x *DnsCheck) Reset() {
 	*x = DnsCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[7]
+	mi := &file_director_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +1194,7 @@ func (x *DnsCheck) String() string {
 func (*DnsCheck) ProtoMessage() {}
 
 func (x *DnsCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[7]
+	mi := &file_director_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1207,7 @@ func (x *DnsCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsCheck.ProtoReflect.Descriptor instead.
 func (*DnsCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DnsCheck) GetName() string {
@@ -817,7 +1233,7 @@ type IcmpCheck struct {
 
 func (x *IcmpCheck) Reset() {
 	*x = IcmpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[8]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1245,7 @@ func (x *IcmpCheck) String() string {
 func (*IcmpCheck) ProtoMessage() {}
 
 func (x *IcmpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[8]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1258,7 @@ func (x *IcmpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IcmpCheck.ProtoReflect.Descriptor instead.
 func (*IcmpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 // Drain takes a real server out of the balance: it gets no new connections, those that are open go on. The verb Drain makes
@@ -866,7 +1282,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_director_v1_desired_proto_msgTypes[9]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1294,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[9]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1307,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Drain) GetName() string {
@@ -932,20 +1348,29 @@ func (x *Drain) GetReason() string {
 // RealServer takes a share of a virtual service's connections.
 type RealServer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Address, IPv4. Example: 192.168.60.78
+	// Address, of the family of the VIP; by a tunnel the other one too. Example: 192.168.60.78
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// Port, 1 to 65535. Default: the port of the virtual service.
+	// Port, 1 to 65535. Default: the port of the virtual service; no other is possible without masquerading.
 	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	// Share of the new connections relative to the other real servers, 0 to 65535. Default 1.
 	// 0 = drain: no new connections, those there are go on.
-	Weight        *uint32 `protobuf:"varint,3,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	Weight *uint32 `protobuf:"varint,3,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// Most connections that it is to have, open and just closed ones; one more goes to another real server, and is refused when all are full.
+	// 0 to 4294967295. Default 0: no limit.
+	UpperThreshold uint32 `protobuf:"varint,4,opt,name=upper_threshold,json=upperThreshold,proto3" json:"upper_threshold,omitempty"`
+	// Once it is full it takes connections again below this many, less than or equal to upper_threshold. Default: three quarters of it.
+	LowerThreshold uint32 `protobuf:"varint,5,opt,name=lower_threshold,json=lowerThreshold,proto3" json:"lower_threshold,omitempty"`
+	// Forwarding to this one. Default: that of the virtual service.
+	Forwarding Forwarding `protobuf:"varint,6,opt,name=forwarding,proto3,enum=twotier.director.v1.Forwarding" json:"forwarding,omitempty"`
+	// How packets to this one are wrapped. Default: as for the virtual service.
+	Tunnel        *Tunnel `protobuf:"bytes,7,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RealServer) Reset() {
 	*x = RealServer{}
-	mi := &file_director_v1_desired_proto_msgTypes[10]
+	mi := &file_director_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1382,7 @@ func (x *RealServer) String() string {
 func (*RealServer) ProtoMessage() {}
 
 func (x *RealServer) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[10]
+	mi := &file_director_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1395,7 @@ func (x *RealServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RealServer.ProtoReflect.Descriptor instead.
 func (*RealServer) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RealServer) GetAddress() string {
@@ -994,6 +1419,34 @@ func (x *RealServer) GetWeight() uint32 {
 	return 0
 }
 
+func (x *RealServer) GetUpperThreshold() uint32 {
+	if x != nil {
+		return x.UpperThreshold
+	}
+	return 0
+}
+
+func (x *RealServer) GetLowerThreshold() uint32 {
+	if x != nil {
+		return x.LowerThreshold
+	}
+	return 0
+}
+
+func (x *RealServer) GetForwarding() Forwarding {
+	if x != nil {
+		return x.Forwarding
+	}
+	return Forwarding_FORWARDING_UNSPECIFIED
+}
+
+func (x *RealServer) GetTunnel() *Tunnel {
+	if x != nil {
+		return x.Tunnel
+	}
+	return nil
+}
+
 // Address is an IPv4 address that the director puts on a network card of its node and takes away again when it is
 // no longer wanted: the VIP outside, the real servers' gateway inside. The card is the one that already has an
 // address of the same subnet; its name does not matter.
@@ -1012,7 +1465,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_director_v1_desired_proto_msgTypes[11]
+	mi := &file_director_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1477,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[11]
+	mi := &file_director_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1490,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Address) GetName() string {
@@ -1065,7 +1518,14 @@ var File_director_v1_desired_proto protoreflect.FileDescriptor
 
 const file_director_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x19director/v1/desired.proto\x12\x13twotier.director.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf0\x04\n" +
+	"\x19director/v1/desired.proto\x12\x13twotier.director.v1\x1a\x1egoogle/protobuf/duration.proto\"\x92\x01\n" +
+	"\x06Tunnel\x123\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x1f.twotier.director.v1.TunnelTypeR\x04type\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12?\n" +
+	"\bchecksum\x18\x03 \x01(\x0e2#.twotier.director.v1.TunnelChecksumR\bchecksum\"Z\n" +
+	"\vPersistence\x123\n" +
+	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\rR\x06prefix\"\xa8\a\n" +
 	"\x0eVirtualService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1082,7 +1542,14 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	" \x01(\v2\x1b.twotier.director.v1.QuorumR\x06quorum\x12B\n" +
 	"\fsorry_server\x18\v \x01(\v2\x1f.twotier.director.v1.RealServerR\vsorryServer\x12>\n" +
 	"\rdrain_timeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\x12*\n" +
-	"\x11reset_after_drain\x18\r \x01(\bR\x0fresetAfterDrain\"@\n" +
+	"\x11reset_after_drain\x18\r \x01(\bR\x0fresetAfterDrain\x12\x16\n" +
+	"\x06fwmark\x18\x0e \x01(\rR\x06fwmark\x123\n" +
+	"\x06family\x18\x0f \x01(\x0e2\x1b.twotier.director.v1.FamilyR\x06family\x123\n" +
+	"\x06tunnel\x18\x10 \x01(\v2\x1b.twotier.director.v1.TunnelR\x06tunnel\x12B\n" +
+	"\vpersistence\x18\x11 \x01(\v2 .twotier.director.v1.PersistenceR\vpersistence\x128\n" +
+	"\n" +
+	"slow_start\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\tslowStart\x126\n" +
+	"\aforeign\x18\x13 \x01(\x0e2\x1c.twotier.director.v1.ForeignR\aforeign\"@\n" +
 	"\x06Quorum\x12\x16\n" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x1e\n" +
 	"\n" +
@@ -1123,24 +1590,53 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\rR\x04port\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"b\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xaa\x02\n" +
 	"\n" +
 	"RealServer\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1b\n" +
-	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01B\t\n" +
+	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12'\n" +
+	"\x0fupper_threshold\x18\x04 \x01(\rR\x0eupperThreshold\x12'\n" +
+	"\x0flower_threshold\x18\x05 \x01(\rR\x0elowerThreshold\x12?\n" +
+	"\n" +
+	"forwarding\x18\x06 \x01(\x0e2\x1f.twotier.director.v1.ForwardingR\n" +
+	"forwarding\x123\n" +
+	"\x06tunnel\x18\a \x01(\v2\x1b.twotier.director.v1.TunnelR\x06tunnelB\t\n" +
 	"\a_weight\"K\n" +
 	"\aAddress\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
-	"\x05nodes\x18\x03 \x03(\tR\x05nodes*6\n" +
+	"\x05nodes\x18\x03 \x03(\tR\x05nodes*H\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
-	"\fPROTOCOL_TCP\x10\x01*C\n" +
+	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
+	"\fPROTOCOL_UDP\x10\x02*B\n" +
+	"\x06Family\x12\x16\n" +
+	"\x12FAMILY_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vFAMILY_IPV4\x10\x01\x12\x0f\n" +
+	"\vFAMILY_IPV6\x10\x02*q\n" +
 	"\n" +
 	"Forwarding\x12\x1a\n" +
 	"\x16FORWARDING_UNSPECIFIED\x10\x00\x12\x19\n" +
-	"\x15FORWARDING_MASQUERADE\x10\x01B9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
+	"\x15FORWARDING_MASQUERADE\x10\x01\x12\x15\n" +
+	"\x11FORWARDING_DIRECT\x10\x02\x12\x15\n" +
+	"\x11FORWARDING_TUNNEL\x10\x03*i\n" +
+	"\n" +
+	"TunnelType\x12\x1b\n" +
+	"\x17TUNNEL_TYPE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10TUNNEL_TYPE_IPIP\x10\x01\x12\x13\n" +
+	"\x0fTUNNEL_TYPE_GUE\x10\x02\x12\x13\n" +
+	"\x0fTUNNEL_TYPE_GRE\x10\x03*\x82\x01\n" +
+	"\x0eTunnelChecksum\x12\x1f\n" +
+	"\x1bTUNNEL_CHECKSUM_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14TUNNEL_CHECKSUM_NONE\x10\x01\x12\x19\n" +
+	"\x15TUNNEL_CHECKSUM_WHOLE\x10\x02\x12\x1a\n" +
+	"\x16TUNNEL_CHECKSUM_REMOTE\x10\x03*]\n" +
+	"\aForeign\x12\x17\n" +
+	"\x13FOREIGN_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rFOREIGN_ADOPT\x10\x01\x12\x12\n" +
+	"\x0eFOREIGN_IGNORE\x10\x02\x12\x12\n" +
+	"\x0eFOREIGN_REFUSE\x10\x03B9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
 
 var (
 	file_director_v1_desired_proto_rawDescOnce sync.Once
@@ -1154,47 +1650,63 @@ func file_director_v1_desired_proto_rawDescGZIP() []byte {
 	return file_director_v1_desired_proto_rawDescData
 }
 
-var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_director_v1_desired_proto_goTypes = []any{
 	(Protocol)(0),               // 0: twotier.director.v1.Protocol
-	(Forwarding)(0),             // 1: twotier.director.v1.Forwarding
-	(*VirtualService)(nil),      // 2: twotier.director.v1.VirtualService
-	(*Quorum)(nil),              // 3: twotier.director.v1.Quorum
-	(*Check)(nil),               // 4: twotier.director.v1.Check
-	(*TcpCheck)(nil),            // 5: twotier.director.v1.TcpCheck
-	(*HttpCheck)(nil),           // 6: twotier.director.v1.HttpCheck
-	(*GrpcCheck)(nil),           // 7: twotier.director.v1.GrpcCheck
-	(*UdpCheck)(nil),            // 8: twotier.director.v1.UdpCheck
-	(*DnsCheck)(nil),            // 9: twotier.director.v1.DnsCheck
-	(*IcmpCheck)(nil),           // 10: twotier.director.v1.IcmpCheck
-	(*Drain)(nil),               // 11: twotier.director.v1.Drain
-	(*RealServer)(nil),          // 12: twotier.director.v1.RealServer
-	(*Address)(nil),             // 13: twotier.director.v1.Address
-	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
+	(Family)(0),                 // 1: twotier.director.v1.Family
+	(Forwarding)(0),             // 2: twotier.director.v1.Forwarding
+	(TunnelType)(0),             // 3: twotier.director.v1.TunnelType
+	(TunnelChecksum)(0),         // 4: twotier.director.v1.TunnelChecksum
+	(Foreign)(0),                // 5: twotier.director.v1.Foreign
+	(*Tunnel)(nil),              // 6: twotier.director.v1.Tunnel
+	(*Persistence)(nil),         // 7: twotier.director.v1.Persistence
+	(*VirtualService)(nil),      // 8: twotier.director.v1.VirtualService
+	(*Quorum)(nil),              // 9: twotier.director.v1.Quorum
+	(*Check)(nil),               // 10: twotier.director.v1.Check
+	(*TcpCheck)(nil),            // 11: twotier.director.v1.TcpCheck
+	(*HttpCheck)(nil),           // 12: twotier.director.v1.HttpCheck
+	(*GrpcCheck)(nil),           // 13: twotier.director.v1.GrpcCheck
+	(*UdpCheck)(nil),            // 14: twotier.director.v1.UdpCheck
+	(*DnsCheck)(nil),            // 15: twotier.director.v1.DnsCheck
+	(*IcmpCheck)(nil),           // 16: twotier.director.v1.IcmpCheck
+	(*Drain)(nil),               // 17: twotier.director.v1.Drain
+	(*RealServer)(nil),          // 18: twotier.director.v1.RealServer
+	(*Address)(nil),             // 19: twotier.director.v1.Address
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 }
 var file_director_v1_desired_proto_depIdxs = []int32{
-	0,  // 0: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
-	1,  // 1: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
-	12, // 2: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
-	4,  // 3: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
-	3,  // 4: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
-	12, // 5: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
-	14, // 6: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
-	5,  // 7: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
-	6,  // 8: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
-	7,  // 9: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
-	8,  // 10: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
-	9,  // 11: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
-	10, // 12: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
-	14, // 13: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
-	14, // 14: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	14, // 15: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	3,  // 0: twotier.director.v1.Tunnel.type:type_name -> twotier.director.v1.TunnelType
+	4,  // 1: twotier.director.v1.Tunnel.checksum:type_name -> twotier.director.v1.TunnelChecksum
+	20, // 2: twotier.director.v1.Persistence.timeout:type_name -> google.protobuf.Duration
+	0,  // 3: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
+	2,  // 4: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
+	18, // 5: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
+	10, // 6: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
+	9,  // 7: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
+	18, // 8: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
+	20, // 9: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
+	1,  // 10: twotier.director.v1.VirtualService.family:type_name -> twotier.director.v1.Family
+	6,  // 11: twotier.director.v1.VirtualService.tunnel:type_name -> twotier.director.v1.Tunnel
+	7,  // 12: twotier.director.v1.VirtualService.persistence:type_name -> twotier.director.v1.Persistence
+	20, // 13: twotier.director.v1.VirtualService.slow_start:type_name -> google.protobuf.Duration
+	5,  // 14: twotier.director.v1.VirtualService.foreign:type_name -> twotier.director.v1.Foreign
+	11, // 15: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
+	12, // 16: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
+	13, // 17: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
+	14, // 18: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
+	15, // 19: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
+	16, // 20: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
+	20, // 21: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
+	20, // 22: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	20, // 23: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
+	2,  // 24: twotier.director.v1.RealServer.forwarding:type_name -> twotier.director.v1.Forwarding
+	6,  // 25: twotier.director.v1.RealServer.tunnel:type_name -> twotier.director.v1.Tunnel
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_desired_proto_init() }
@@ -1202,7 +1714,7 @@ func file_director_v1_desired_proto_init() {
 	if File_director_v1_desired_proto != nil {
 		return
 	}
-	file_director_v1_desired_proto_msgTypes[2].OneofWrappers = []any{
+	file_director_v1_desired_proto_msgTypes[4].OneofWrappers = []any{
 		(*Check_Tcp)(nil),
 		(*Check_Http)(nil),
 		(*Check_Grpc)(nil),
@@ -1210,14 +1722,14 @@ func file_director_v1_desired_proto_init() {
 		(*Check_Dns)(nil),
 		(*Check_Icmp)(nil),
 	}
-	file_director_v1_desired_proto_msgTypes[10].OneofWrappers = []any{}
+	file_director_v1_desired_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_desired_proto_rawDesc), len(file_director_v1_desired_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   12,
+			NumEnums:      6,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -31,7 +31,7 @@ const Service = "twotier.director.v1.Director"
 type World interface {
 	View() loop.View
 	// Find tells which real server a connection has; false: the kernel does not know it.
-	Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error)
+	Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
 	// Would tells which services the kernel would have with another desired state, which must be valid.
 	Would(desired.Snapshot) []spec.Service
 }
@@ -95,6 +95,24 @@ func (d *director) GetDataplane(context.Context, *directorv1.GetDataplaneRequest
 	answer := &directorv1.GetDataplaneResponse{Chosen: view.Chosen}
 	for _, r := range view.Reports {
 		answer.Planes = append(answer.Planes, &directorv1.PlaneReport{Name: r.Name, Usable: r.Usable, Reason: r.Reason})
+	}
+	return answer, nil
+}
+
+// GetCapabilities tells feature by feature what each data plane can do here.
+func (d *director) GetCapabilities(context.Context, *directorv1.GetCapabilitiesRequest) (*directorv1.GetCapabilitiesResponse, error) {
+	view := d.world.View()
+	answer := &directorv1.GetCapabilitiesResponse{Chosen: view.Chosen, Why: view.Why()}
+	for _, r := range view.Reports {
+		plane := &directorv1.PlaneCapabilities{Name: r.Name, Usable: r.Usable}
+		for _, f := range spec.Features {
+			reason, lacking := r.Lacks[f]
+			if !r.Usable {
+				reason, lacking = r.Reason, true
+			}
+			plane.Features = append(plane.Features, &directorv1.Feature{Name: string(f), Supported: !lacking, Reason: reason})
+		}
+		answer.Planes = append(answer.Planes, plane)
 	}
 	return answer, nil
 }

@@ -29,7 +29,7 @@ type fixed loop.View
 
 func (f fixed) View() loop.View { return loop.View(f) }
 
-func (f fixed) Find(_ context.Context, client, _ netip.AddrPort) (netip.AddrPort, bool, error) {
+func (f fixed) Find(_ context.Context, client netip.AddrPort, _ spec.VIP) (netip.AddrPort, bool, error) {
 	return netip.MustParseAddrPort("192.168.60.99:80"), client.Port() == 1, nil
 }
 
@@ -44,7 +44,7 @@ func TestListServicesInventsNothing(t *testing.T) {
 	t.Parallel()
 	three := uint64(3)
 	world := fixed{Chosen: dataplane.IPVS, Observed: true, Have: plan.Have{Services: []plan.Service{{
-		VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: spec.WLC, Foreign: true, Reals: []plan.Real{
+		VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.WLC, Foreign: true, Reals: []plan.Real{
 			{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.55:80"), Weight: 7}, Active: &three, Total: 9},
 			{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.78:80")}},
 		},
@@ -89,6 +89,38 @@ func TestGetDataplane(t *testing.T) {
 	}}
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+}
+
+func TestGetCapabilities(t *testing.T) {
+	t.Parallel()
+	world := fixed{Wanted: dataplane.Auto, Chosen: dataplane.NFTables, Reports: []dataplane.Report{
+		{Name: dataplane.IPVS, Reason: "no IPVS"},
+		{Name: dataplane.NFTables, Usable: true, Reason: "there", Lacks: spec.Lacks{spec.FeatureMark: "no marks"}},
+	}}
+	got, err := (&director{world: world, health: unchecked{}}).GetCapabilities(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GetChosen() != "nftables" || got.GetWhy() != "asked for: auto; ipvs cannot be used: no IPVS; nftables: there" || len(got.GetPlanes()) != 2 {
+		t.Errorf("got %v", got)
+	}
+	for _, plane := range got.GetPlanes() {
+		if len(plane.GetFeatures()) != len(spec.Features) {
+			t.Errorf("%s: %d features, want all %d", plane.GetName(), len(plane.GetFeatures()), len(spec.Features))
+		}
+		for _, f := range plane.GetFeatures() {
+			want := &directorv1.Feature{Name: f.GetName(), Supported: true}
+			switch {
+			case !plane.GetUsable():
+				want.Supported, want.Reason = false, "no IPVS"
+			case f.GetName() == "fwmark":
+				want.Supported, want.Reason = false, "no marks"
+			}
+			if !proto.Equal(f, want) {
+				t.Errorf("%s: got %v, want %v", plane.GetName(), f, want)
+			}
+		}
 	}
 }
 

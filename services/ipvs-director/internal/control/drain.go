@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,8 +14,6 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
-	"github.com/twotier/twotier/services/internal/grpcserver"
-
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
@@ -60,8 +59,8 @@ func (a *admin) drained(service, address string, port uint32, mustBe bool) (*dir
 		port = uint32(s.VIP.Port())
 	}
 	ip, err := netip.ParseAddr(address)
-	if err != nil || !ip.Is4() || port > 65535 {
-		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "address", Description: "want an IPv4 address and a port up to 65535"}})
+	if err != nil || port > 65535 {
+		return nil, badField("address", "want an address and a port up to 65535")
 	}
 	real := netip.AddrPortFrom(ip, uint16(port))
 	if mustBe && !slices.ContainsFunc(s.Reals, func(r spec.Real) bool { return r.Address == real }) {
@@ -75,12 +74,13 @@ const maxName = 63
 
 // drainName is the name of the drain of a real server: always the same, so that Undrain finds it.
 func drainName(service string, real netip.AddrPort) string {
-	name := fmt.Sprintf("%s-%s-%d", service, real.Addr(), real.Port())
+	end := fmt.Sprintf("-%s-%d", strings.ReplaceAll(real.Addr().String(), ":", "."), real.Port()) // names have no colons
+	name := service + end
 	if len(name) <= maxName {
 		return name
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name)) // it cannot fail
-	tail := fmt.Sprintf("-%08x-%s-%d", h.Sum32(), real.Addr(), real.Port())
+	tail := fmt.Sprintf("-%08x%s", h.Sum32(), end)
 	return service[:maxName-len(tail)] + tail
 }

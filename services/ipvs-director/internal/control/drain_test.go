@@ -28,7 +28,8 @@ func TestDrained(t *testing.T) {
 		{"gone", "192.168.60.78", 80, true, "", codes.NotFound},
 		{"gone", "192.168.60.78", 80, false, "gone-192.168.60.78-80", codes.OK},
 		{"gone", "192.168.60.78", 0, false, "", codes.NotFound},
-		{"web", "2001:db8::1", 0, false, "", codes.InvalidArgument},
+		{"web", "2001:db8::1", 0, false, "web-2001.db8..1-80", codes.OK},
+		{"web", "2001:db8::1", 0, true, "", codes.NotFound},
 		{"web", "s2", 0, false, "", codes.InvalidArgument},
 		{"web", "192.168.60.78", 65536, true, "", codes.InvalidArgument},
 	} {

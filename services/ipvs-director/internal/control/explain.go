@@ -24,13 +24,16 @@ import (
 
 // Explain tells which real server a connection has or would get.
 func (d *director) Explain(ctx context.Context, request *directorv1.ExplainRequest) (*directorv1.ExplainResponse, error) {
-	client, err := endpoint("client", request.GetClient())
+	client, err := netip.ParseAddrPort(request.GetClient())
 	if err != nil {
-		return nil, err
+		return nil, badField("client", "want ADDRESS:PORT, got %q", request.GetClient())
 	}
-	vip, err := endpoint("vip", request.GetVip())
-	if err != nil {
-		return nil, err
+	vip, err := spec.ParseVIP(request.GetVip())
+	switch {
+	case err != nil:
+		return nil, badField("vip", "%v", err)
+	case vip.Is6() != client.Addr().Is6():
+		return nil, badField("client", "%s is of another family than the VIP", client)
 	}
 	view, err := d.observed()
 	if err != nil {
@@ -89,7 +92,7 @@ func (d *director) Simulate(ctx context.Context, request *directorv1.SimulateReq
 		return nil, err
 	}
 	then := d.world.Would(snapshot)
-	now := map[netip.AddrPort]spec.Service{}
+	now := map[spec.VIP]spec.Service{}
 	for _, s := range view.Have.Services {
 		now[s.VIP] = service(s)
 	}
@@ -132,14 +135,14 @@ func text(a netip.AddrPort) string {
 
 // service is a service of the kernel as it deals.
 func service(have plan.Service) spec.Service {
-	s := spec.Service{VIP: have.VIP, Scheduler: have.Scheduler}
+	s := spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Persistence: have.Persistence}
 	for _, r := range have.Reals {
 		s.Reals = append(s.Reals, r.Real)
 	}
 	return s
 }
 
-func name(services []spec.Service, vip netip.AddrPort) string {
+func name(services []spec.Service, vip spec.VIP) string {
 	for _, s := range services {
 		if s.VIP == vip {
 			return s.Name
@@ -148,10 +151,6 @@ func name(services []spec.Service, vip netip.AddrPort) string {
 	return ""
 }
 
-func endpoint(field, s string) (netip.AddrPort, error) {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil || !a.Addr().Is4() {
-		return a, grpcserver.BadRequest([]*commonv1.Violation{{Field: field, Description: fmt.Sprintf("want ADDRESS:PORT with an IPv4 address, got %q", s)}})
-	}
-	return a, nil
+func badField(field, format string, args ...any) error {
+	return grpcserver.BadRequest([]*commonv1.Violation{{Field: field, Description: fmt.Sprintf(format, args...)}})
 }

@@ -9,12 +9,17 @@
 // A plane keeps no state of its own: after a restart, Observe reads from the kernel what an earlier process did. What it has
 // read it may use again while the kernel says that nothing has changed.
 // Apply is idempotent: a change that is done already is no error. One goroutine uses a plane at a time.
+// A plane need not have every feature, and says which it has not (Report.Lacks). What it has not, it refuses: it never makes
+// something else of it.
 package dataplane
 
 import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 // The names of the planes, as in --dataplane.
@@ -35,6 +40,9 @@ type Report struct {
 	Usable bool
 	// Reason is what was found, for people.
 	Reason string
+	// Lacks are the features that the plane has not, here or anywhere. It does all others as package spec says, and Apply refuses
+	// a change that needs one of these.
+	Lacks spec.Lacks
 }
 
 // Finding is one thing around a director that is wrong, so that connections fail although its rules are as wanted.
@@ -62,4 +70,33 @@ func Choose(wanted string, reports []Report) (string, error) {
 		return "", fmt.Errorf("%w: there is no plane %q", ErrUnusable, wanted)
 	}
 	return "", fmt.Errorf("%w: %s", ErrUnusable, strings.Join(reasons, "; "))
+}
+
+// ErrLacks means that the plane has not the feature that a change needs; the text names it.
+var ErrLacks = errors.New("the data plane cannot do that")
+
+// Check refuses a change that needs what a plane lacks.
+func Check(c plan.Change, lacks spec.Lacks) error {
+	why := ""
+	switch c.Kind {
+	case plan.AddService, plan.SetService:
+		why = lacks.Lacking(c.VIP, c.Scheduler, c.Persistence)
+	case plan.AddReal, plan.SetReal:
+		why = lacks.LackingReal(c.VIP, c.Real)
+	case plan.Rebuild:
+		for _, s := range c.Services {
+			if why == "" {
+				why = lacks.Lacking(s.VIP, s.Scheduler, s.Persistence)
+			}
+			for _, r := range s.Reals {
+				if why == "" {
+					why = lacks.LackingReal(s.VIP, r)
+				}
+			}
+		}
+	}
+	if why != "" {
+		return fmt.Errorf("%s: %w: %s", c, ErrLacks, why)
+	}
+	return nil
 }

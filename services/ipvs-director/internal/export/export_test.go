@@ -23,7 +23,7 @@ func (h health) State(k steer.Key) (steer.Health, string) { return h[k.Real], ""
 
 func TestFigures(t *testing.T) {
 	t.Parallel()
-	vip, a, b := netip.MustParseAddrPort("10.10.60.22:80"), netip.MustParseAddrPort("192.168.60.78:80"), netip.MustParseAddrPort("192.168.60.55:80")
+	vip, a, b := spec.MustParseVIP("10.10.60.22:80"), netip.MustParseAddrPort("192.168.60.78:80"), netip.MustParseAddrPort("192.168.60.55:80")
 	three := uint64(3)
 	w := world{Observed: true, Have: plan.Have{Services: []plan.Service{{VIP: vip, Reals: []plan.Real{
 		{Real: spec.Real{Address: a, Weight: 2}, Active: &three, Total: 7}, {Real: spec.Real{Address: b}, Total: 1},

@@ -49,7 +49,7 @@ func TestImport(t *testing.T) {
 		{"-A -t 10.10.60.22:443 -s mh -b mh-port", "-b mh-fallback,mh-port"},
 		{"-A -t 10.10.60.22:443 -s mh -b mh-port,mh-fallback", "taken"},
 		{"-A -t 10.10.60.22:443 -s wlc -b flag-1", "-b:"},
-		{"-A -t 10.10.60.22:443 -s lblc", `scheduler "lblc"`},
+		{"-A -t 10.10.60.22:443 -s wlcr", `scheduler "wlcr"`},
 		{"-A -t 10.10.60.22:443 -s wlc -p 360", "-p:"},
 		{"-A -t 10.10.60.22:443 -s wlc -p -M 255.255.255.0", "-M:"},
 		{"-A -t 10.10.60.22:443 -s wlc -o", `"-o"`},

@@ -14,6 +14,7 @@ import (
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
@@ -60,7 +61,7 @@ func TestHealthDecidesWhoTakesConnections(t *testing.T) {
 func TestRemovalIsADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.Auto)
-		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
 		r.store.set(checked("78", "79"))
 		r.first.Connect(key, 1)
 		ctx, stop := context.WithCancel(t.Context())
@@ -93,7 +94,7 @@ func TestRemovalIsADrain(t *testing.T) {
 func TestRemovalWaitsForTheLastConnectionOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.Auto)
-		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
 		r.store.set(checked("78", "79"), &directorv1.Address{Name: "vip", Prefix: "10.10.60.22/24"})
 		r.first.Connect(key, 1)
 		r.run()
@@ -138,7 +139,7 @@ func TestDrainsHold(t *testing.T) {
 func TestWhatFailsElsewhereHoldsUpNoRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.Auto)
-		key := steer.Key{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
 		nowhere := &directorv1.Address{Name: "nowhere", Prefix: "172.16.0.1/24"}
 		before, after := checked("78", "79"), checked("78")
 		before.ResetAfterDrain, after.ResetAfterDrain = true, true

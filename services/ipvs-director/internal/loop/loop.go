@@ -73,7 +73,7 @@ type Candidate struct {
 	Open  func() Plane
 	// Find tells which real server a connection has, in the namespace of the calling thread; false: the kernel does not know
 	// it. Any goroutine may call it.
-	Find func(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error)
+	Find func(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
 }
 
 // Host is the node's own network stack.
@@ -118,7 +118,9 @@ type View struct {
 	// Chosen is the name of the plane in use; empty when none can be used, and then Unusable is why.
 	Chosen   string
 	Unusable error
-	Reports  []dataplane.Report
+	// Wanted is what was asked for.
+	Wanted  string
+	Reports []dataplane.Report
 	// Have is what was there at the end of the pass.
 	Have plan.Have
 	// Observed: Have was read from the kernel.
@@ -129,12 +131,31 @@ type View struct {
 	Memory steer.Memory
 }
 
+// Why tells why the plane in use is that one, for people.
+func (v View) Why() string {
+	if v.Unusable != nil {
+		return v.Unusable.Error()
+	}
+	words := []string{"asked for: " + v.Wanted}
+	for _, r := range v.Reports {
+		switch {
+		case r.Name == v.Chosen:
+			words = append(words, r.Name+": "+r.Reason)
+		case !r.Usable:
+			words = append(words, r.Name+" cannot be used: "+r.Reason)
+		}
+	}
+	return strings.Join(words, "; ")
+}
+
 // Loop keeps the kernel as wanted.
 type Loop struct {
 	cfg  Config
 	log  *zap.Logger
 	pump *reconcile.Pump
 	view atomic.Pointer[View]
+	// chosen is the report of the plane in use; nil: not chosen yet.
+	chosen atomic.Pointer[dataplane.Report]
 
 	// Owned by the goroutine of Run.
 	plane       Plane       // nil: not chosen yet
@@ -203,7 +224,7 @@ func (l *Loop) Would(snapshot desired.Snapshot) []spec.Service {
 }
 
 // Find tells which real server a connection has. Any goroutine may call.
-func (l *Loop) Find(ctx context.Context, client, vip netip.AddrPort) (netip.AddrPort, bool, error) {
+func (l *Loop) Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (netip.AddrPort, bool, error) {
 	chosen := l.View().Chosen
 	for _, c := range l.cfg.Candidates {
 		if c.Name == chosen && c.Find != nil {
@@ -217,9 +238,10 @@ func (l *Loop) Find(ctx context.Context, client, vip netip.AddrPort) (netip.Addr
 func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
+	unusable := l.choose() // first: what is wanted is looked at with what the plane can do in mind
 	snapshot, violations, good := l.look()
-	if err := l.choose(); err != nil {
-		return l.report(commonv1.Outcome_OUTCOME_RETRY, nil, err, violations, plan.Have{}, false)
+	if unusable != nil {
+		return l.report(commonv1.Outcome_OUTCOME_RETRY, nil, unusable, violations, plan.Have{}, false)
 	}
 	have, err := l.observe(ctx)
 	if err != nil {
@@ -297,7 +319,11 @@ func (l *Loop) parse(snapshot desired.Snapshot) (spec.Want, []*commonv1.Violatio
 	for _, o := range snapshot.Objects {
 		messages = append(messages, o.Message)
 	}
-	return spec.Parse(messages, l.cfg.Node)
+	want, violations := spec.Parse(messages, l.cfg.Node)
+	if chosen := l.chosen.Load(); chosen != nil && len(violations) == 0 {
+		violations = spec.Refuse(want.Needs, chosen.Name, chosen.Lacks)
+	}
+	return want, violations
 }
 
 // choose probes the planes and opens one, once; until one can be used, each pass tries again.
@@ -310,7 +336,7 @@ func (l *Loop) choose() error {
 		reports = append(reports, c.Probe())
 	}
 	chosen, err := dataplane.Choose(l.cfg.Wanted, reports)
-	l.choice = View{Chosen: chosen, Unusable: err, Reports: reports}
+	l.choice = View{Wanted: l.cfg.Wanted, Chosen: chosen, Unusable: err, Reports: reports}
 	if err != nil {
 		return err
 	}
@@ -318,6 +344,7 @@ func (l *Loop) choose() error {
 		switch {
 		case c.Name == chosen:
 			l.plane = c.Open()
+			l.chosen.Store(&reports[i])
 			l.log.Info("data plane chosen", logging.Name(chosen), logging.Reason(reports[i].Reason))
 		case reports[i].Usable:
 			l.others = append(l.others, c)

@@ -172,6 +172,7 @@ type rig struct {
 	recall        *fakeRecall
 	first, second *memory.Kernel
 	noIPVS        atomic.Bool // the first plane cannot be used
+	lacks         spec.Lacks  // of the first plane
 	ready         atomic.Int32
 	loop          *Loop
 	make          func() *Loop
@@ -184,7 +185,11 @@ func newRig(t *testing.T, wanted string) *rig {
 		return Candidate{
 			Name: name,
 			Probe: func() dataplane.Report {
-				return dataplane.Report{Name: name, Usable: name != dataplane.IPVS || !r.noIPVS.Load(), Reason: "as told"}
+				report := dataplane.Report{Name: name, Usable: name != dataplane.IPVS || !r.noIPVS.Load(), Reason: "as told"}
+				if name == dataplane.IPVS {
+					report.Lacks = r.lacks
+				}
+				return report
 			},
 			Open: func() Plane { return memory.Open(k) },
 		}
@@ -235,7 +240,7 @@ func (r *rig) expect(outcome commonv1.Outcome, failure string, services ...strin
 }
 
 func held(k *memory.Kernel) (lines []string) {
-	k.Edit(func(services map[netip.AddrPort]spec.Service) {
+	k.Edit(func(services map[spec.VIP]spec.Service) {
 		for vip, s := range services {
 			line := fmt.Sprintf("%s %s", vip, s.Scheduler)
 			for _, r := range s.Reals {
@@ -263,8 +268,8 @@ const (
 func TestNothingIsTouchedBeforeThereIsADesiredState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.Auto)
-		r.first.Edit(func(s map[netip.AddrPort]spec.Service) {
-			s[netip.MustParseAddrPort("10.10.60.22:80")] = spec.Service{Scheduler: spec.WRR}
+		r.first.Edit(func(s map[spec.VIP]spec.Service) {
+			s[spec.MustParseVIP("10.10.60.22:80")] = spec.Service{Scheduler: spec.WRR}
 		})
 		r.run()
 		r.expect(unknown, "no valid desired state yet", "10.10.60.22:80 wrr")
@@ -290,11 +295,32 @@ func TestAWrongStateLeavesTheLastGoodOneInForce(t *testing.T) {
 		r.run()
 		r.expect(good, "", asWanted)
 		r.store.set(&directorv1.VirtualService{Name: "web", Address: "no address", Port: 80})
-		r.first.Edit(func(s map[netip.AddrPort]spec.Service) { clear(s) })
+		r.first.Edit(func(s map[spec.VIP]spec.Service) { clear(s) })
 		resync()
 		r.expect(invalid, "the last good one stays in force", asWanted)
 		if r.store.accepted != 1 {
 			t.Errorf("accepted revision %d", r.store.accepted)
+		}
+	})
+}
+
+// What the plane in use cannot do is refused at its field, before anything of it is done.
+func TestAStateThatThePlaneCannotDoIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.lacks = spec.Lacks{spec.FeatureUDP: "not here"}
+		r.store.set(web(1))
+		r.run()
+		r.expect(good, "", asWanted)
+		udp := web(1)
+		udp.Protocol = directorv1.Protocol_PROTOCOL_UDP
+		r.store.set(udp)
+		resync()
+		r.expect(invalid, "the last good one stays in force", asWanted)
+		_, violations, err := r.loop.Preview(desired.Snapshot{Objects: []desired.Object{{Message: udp}}})
+		if err != nil || len(violations) != 1 || violations[0].GetField() != "virtual-service/web.protocol" ||
+			violations[0].GetDescription() != "the data plane ipvs has no udp: not here" {
+			t.Errorf("preview: %v, %v", violations, err)
 		}
 	})
 }
@@ -306,10 +332,10 @@ func TestForeignEditsAreMendedAtTheNextResync(t *testing.T) {
 		r.run()
 		r.expect(good, "", asWanted)
 		for name, edit := range map[string]func(){
-			"emptied": func() { r.first.Edit(func(s map[netip.AddrPort]spec.Service) { clear(s) }) },
+			"emptied": func() { r.first.Edit(func(s map[spec.VIP]spec.Service) { clear(s) }) },
 			"damaged": func() { r.first.Damage("somebody was here") },
 			"added": func() {
-				r.first.Edit(func(s map[netip.AddrPort]spec.Service) { s[netip.MustParseAddrPort("1.2.3.4:5")] = spec.Service{} })
+				r.first.Edit(func(s map[spec.VIP]spec.Service) { s[spec.MustParseVIP("1.2.3.4:5")] = spec.Service{} })
 			},
 			"address": func() { r.host.edit(func(h *plan.Host) { h.Addresses = h.Addresses[:1] }) },
 		} {
@@ -392,7 +418,7 @@ func TestAnUnusablePlaneIsNeverASuccess(t *testing.T) {
 func TestWhatAnotherPlaneHoldsGoesWhenTheChosenOneIsWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.IPVS)
-		r.second.Edit(func(s map[netip.AddrPort]spec.Service) { s[netip.MustParseAddrPort("10.10.60.22:80")] = spec.Service{} })
+		r.second.Edit(func(s map[spec.VIP]spec.Service) { s[spec.MustParseVIP("10.10.60.22:80")] = spec.Service{} })
 		r.first.Fail(errors.New("not now"))
 		r.store.set(web(1))
 		r.run()

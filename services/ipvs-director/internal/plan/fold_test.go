@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"net/netip"
 	"reflect"
 	"testing"
 
@@ -11,7 +10,7 @@ import (
 // Whatever is there and whatever is wanted: folding the planned changes makes the one into the other.
 func TestFoldCarriesOutAPlan(t *testing.T) {
 	t.Parallel()
-	vip := netip.MustParseAddrPort("10.10.60.22:80")
+	vip := spec.MustParseVIP("10.10.60.22:80")
 	service := func(s spec.Scheduler, reals ...spec.Real) []spec.Service {
 		return []spec.Service{{VIP: vip, Scheduler: s, Reals: reals}}
 	}

@@ -22,19 +22,20 @@ type Have struct {
 
 // Service is one virtual service as the kernel has it.
 type Service struct {
-	VIP       netip.AddrPort
-	Scheduler spec.Scheduler
-	Reals     []Real
+	VIP         spec.VIP
+	Scheduler   spec.Scheduler
+	Persistence spec.Persistence
+	Reals       []Real
 	// Foreign: the kernel has it, but this director did not put it there. It is left alone unless it is wanted.
 	Foreign bool
-	// Drift tells what else than scheduler and real servers is not as we make it. Empty = nothing.
+	// Drift tells what else than scheduler, persistence and real servers is not as we make it. Empty = nothing.
 	Drift string
 }
 
 // Real is one real server as the kernel has it.
 type Real struct {
 	spec.Real
-	// Drift tells what else than the weight is not as we make it. Empty = nothing.
+	// Drift tells what else than what spec.Real says is not as we make it. Empty = nothing.
 	Drift string
 	// Active is the number of established connections; nil when the plane does not count them.
 	Active *uint64
@@ -71,11 +72,11 @@ const (
 	Rebuild Kind = iota
 	// AddService makes a service without real servers.
 	AddService
-	// SetService sets the scheduler of a service, makes it ours and mends its drift.
+	// SetService sets scheduler and persistence of a service, makes it ours and mends its drift.
 	SetService
-	// AddReal adds a real server with its weight.
+	// AddReal adds a real server.
 	AddReal
-	// SetReal sets the weight of a real server and mends its drift.
+	// SetReal sets all about a real server but its address, and mends its drift.
 	SetReal
 	// AddAddress puts an address on a network card.
 	AddAddress
@@ -91,13 +92,15 @@ const (
 type Change struct {
 	Kind Kind
 	// VIP names the service; for all kinds on services but Rebuild.
-	VIP netip.AddrPort
-	// Scheduler is the wanted one, for AddService and SetService; Old the one there, for SetService.
-	Scheduler, Old spec.Scheduler
+	VIP spec.VIP
+	// Scheduler and Persistence are the wanted ones, for AddService and SetService; Old and OldPersistence those there, for
+	// SetService.
+	Scheduler, Old              spec.Scheduler
+	Persistence, OldPersistence spec.Persistence
 	// Real is the wanted real server, for AddReal and SetReal; for RemoveReal the one there.
 	Real spec.Real
-	// OldWeight is the weight there, for SetReal.
-	OldWeight int
+	// OldReal is the one there, for SetReal.
+	OldReal spec.Real
 	// Address is the address with its subnet length, for AddAddress and RemoveAddress.
 	Address netip.Prefix
 	// Card is the network card for Address; 0 for AddAddress when the node has no card in the subnet: the step then
@@ -125,17 +128,28 @@ func (c Change) String() string {
 		s = fmt.Sprintf("rebuild the data plane with %d services", len(c.Services))
 	case AddService:
 		s = fmt.Sprintf("add service %s scheduler %s", c.VIP, c.Scheduler)
+		if c.Persistence != (spec.Persistence{}) {
+			s += fmt.Sprintf(", persistence %s", c.Persistence)
+		}
 	case SetService:
 		s = fmt.Sprintf("set service %s scheduler %s", c.VIP, c.Scheduler)
 		if c.Old != c.Scheduler {
 			s += fmt.Sprintf(" (was %s)", c.Old)
 		}
+		if c.OldPersistence != c.Persistence {
+			s += fmt.Sprintf(", persistence %s (was %s)", c.Persistence, c.OldPersistence)
+		}
 	case AddReal:
-		s = fmt.Sprintf("add real server %s weight %d to %s", c.Real.Address, c.Real.Weight, c.VIP)
+		s = fmt.Sprintf("add real server %s %s to %s", c.Real.Address, c.Real, c.VIP)
 	case SetReal:
-		s = fmt.Sprintf("set real server %s weight %d of %s", c.Real.Address, c.Real.Weight, c.VIP)
-		if c.OldWeight != c.Real.Weight {
-			s += fmt.Sprintf(" (was %d)", c.OldWeight)
+		s = fmt.Sprintf("set real server %s %s of %s", c.Real.Address, c.Real, c.VIP)
+		weight := c.OldReal
+		weight.Weight = c.Real.Weight
+		switch {
+		case weight != c.Real:
+			s += fmt.Sprintf(" (was %s)", c.OldReal)
+		case c.OldReal != c.Real:
+			s += fmt.Sprintf(" (was %d)", c.OldReal.Weight)
 		}
 	case RemoveReal:
 		s = fmt.Sprintf("remove real server %s from %s", c.Real.Address, c.VIP)
@@ -173,28 +187,28 @@ func Diff(want spec.Want, have Have) []Change {
 // rank is the place of a change in the order of doing: that of its kind, and weights that grow before those that shrink.
 func (c Change) rank() int {
 	rank := int(c.Kind) * 2
-	if c.Kind == SetReal && c.Real.Weight < c.OldWeight {
+	if c.Kind == SetReal && c.Real.Weight < c.OldReal.Weight {
 		rank++
 	}
 	return rank
 }
 
 func services(want []spec.Service, have []Service) (changes []Change) {
-	left := make(map[netip.AddrPort]Service, len(have))
+	left := make(map[spec.VIP]Service, len(have))
 	for _, h := range have {
 		left[h.VIP] = h
 	}
 	for _, w := range want {
 		h, there := left[w.VIP]
 		delete(left, w.VIP)
-		set := Change{Kind: SetService, VIP: w.VIP, Scheduler: w.Scheduler, Old: h.Scheduler, Reason: h.Drift}
+		set := Change{Kind: SetService, VIP: w.VIP, Scheduler: w.Scheduler, Old: h.Scheduler, Persistence: w.Persistence, OldPersistence: h.Persistence, Reason: h.Drift}
 		switch {
 		case !there:
-			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler})
+			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler, Persistence: w.Persistence})
 		case h.Foreign:
 			set.Reason = "somebody else made it"
 			changes = append(changes, set)
-		case h.Scheduler != w.Scheduler || h.Drift != "":
+		case h.Scheduler != w.Scheduler || h.Persistence != w.Persistence || h.Drift != "":
 			changes = append(changes, set)
 		}
 		changes = append(changes, reals(w, h)...)
@@ -219,8 +233,8 @@ func reals(want spec.Service, have Service) (changes []Change) {
 		switch {
 		case !there:
 			changes = append(changes, Change{Kind: AddReal, VIP: want.VIP, Real: w})
-		case h.Weight != w.Weight || h.Drift != "":
-			changes = append(changes, Change{Kind: SetReal, VIP: want.VIP, Real: w, OldWeight: h.Weight, Reason: h.Drift})
+		case h.Real != w || h.Drift != "":
+			changes = append(changes, Change{Kind: SetReal, VIP: want.VIP, Real: w, OldReal: h.Real, Reason: h.Drift})
 		}
 	}
 	for _, h := range have.Reals {

@@ -15,8 +15,8 @@ func real(s string, weight int) spec.Real {
 
 func TestDiff(t *testing.T) {
 	t.Parallel()
-	vip := netip.MustParseAddrPort("10.10.60.22:80")
-	vip2 := netip.MustParseAddrPort("10.10.60.22:443")
+	vip := spec.MustParseVIP("10.10.60.22:80")
+	vip2 := spec.MustParseVIP("10.10.60.22:443")
 	a, b := "192.168.60.55:80", "192.168.60.78:80"
 	want := spec.Want{Services: []spec.Service{{VIP: vip, Scheduler: spec.WLC, Reals: []spec.Real{real(a, 1), real(b, 3)}}}}
 	same := Service{VIP: vip, Scheduler: spec.WLC, Reals: []Real{{Real: real(a, 1)}, {Real: real(b, 3)}}}

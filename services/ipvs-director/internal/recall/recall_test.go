@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
@@ -17,11 +18,11 @@ func TestWhatIsSavedIsLoaded(t *testing.T) {
 	if m, err := f.Load(); err != nil || !reflect.DeepEqual(m, steer.Memory{}) {
 		t.Errorf("before anything was saved: %+v, %v", m, err)
 	}
-	vip, real := netip.MustParseAddrPort("10.10.60.22:80"), netip.MustParseAddrPort("192.168.60.78:80")
+	vip, real := spec.MustParseVIP("10.10.60.22:53/udp"), netip.MustParseAddrPort("192.168.60.78:80")
 	want := steer.Memory{
 		Leaving: map[steer.Key]steer.Leave{{VIP: vip, Real: real}: {Until: time.Date(2026, 11, 26, 12, 0, 0, 5, time.UTC), Reset: true}},
-		Lost:    map[netip.AddrPort]bool{vip: true},
-		Manners: map[netip.AddrPort]steer.Manner{vip: {Timeout: time.Minute}},
+		Lost:    map[spec.VIP]bool{vip: true},
+		Manners: map[spec.VIP]steer.Manner{vip: {Timeout: time.Minute}},
 	}
 	for range 2 {
 		if err := f.Save(want); err != nil {

@@ -62,29 +62,32 @@ func (t Table) Slot(client netip.AddrPort) (int, bool) {
 
 // Key is what of a client is hashed: the address and, by connection, the port, as they lie in the registers of nf_tables.
 func (t Table) Key(client netip.AddrPort) []byte {
-	address := client.Addr().As4()
+	address := client.Addr().AsSlice()
 	if t.Choice == BySource {
-		return address[:]
+		return address
 	}
-	return binary.BigEndian.AppendUint32(address[:], uint32(client.Port())<<16)
+	return binary.BigEndian.AppendUint32(address, uint32(client.Port())<<16)
 }
 
 // alike gives everybody who takes connections the same weight.
 func alike(reals []spec.Real) []spec.Real {
 	same := make([]spec.Real, len(reals))
 	for i, r := range reals {
-		same[i] = spec.Real{Address: r.Address, Weight: min(r.Weight, 1)}
+		same[i] = r
+		same[i].Weight = min(r.Weight, 1)
 	}
 	return same
 }
 
-func seed(vip netip.AddrPort) uint32 {
+func seed(vip spec.VIP) uint32 {
 	h := fnv.New32a()
-	_, _ = h.Write(bytesOf(vip)) // it cannot fail
+	_, _ = h.Write(bytesOf(vip.AddrPort)) // it cannot fail
+	if vip.Protocol != spec.TCP {
+		_, _ = h.Write([]byte{byte(vip.Protocol)})
+	}
 	return h.Sum32() | 1
 }
 
 func bytesOf(a netip.AddrPort) []byte {
-	address := a.Addr().As4()
-	return binary.BigEndian.AppendUint16(address[:], a.Port())
+	return binary.BigEndian.AppendUint16(a.Addr().AsSlice(), a.Port())
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
-var vip = netip.MustParseAddrPort("10.10.60.22:80")
+var vip = spec.MustParseVIP("10.10.60.22:80")
 
 // shares counts the slots of each real server.
 func shares(table []netip.AddrPort) map[netip.AddrPort]int {

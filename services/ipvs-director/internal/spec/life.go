@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -75,13 +76,15 @@ const (
 	minTimeout    = 10 * time.Millisecond
 	maxTimeout    = time.Minute
 	maxRiseOrFall = 100
+	minSlowStart  = time.Second
+	maxSlowStart  = time.Hour
 )
 
 // DNSTypes are the types of record that can be asked for.
 var DNSTypes = []string{"A", "AAAA", "NS", "SOA", "MX", "TXT", "SRV"}
 
 // life reads what is said about living, draining and dying.
-func (p *parser) life(path string, m *directorv1.VirtualService, s *Service) {
+func (p *parser) life(path string, m *directorv1.VirtualService, s *Service, forward Forward) {
 	if c := m.GetCheck(); c != nil {
 		s.Check = p.check(path+".check", c)
 	}
@@ -99,11 +102,11 @@ func (p *parser) life(path string, m *directorv1.VirtualService, s *Service) {
 	}
 	if sorry := m.GetSorryServer(); sorry != nil {
 		at := path + ".sorry_server"
-		port := s.VIP.Port()
-		if sorry.GetPort() != 0 {
-			port = p.port(at+".port", sorry.GetPort())
+		real := p.real(at, sorry, m, s.VIP, forward)
+		s.Sorry, s.SorryForward = real.Address, real.Forward
+		if real.Upper != 0 {
+			p.bad(at+".upper_threshold", "a sorry server is for those that nobody else takes")
 		}
-		s.Sorry = netip.AddrPortFrom(p.ipv4(at+".address", sorry.GetAddress()), port)
 		if sorry.Weight != nil {
 			p.bad(at+".weight", "a sorry server takes all connections or none")
 		}
@@ -112,12 +115,16 @@ func (p *parser) life(path string, m *directorv1.VirtualService, s *Service) {
 				p.bad(at+".address", "%s is a real server of the service already (number %d by address)", s.Sorry, i+1)
 			}
 		}
-		if s.Sorry == s.VIP {
-			p.bad(at+".address", "%s is the VIP itself", s.VIP)
-		}
 	}
 	s.DrainTimeout = p.duration(path+".drain_timeout", m.GetDrainTimeout(), DefaultDrainTimeout, minDrain, maxDrain)
 	s.ResetAfterDrain = m.GetResetAfterDrain()
+	s.SlowStart = p.duration(path+".slow_start", m.GetSlowStart(), 0, minSlowStart, maxSlowStart)
+	if s.SlowStart > 0 && !s.Scheduler.Weighs() {
+		p.bad(path+".slow_start", "the scheduler %s knows no weights that could grow", s.Scheduler)
+	}
+	if s.Check.Kind != CheckNone && s.Check.Kind != CheckICMP && s.Check.Port == 0 && slices.ContainsFunc(s.Reals, func(r Real) bool { return r.Address.Port() == 0 }) {
+		p.bad(path+".check.port", "want the port to check: a service by fwmark has none")
+	}
 }
 
 func (p *parser) check(path string, m *directorv1.Check) Check {
@@ -225,7 +232,7 @@ func (p *parser) drain(m *directorv1.Drain) {
 	if m.GetPort() != 0 {
 		port = p.port(path+".port", m.GetPort())
 	}
-	d.Real = netip.AddrPortFrom(p.ipv4(path+".address", m.GetAddress()), port)
+	d.Real = netip.AddrPortFrom(p.host(path+".address", m.GetAddress()), port)
 	reason := m.GetReason()
 	if utf8.RuneCountInString(reason) > MaxReason || strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' }) {
 		p.bad(path+".reason", "want one line of %d characters at most", MaxReason)

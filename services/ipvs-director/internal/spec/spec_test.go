@@ -6,8 +6,10 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
 )
@@ -32,7 +34,7 @@ func TestParse(t *testing.T) {
 	want := Want{
 		Services: []Service{{
 			Name: "web", Quorum: 1, DrainTimeout: DefaultDrainTimeout,
-			VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: WLC, Reals: []Real{
+			VIP: MustParseVIP("10.10.60.22:80"), Scheduler: WLC, Reals: []Real{
 				{Address: netip.MustParseAddrPort("192.168.60.55:8080"), Weight: 0},
 				{Address: netip.MustParseAddrPort("192.168.60.78:80"), Weight: 1},
 			},
@@ -41,6 +43,7 @@ func TestParse(t *testing.T) {
 			{Prefix: netip.MustParsePrefix("10.10.60.21/24")},
 			{Prefix: netip.MustParsePrefix("10.10.60.22/24")},
 		},
+		Needs: []Need{{"virtual-service/web.scheduler", WLC.Feature()}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -65,14 +68,17 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"name", service(func(s *directorv1.VirtualService) { s.Name = "Web" }), "virtual-service/Web.name"},
 		{"same name", []proto.Message{web(), func() proto.Message { s := web(); s.Port = 81; return s }()}, "virtual-service/web.name"},
 		{"same vip", []proto.Message{web(), func() proto.Message { s := web(); s.Name = "web2"; return s }()}, "virtual-service/web2.address"},
-		{"ipv6 vip", service(func(s *directorv1.VirtualService) { s.Address = "2001:db8::1" }), "virtual-service/web.address"},
+		{"ipv6 vip, ipv4 real servers", service(func(s *directorv1.VirtualService) { s.Address = "2001:db8::1" }),
+			"virtual-service/web.real_servers[0].address virtual-service/web.real_servers[1].address"},
+		{"link-local vip", service(func(s *directorv1.VirtualService) { s.Address = "fe80::1" }), "virtual-service/web.address"},
+		{"vip with a zone", service(func(s *directorv1.VirtualService) { s.Address = "2001:db8::1%eth0" }), "virtual-service/web.address"},
 		{"mapped vip", service(func(s *directorv1.VirtualService) { s.Address = "::ffff:10.0.0.1" }), "virtual-service/web.address"},
 		{"loopback vip", service(func(s *directorv1.VirtualService) { s.Address = "127.0.0.1" }), "virtual-service/web.address"},
 		{"no port", service(func(s *directorv1.VirtualService) { s.Port = 0 }), "virtual-service/web.port"},
 		{"port", service(func(s *directorv1.VirtualService) { s.Port = 65536 }), "virtual-service/web.port"},
 		{"protocol", service(func(s *directorv1.VirtualService) { s.Protocol = 9 }), "virtual-service/web.protocol"},
 		{"forwarding", service(func(s *directorv1.VirtualService) { s.Forwarding = 9 }), "virtual-service/web.forwarding"},
-		{"scheduler", service(func(s *directorv1.VirtualService) { s.Scheduler = "lblc" }), "virtual-service/web.scheduler"},
+		{"scheduler", service(func(s *directorv1.VirtualService) { s.Scheduler = "wlcr" }), "virtual-service/web.scheduler"},
 		{"real address", service(func(s *directorv1.VirtualService) { s.RealServers[1].Address = "s2" }), "virtual-service/web.real_servers[1].address"},
 		{"real port", service(func(s *directorv1.VirtualService) { s.RealServers[1].Port = 70000 }), "virtual-service/web.real_servers[1].port"},
 		{"weight", service(func(s *directorv1.VirtualService) { s.RealServers[0].Weight = proto.Uint32(65536) }), "virtual-service/web.real_servers[0].weight"},
@@ -105,10 +111,63 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"no real address", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = "" }), "virtual-service/web.real_servers[0].address"},
 		{"scheduler in capitals", service(func(s *directorv1.VirtualService) { s.Scheduler = "WLC" }), "virtual-service/web.scheduler"},
 		{"scheduler with a space", service(func(s *directorv1.VirtualService) { s.Scheduler = "wlc " }), "virtual-service/web.scheduler"},
+		{"family of an address", service(func(s *directorv1.VirtualService) { s.Family = directorv1.Family_FAMILY_IPV4 }), "virtual-service/web.family"},
+		{"mark and address", service(func(s *directorv1.VirtualService) { s.Fwmark = 7; s.Protocol = directorv1.Protocol_PROTOCOL_UDP }),
+			"virtual-service/web.address virtual-service/web.port virtual-service/web.protocol"},
+		{"mark of an unknown family", service(func(s *directorv1.VirtualService) { marked(s); s.Family = 9 }), "virtual-service/web.family"},
+		{"same mark", []proto.Message{marked(web()), func() proto.Message { s := marked(web()); s.Name = "web2"; return s }()}, "virtual-service/web2.fwmark"},
+		{"ipv4 real server of an ipv6 mark", service(func(s *directorv1.VirtualService) {
+			marked(s).Family = directorv1.Family_FAMILY_IPV6
+			s.RealServers = s.RealServers[:1]
+		}), "virtual-service/web.real_servers[0].address"},
+		{"check without a port behind a mark", service(func(s *directorv1.VirtualService) {
+			marked(s).Check = &directorv1.Check{Kind: &directorv1.Check_Tcp{Tcp: &directorv1.TcpCheck{}}}
+		}), "virtual-service/web.check.port"},
+		{"other port by direct routing", service(func(s *directorv1.VirtualService) { s.Forwarding = directorv1.Forwarding_FORWARDING_DIRECT }), "virtual-service/web.real_servers[1].port"},
+		{"tunnel without tunnelling", service(func(s *directorv1.VirtualService) { s.Tunnel = &directorv1.Tunnel{} }), "virtual-service/web.tunnel"},
+		{"tunnel type", tunnel(&directorv1.Tunnel{Type: 9}), "virtual-service/web.real_servers[0].tunnel.type"},
+		{"gue without a port", tunnel(&directorv1.Tunnel{Type: directorv1.TunnelType_TUNNEL_TYPE_GUE}), "virtual-service/web.real_servers[0].tunnel.port"},
+		{"gre with a port", tunnel(&directorv1.Tunnel{Type: directorv1.TunnelType_TUNNEL_TYPE_GRE, Port: 80}), "virtual-service/web.real_servers[0].tunnel.port"},
+		{"ipip with a checksum", tunnel(&directorv1.Tunnel{Checksum: directorv1.TunnelChecksum_TUNNEL_CHECKSUM_WHOLE}), "virtual-service/web.real_servers[0].tunnel.checksum"},
+		{"gre with a remote checksum", tunnel(&directorv1.Tunnel{Type: directorv1.TunnelType_TUNNEL_TYPE_GRE, Checksum: directorv1.TunnelChecksum_TUNNEL_CHECKSUM_REMOTE}), "virtual-service/web.real_servers[0].tunnel.checksum"},
+		{"unknown checksum", tunnel(&directorv1.Tunnel{Type: directorv1.TunnelType_TUNNEL_TYPE_GRE, Checksum: 9}), "virtual-service/web.real_servers[0].tunnel.checksum"},
+		{"lower without upper threshold", service(func(s *directorv1.VirtualService) { s.RealServers[0].LowerThreshold = 1 }), "virtual-service/web.real_servers[0].lower_threshold"},
+		{"lower above upper threshold", service(func(s *directorv1.VirtualService) {
+			s.RealServers[0].UpperThreshold, s.RealServers[0].LowerThreshold = 3, 4
+		}), "virtual-service/web.real_servers[0].lower_threshold"},
+		{"persistence of no time", persists(&directorv1.Persistence{Timeout: durationpb.New(0)}), "virtual-service/web.persistence.timeout"},
+		{"persistence of half a second", persists(&directorv1.Persistence{Timeout: durationpb.New(1500 * time.Millisecond)}), "virtual-service/web.persistence.timeout"},
+		{"persistence by 33 bits", persists(&directorv1.Persistence{Prefix: 33}), "virtual-service/web.persistence.prefix"},
+		{"slow start of rr", service(func(s *directorv1.VirtualService) { s.Scheduler = "rr"; s.SlowStart = durationpb.New(time.Minute) }), "virtual-service/web.slow_start"},
+		{"slow start of days", service(func(s *directorv1.VirtualService) { s.SlowStart = durationpb.New(48 * time.Hour) }), "virtual-service/web.slow_start"},
+		{"foreign", service(func(s *directorv1.VirtualService) { s.Foreign = 9 }), "virtual-service/web.foreign"},
+		{"threshold of a sorry server", service(func(s *directorv1.VirtualService) {
+			s.SorryServer = &directorv1.RealServer{Address: "192.168.60.99", UpperThreshold: 1}
+		}), "virtual-service/web.sorry_server.upper_threshold"},
 		{"other message", []proto.Message{&directorv1.Object{}}, "Object"},
 	} {
 		t.Run(c.name, func(t *testing.T) { t.Parallel(); refused(t, c.messages, c.want) })
 	}
+}
+
+// marked is s as a service by mark.
+func marked(s *directorv1.VirtualService) *directorv1.VirtualService {
+	s.Fwmark, s.Address, s.Port = 7, "", 0
+	return s
+}
+
+// tunnel is a service whose first real server is reached by it.
+func tunnel(t *directorv1.Tunnel) []proto.Message {
+	s := web()
+	s.RealServers[0].Forwarding, s.RealServers[0].Tunnel = directorv1.Forwarding_FORWARDING_TUNNEL, t
+	return []proto.Message{s}
+}
+
+// persists is a service that does.
+func persists(p *directorv1.Persistence) []proto.Message {
+	s := web()
+	s.Persistence = p
+	return []proto.Message{s}
 }
 
 // refused compares the fields that are named with those that are wrong.

@@ -16,7 +16,8 @@ import (
 
 // Key names one real server of one service.
 type Key struct {
-	VIP, Real netip.AddrPort
+	VIP  spec.VIP
+	Real netip.AddrPort
 }
 
 // MarshalText makes keys of what is kept in a file.
@@ -27,7 +28,7 @@ func (k Key) MarshalText() ([]byte, error) {
 // UnmarshalText reads what MarshalText has made.
 func (k *Key) UnmarshalText(text []byte) (err error) {
 	vip, real, _ := strings.Cut(string(text), " ")
-	if k.VIP, err = netip.ParseAddrPort(vip); err == nil {
+	if k.VIP, err = spec.ParseVIP(vip); err == nil {
 		k.Real, err = netip.ParseAddrPort(real)
 	}
 	return err
@@ -70,9 +71,9 @@ type Memory struct {
 	// Leaving are the real servers that are not wanted any more and are in the kernel.
 	Leaving map[Key]Leave `json:"leaving,omitempty"`
 	// Lost are the services whose quorum is not met.
-	Lost map[netip.AddrPort]bool `json:"lost,omitempty"`
+	Lost map[spec.VIP]bool `json:"lost,omitempty"`
 	// Manners is how each service lets its real servers leave, for the time when the service itself is not wanted any more.
-	Manners map[netip.AddrPort]Manner `json:"manners,omitempty"`
+	Manners map[spec.VIP]Manner `json:"manners,omitempty"`
 }
 
 // Manner is how real servers leave.
@@ -110,9 +111,9 @@ type Course struct {
 
 // Steer sets the course.
 func Steer(w World, m Memory) Course {
-	s := steering{w: w, have: map[netip.AddrPort]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
+	s := steering{w: w, have: map[spec.VIP]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
 		Reasons: map[Key]string{}, Pending: map[netip.Addr]bool{},
-		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[netip.AddrPort]bool{}, Manners: map[netip.AddrPort]Manner{}},
+		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}},
 	}}
 	for _, h := range w.Have.Services {
 		reals := make(map[netip.AddrPort]plan.Real, len(h.Reals))
@@ -121,7 +122,7 @@ func Steer(w World, m Memory) Course {
 		}
 		s.have[h.VIP] = reals
 	}
-	wanted := map[netip.AddrPort]bool{}
+	wanted := map[spec.VIP]bool{}
 	for _, want := range w.Want.Services {
 		wanted[want.VIP] = true
 		s.service(want)
@@ -138,7 +139,7 @@ func Steer(w World, m Memory) Course {
 type steering struct {
 	w World
 	// have are the real servers that the kernel has, by VIP and address.
-	have   map[netip.AddrPort]map[netip.AddrPort]plan.Real
+	have   map[spec.VIP]map[netip.AddrPort]plan.Real
 	was    Memory
 	course Course
 }
@@ -202,12 +203,13 @@ func (s *steering) service(want spec.Service) {
 			now.Reals = append(now.Reals, r)
 			continue
 		}
-		now.Reals = append(now.Reals, spec.Real{Address: r.Address})
+		r.Weight = 0
+		now.Reals = append(now.Reals, r)
 	}
 	if lost {
 		s.reason(want.VIP, netip.AddrPort{}, "the quorum is not met, the sorry server takes all connections")
 		s.reason(want.VIP, want.Sorry, "takes connections: sorry server")
-		now.Reals = append(now.Reals, spec.Real{Address: want.Sorry, Weight: 1})
+		now.Reals = append(now.Reals, spec.Real{Address: want.Sorry, Weight: 1, Forward: want.SorryForward})
 	}
 	// Those that are not wanted any more take connections until somebody else does or all have been checked.
 	var holds func(netip.AddrPort) bool
@@ -253,12 +255,12 @@ func (s *steering) leavingService(have plan.Service) {
 	s.course.ServiceLeaves = true
 	s.course.Memory.Manners[have.VIP] = s.was.Manners[have.VIP]
 	s.reason(have.VIP, netip.AddrPort{}, "not wanted any more; its open connections are waited for")
-	s.course.Services = append(s.course.Services, spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Reals: reals})
+	s.course.Services = append(s.course.Services, spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Persistence: have.Persistence, Reals: reals})
 }
 
 // leave adds the real servers that the kernel has, that are not among reals, and that may still have connections. Those that
 // holds (nil: none) names keep the weight that they have, and do not leave yet.
-func (s *steering) leave(vip netip.AddrPort, reals []spec.Real, holds func(netip.AddrPort) bool) []spec.Real {
+func (s *steering) leave(vip spec.VIP, reals []spec.Real, holds func(netip.AddrPort) bool) []spec.Real {
 	stays := func(a netip.AddrPort) bool {
 		return slices.ContainsFunc(reals, func(r spec.Real) bool { return r.Address == a })
 	}
@@ -270,7 +272,7 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real, holds func(netip
 		key := Key{vip, address}
 		if h := s.have[vip][address]; holds != nil && h.Weight > 0 && holds(address) {
 			s.course.Reasons[key] = "takes connections: not wanted any more, and those that are have not been checked"
-			going = append(going, spec.Real{Address: address, Weight: h.Weight})
+			going = append(going, h.Real)
 			continue
 		}
 		leave, known := s.was.Leaving[key]
@@ -299,7 +301,9 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real, holds func(netip
 			text += fmt.Sprintf(", %d open", open)
 		}
 		s.course.Reasons[key] = text + ", until " + leave.Until.UTC().Format(time.RFC3339)
-		going = append(going, spec.Real{Address: address})
+		gone := s.have[vip][address].Real // with its forwarding; nothing of it when the kernel's state is damaged
+		gone.Address, gone.Weight = address, 0
+		going = append(going, gone)
 	}
 	reals = append(reals, going...)
 	slices.SortFunc(reals, func(a, b spec.Real) int { return a.Address.Compare(b.Address) })
@@ -307,7 +311,7 @@ func (s *steering) leave(vip netip.AddrPort, reals []spec.Real, holds func(netip
 }
 
 // manner is how a service lets its real servers leave: as it says, or said when it was wanted.
-func (s *steering) manner(vip netip.AddrPort) (Manner, bool) {
+func (s *steering) manner(vip spec.VIP) (Manner, bool) {
 	if m, ok := s.course.Memory.Manners[vip]; ok {
 		return m, true
 	}
@@ -317,7 +321,7 @@ func (s *steering) manner(vip netip.AddrPort) (Manner, bool) {
 
 // there are the real servers of a service that may have connections: those in the kernel; those that were leaving, when the
 // kernel's state is damaged.
-func (s *steering) there(vip netip.AddrPort) (all []netip.AddrPort) {
+func (s *steering) there(vip spec.VIP) (all []netip.AddrPort) {
 	if s.w.Have.Damage != "" {
 		for key := range s.was.Leaving {
 			if key.VIP == vip {
@@ -348,6 +352,6 @@ func (s *steering) open(key Key) (uint64, bool) {
 	return s.w.Open(key)
 }
 
-func (s *steering) reason(vip, real netip.AddrPort, format string, args ...any) {
+func (s *steering) reason(vip spec.VIP, real netip.AddrPort, format string, args ...any) {
 	s.course.Reasons[Key{vip, real}] = fmt.Sprintf(format, args...)
 }

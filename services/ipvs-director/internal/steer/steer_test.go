@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	vip   = netip.MustParseAddrPort("10.10.60.22:80")
+	vip   = spec.MustParseVIP("10.10.60.22:80")
 	sorry = real(9)
 	start = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 )
@@ -102,8 +102,8 @@ func TestSteer(t *testing.T) {
 		{"not known: no sorry yet", with(service(1, 1), withSorry), "", "?D", Memory{}, "0:0 1:0", "checks"},
 		{"quorum lost only below the hysteresis", with(service(1, 1, 1), quorum), "", "UUD", Memory{}, "0:1 1:1 2:0", "takes connections"},
 		{"quorum lost", with(service(1, 1, 1), quorum), "", "UDD", Memory{}, "0:0 1:0 2:0 9:1", "the quorum is not met"},
-		{"quorum back only above it", with(service(1, 1, 1), quorum), "9:1", "UUU", Memory{Lost: map[netip.AddrPort]bool{vip: true}}, "0:0 1:0 2:0 9:1", "the quorum is not met"},
-		{"quorum back", with(service(1, 1, 2), quorum), "9:1", "UUU", Memory{Lost: map[netip.AddrPort]bool{vip: true}}, "0:1 1:1 2:2 9:0", "takes connections"},
+		{"quorum back only above it", with(service(1, 1, 1), quorum), "9:1", "UUU", Memory{Lost: map[spec.VIP]bool{vip: true}}, "0:0 1:0 2:0 9:1", "the quorum is not met"},
+		{"quorum back", with(service(1, 1, 2), quorum), "9:1", "UUU", Memory{Lost: map[spec.VIP]bool{vip: true}}, "0:1 1:1 2:2 9:0", "takes connections"},
 		{"a real server leaves", service(1), "0:1 1:1*2", "U", Memory{}, "0:1 1:0", ""},
 		{"it has no connection, but may still get one", service(1), "0:1 1:1*0", "U", Memory{}, "0:1 1:0", ""},
 		{"it has none any more", service(1), "0:1 1:0*0", "U", Memory{Leaving: map[Key]Leave{{vip, real(1)}: {Until: start.Add(1)}}}, "0:1", ""},

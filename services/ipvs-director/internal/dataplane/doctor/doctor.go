@@ -13,6 +13,7 @@ import (
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 const (
@@ -93,12 +94,15 @@ func returns(ctx context.Context, have plan.Have) (found []dataplane.Finding) {
 	for _, a := range have.Host.Addresses {
 		held[a.Prefix.Addr()] = true
 	}
-	type pair struct{ vip, real netip.AddrPort }
+	type pair struct {
+		vip  netip.Addr
+		real netip.AddrPort
+	}
 	var pairs []pair
 	for _, s := range have.Services {
 		for _, r := range s.Reals {
-			if held[s.VIP.Addr()] && r.Weight > 0 && !s.Foreign {
-				pairs = append(pairs, pair{s.VIP, r.Address})
+			if held[s.VIP.Addr()] && r.Weight > 0 && !s.Foreign && s.VIP.Protocol == spec.TCP && r.Forward.Method == spec.Masquerade {
+				pairs = append(pairs, pair{s.VIP.Addr(), r.Address})
 			}
 		}
 	}
@@ -109,10 +113,10 @@ func returns(ctx context.Context, have plan.Have) (found []dataplane.Finding) {
 		room <- struct{}{}
 		group.Go(func() {
 			defer func() { <-room }()
-			if connects(ctx, netip.Addr{}, each.real) && !connects(ctx, each.vip.Addr(), each.real) {
+			if connects(ctx, netip.Addr{}, each.real) && !connects(ctx, each.vip, each.real) {
 				mu.Lock()
 				defer mu.Unlock()
-				found = append(found, dataplane.Finding{Code: "return_path", What: fmt.Sprintf("real server %s answers this node, and not the VIP %s: its answers to clients go another way", each.real, each.vip.Addr()),
+				found = append(found, dataplane.Finding{Code: "return_path", What: fmt.Sprintf("real server %s answers this node, and not the VIP %s: its answers to clients go another way", each.real, each.vip),
 					Remedy: "make the director's inner gateway address the default route of " + each.real.Addr().String()})
 			}
 		})

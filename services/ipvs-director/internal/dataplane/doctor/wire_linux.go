@@ -108,7 +108,7 @@ func connects(ctx context.Context, from netip.Addr, to netip.AddrPort) bool {
 	if from.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
-	conn, err := dialer.DialContext(ctx, "tcp4", to.String())
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return false
 	}
@@ -126,7 +126,7 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 	for _, s := range have.Services {
 		vip := s.VIP.Addr()
 		card := cardOf(have.Host, vip)
-		if card == 0 || asked[vip] {
+		if card == 0 || asked[vip] || !vip.Is4() {
 			continue
 		}
 		asked[vip] = true

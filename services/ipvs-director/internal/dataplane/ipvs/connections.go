@@ -12,6 +12,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 // connections is the table of connections of the namespace of the calling thread; IPVS has no netlink message for it.
@@ -19,7 +21,7 @@ const connections = "/proc/thread-self/net/ip_vs_conn"
 
 // Find tells which real server the connection of a client to a VIP has; false: the kernel has no such connection. It reads
 // the whole table. Any goroutine may call it.
-func Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error) {
+func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return real, false, err
 	}
@@ -31,7 +33,7 @@ func Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort,
 		return real, false, err
 	}
 	defer file.Close()
-	if real, found, err = search(file, client, vip); err != nil {
+	if real, found, err = search(file, client, vip.AddrPort); err != nil {
 		err = fmt.Errorf("read %s: %w", connections, err)
 	}
 	return real, found, err

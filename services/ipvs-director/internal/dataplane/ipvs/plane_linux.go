@@ -51,7 +51,7 @@ type Plane struct{}
 
 // Probe tells whether this kernel has IPVS and lets this process use it.
 func Probe() dataplane.Report {
-	r := dataplane.Report{Name: dataplane.IPVS}
+	r := dataplane.Report{Name: dataplane.IPVS, Lacks: lacks}
 	if err := present(); err != nil {
 		r.Reason = err.Error()
 		return r
@@ -63,6 +63,17 @@ func Probe() dataplane.Report {
 	r.Usable, r.Reason = true, "generic netlink has the family "+family
 	return r
 }
+
+// lacks are the features that the plane has not.
+var lacks = func() spec.Lacks {
+	l := spec.Lacks{}
+	for _, f := range []spec.Feature{spec.FeatureUDP, spec.FeatureIPv6, spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds,
+		spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies, spec.SED.Feature(), spec.NQ.Feature(),
+		spec.DH.Feature(), spec.LBLC.Feature(), spec.LBLCR.Feature(), spec.FO.Feature(), spec.OVF.Feature(), spec.TWOS.Feature()} {
+		l[f] = "the director does not use it there"
+	}
+	return l
+}()
 
 // present asks generic netlink for the family; the kernel loads the module if it has one.
 func present() error {
@@ -128,7 +139,7 @@ func observe(ctx context.Context, h *ipvs.Handle) (have plan.Have, err error) {
 		if !ok || l.Protocol != unix.IPPROTO_TCP || l.FWMark != 0 {
 			continue
 		}
-		s := plan.Service{VIP: vip, Scheduler: spec.Scheduler(l.SchedName), Foreign: l.Timeout != mark}
+		s := plan.Service{VIP: spec.VIP{AddrPort: vip}, Scheduler: spec.Scheduler(l.SchedName), Foreign: l.Timeout != mark}
 		if flags := l.Flags &^ hashed; flags != schedulerFlags(s.Scheduler) {
 			s.Drift = fmt.Sprintf("flags 0x%x", flags)
 		} else if l.Netmask != wholeAddress {
@@ -169,6 +180,9 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			if err := dataplane.Check(c, lacks); err != nil {
+				return err
+			}
 			if err := apply(ctx, h, c); err != nil {
 				return fmt.Errorf("%s: %w", c, err)
 			}
@@ -196,7 +210,7 @@ func (p *Plane) Remove(ctx context.Context) error {
 // apply does one change. What is done already is no error: EEXIST for an addition, ESRCH (no service) and ENOENT (no
 // real server) for a removal.
 func apply(ctx context.Context, h *ipvs.Handle, c plan.Change) error {
-	s := service(c.VIP, c.Scheduler)
+	s := service(c.VIP.AddrPort, c.Scheduler)
 	d := destination(c.Real)
 	switch c.Kind {
 	case plan.Rebuild:

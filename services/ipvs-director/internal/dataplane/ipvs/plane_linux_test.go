@@ -2,7 +2,6 @@ package ipvs
 
 import (
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -32,7 +31,7 @@ func TestKernelConformance(t *testing.T) {
 	}
 	planetest.Run(t, func(t testing.TB) planetest.World {
 		n := planetest.NewNetwork(t)
-		return planetest.World{Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
+		return planetest.World{Plane: dataplane.IPVS, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
 	})
 }
 
@@ -43,7 +42,7 @@ func TestKernelForeignServices(t *testing.T) {
 	}
 	n := planetest.NewNetwork(t)
 	plane := n.Inside(t, Open())
-	vip := netip.MustParseAddrPort(planetest.VIP + ":80")
+	vip := spec.MustParseVIP(planetest.VIP + ":80")
 	service := spec.Service{VIP: vip, Scheduler: spec.WLC, Reals: []spec.Real{{Address: n.Reals[0], Weight: 2}, {Address: n.Reals[1], Weight: 1}}}
 	converge := func(want spec.Want) (changes []plan.Change) {
 		t.Helper()
@@ -108,7 +107,7 @@ func TestKernelUnknownScheduler(t *testing.T) {
 		return
 	}
 	n := planetest.NewNetwork(t)
-	_, err := n.Inside(t, Open()).Apply(t.Context(), []plan.Change{{Kind: plan.AddService, VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: "none-such"}})
+	_, err := n.Inside(t, Open()).Apply(t.Context(), []plan.Change{{Kind: plan.AddService, VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: "none-such"}})
 	if err == nil || !strings.Contains(err.Error(), "this kernel has no IPVS scheduler none-such") {
 		t.Errorf("got %v", err)
 	}
@@ -127,7 +126,7 @@ func TestKernelWithoutIPVS(t *testing.T) {
 	if _, err := Open().Observe(t.Context()); !errors.Is(err, dataplane.ErrUnusable) {
 		t.Errorf("observe: %v", err)
 	}
-	add := plan.Change{Kind: plan.AddService, VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: spec.WLC}
+	add := plan.Change{Kind: plan.AddService, VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.WLC}
 	if done, err := Open().Apply(t.Context(), []plan.Change{add}); !errors.Is(err, dataplane.ErrUnusable) || len(done) > 0 {
 		t.Errorf("apply: %v, done %v", err, done)
 	}

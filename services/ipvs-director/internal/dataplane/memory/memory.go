@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -19,7 +18,7 @@ import (
 // Kernel is what outlives a plane, as the kernel outlives a process. The zero value is empty. Any goroutine may call.
 type Kernel struct {
 	mu       sync.Mutex
-	services map[netip.AddrPort]spec.Service
+	services map[spec.VIP]spec.Service
 	damage   string
 	fail     error
 	open     map[steer.Key]uint64
@@ -58,11 +57,11 @@ func (k *Kernel) Connections(key steer.Key) uint64 {
 }
 
 // Edit changes the services behind the back of every plane.
-func (k *Kernel) Edit(edit func(services map[netip.AddrPort]spec.Service)) {
+func (k *Kernel) Edit(edit func(services map[spec.VIP]spec.Service)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.services == nil {
-		k.services = map[netip.AddrPort]spec.Service{}
+		k.services = map[spec.VIP]spec.Service{}
 	}
 	edit(k.services)
 }
@@ -91,8 +90,8 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		return plan.Have{}, fmt.Errorf("observe: %w", err)
 	}
 	have := plan.Have{Damage: k.damage}
-	for _, vip := range slices.SortedFunc(maps.Keys(k.services), netip.AddrPort.Compare) {
-		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler}
+	for _, vip := range slices.SortedFunc(maps.Keys(k.services), spec.VIP.Compare) {
+		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence}
 		for _, r := range k.services[vip].Reals {
 			s.Reals = append(s.Reals, plan.Real{Real: r})
 		}
@@ -107,7 +106,7 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.services == nil {
-		k.services = map[netip.AddrPort]spec.Service{}
+		k.services = map[spec.VIP]spec.Service{}
 	}
 	for _, c := range changes {
 		if err := k.err(ctx); err != nil {

@@ -11,7 +11,7 @@ import (
 func TestConformance(t *testing.T) {
 	planetest.Run(t, func(testing.TB) planetest.World {
 		kernel := new(Kernel)
-		return planetest.World{Open: func() planetest.Plane { return Open(kernel) }}
+		return planetest.World{Plane: "memory", Open: func() planetest.Plane { return Open(kernel) }}
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
@@ -57,8 +58,8 @@ func isOpen(f *netlink.ConntrackFlow) bool {
 // another director, from the real server.
 func keysOfFlow(f *netlink.ConntrackFlow) [2]steer.Key {
 	return [2]steer.Key{
-		{VIP: end(f.Forward.DstIP, f.Forward.DstPort), Real: end(f.Reverse.SrcIP, f.Reverse.SrcPort)},
-		{VIP: end(f.Reverse.DstIP, f.Reverse.DstPort), Real: end(f.Forward.SrcIP, f.Forward.SrcPort)},
+		{VIP: spec.VIP{AddrPort: end(f.Forward.DstIP, f.Forward.DstPort)}, Real: end(f.Reverse.SrcIP, f.Reverse.SrcPort)},
+		{VIP: spec.VIP{AddrPort: end(f.Reverse.DstIP, f.Reverse.DstPort)}, Real: end(f.Forward.SrcIP, f.Forward.SrcPort)},
 	}
 }
 
@@ -69,7 +70,7 @@ func end(ip net.IP, port uint16) netip.AddrPort {
 
 // Find tells which real server the connection of a client to a VIP has; false: the kernel has no such connection. Any
 // goroutine may call it.
-func Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error) {
+func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return real, false, err
 	}
@@ -77,7 +78,7 @@ func Find(ctx context.Context, client, vip netip.AddrPort) (real netip.AddrPort,
 	// this library takes for one and the other does not.
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
 	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
-	request.AddData(tupleOf(client, vip))
+	request.AddData(tupleOf(client, vip.AddrPort))
 	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return real, false, nil

@@ -10,13 +10,13 @@ import (
 )
 
 // services are all services of the table, by VIP.
-type services map[netip.AddrPort]spec.Service
+type services map[spec.VIP]spec.Service
 
 // present are those that were observed.
 func present(have plan.Have) services {
 	all := services{}
 	for _, s := range have.Services {
-		service := spec.Service{VIP: s.VIP, Scheduler: s.Scheduler}
+		service := spec.Service{VIP: s.VIP, Scheduler: s.Scheduler, Persistence: s.Persistence}
 		for _, r := range s.Reals {
 			service.Reals = append(service.Reals, r.Real)
 		}
@@ -29,13 +29,13 @@ func present(have plan.Have) services {
 type entries struct {
 	vips, reals map[netip.AddrPort]bool
 	// back holds the VIP of each real server that one service alone uses.
-	back map[netip.AddrPort]netip.AddrPort
+	back map[netip.AddrPort]spec.VIP
 }
 
 func (all services) entries() entries {
-	e := entries{vips: map[netip.AddrPort]bool{}, reals: map[netip.AddrPort]bool{}, back: map[netip.AddrPort]netip.AddrPort{}}
+	e := entries{vips: map[netip.AddrPort]bool{}, reals: map[netip.AddrPort]bool{}, back: map[netip.AddrPort]spec.VIP{}}
 	for vip, s := range all {
-		e.vips[vip] = true
+		e.vips[vip.AddrPort] = true
 		for _, r := range s.Reals {
 			if e.reals[r.Address] {
 				delete(e.back, r.Address)
@@ -48,7 +48,7 @@ func (all services) entries() entries {
 }
 
 // beyond returns the keys of a that b has not, or has with another value, in their order.
-func beyond[V comparable](a, b map[netip.AddrPort]V) (keys []netip.AddrPort) {
+func beyond[K ordered[K], V comparable](a, b map[K]V) (keys []K) {
 	for k, v := range a {
 		if other, ok := b[k]; !ok || other != v {
 			keys = append(keys, k)
@@ -57,11 +57,17 @@ func beyond[V comparable](a, b map[netip.AddrPort]V) (keys []netip.AddrPort) {
 	return sorted(keys)
 }
 
-func sorted(keys []netip.AddrPort) []netip.AddrPort {
-	slices.SortFunc(keys, netip.AddrPort.Compare)
+// ordered are keys that have an order.
+type ordered[K any] interface {
+	comparable
+	Compare(K) int
+}
+
+func sorted[K ordered[K]](keys []K) []K {
+	slices.SortFunc(keys, func(a, b K) int { return a.Compare(b) })
 	return keys
 }
 
-func keysOf[V any](m map[netip.AddrPort]V) []netip.AddrPort {
+func keysOf[K ordered[K], V any](m map[K]V) []K {
 	return sorted(slices.Collect(maps.Keys(m)))
 }

@@ -86,13 +86,17 @@ const (
 var addressPort = nft.MustConcatSetType(nft.TypeIPAddr, nft.TypeInetService)
 
 // suffix names the objects of one service.
-func suffix(vip netip.AddrPort) string { return fmt.Sprintf("%s_%d", vip.Addr(), vip.Port()) }
+func suffix(vip spec.VIP) string { return name(vip.AddrPort) }
 
-func serviceChain(vip netip.AddrPort) string { return servicePrefix + suffix(vip) }
+func name(a netip.AddrPort) string { return fmt.Sprintf("%s_%d", a.Addr(), a.Port()) }
 
-func backChain(vip netip.AddrPort) string { return backPrefix + suffix(vip) }
+func serviceChain(vip spec.VIP) string { return servicePrefix + suffix(vip) }
 
-func realChain(vip, real netip.AddrPort) string { return realPrefix + suffix(vip) + "_" + suffix(real) }
+func backChain(vip spec.VIP) string { return backPrefix + suffix(vip) }
+
+func realChain(vip spec.VIP, real netip.AddrPort) string {
+	return realPrefix + suffix(vip) + "_" + name(real)
+}
 
 // layout makes the objects of the table, by name; nothing is sent.
 type layout struct{ table *nft.Table }
@@ -144,11 +148,11 @@ func (l layout) reals() *nft.Set { return l.addresses(realsSet) }
 
 func (l layout) chain(name string) *nft.Chain { return &nft.Chain{Table: l.table, Name: name} }
 
-func (l layout) slots(vip netip.AddrPort) *nft.Set {
+func (l layout) slots(vip spec.VIP) *nft.Set {
 	return &nft.Set{Table: l.table, Name: slotsPrefix + suffix(vip), IsMap: true, KeyType: nft.TypeMark, DataType: nft.TypeVerdict, KeyByteOrder: binaryutil.NativeEndian}
 }
 
-func (l layout) weights(vip netip.AddrPort) *nft.Set {
+func (l layout) weights(vip spec.VIP) *nft.Set {
 	return &nft.Set{Table: l.table, Name: weightsPrefix + suffix(vip), IsMap: true, KeyType: addressPort, DataType: nft.TypeMark, Concatenation: true}
 }
 
@@ -223,7 +227,7 @@ func guardRule() []expr.Any {
 }
 
 // serviceRule sends a connection to the real server that the table says. With no slots it refuses, as IPVS does.
-func serviceRule(vip netip.AddrPort, table slots.Table) []expr.Any {
+func serviceRule(vip spec.VIP, table slots.Table) []expr.Any {
 	if len(table.Slots) == 0 {
 		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable}}
 	}
@@ -257,7 +261,7 @@ func translate(kind expr.NATType, to netip.AddrPort) []expr.Any {
 }
 
 // backRule gives a connection that is taken up from its real server the VIP back.
-func backRule(vip netip.AddrPort) []expr.Any { return translate(expr.NATTypeSourceNAT, vip) }
+func backRule(vip spec.VIP) []expr.Any { return translate(expr.NATTypeSourceNAT, vip.AddrPort) }
 
 // realRule counts the connection and gives it its real server.
 func realRule(real netip.AddrPort) []expr.Any {

@@ -176,7 +176,8 @@ func (p *Plane) read() (plan.Have, error) {
 	}
 	var have plan.Have
 	for _, e := range c.elements[servicesMap] {
-		vip, isKey := parseKey(e.Key)
+		at, isKey := parseKey(e.Key)
+		vip := spec.VIP{AddrPort: at}
 		if chain, isGoto := gotoChain(e); !isKey || !isGoto || chain != serviceChain(vip) {
 			return damage("an entry of map %s leads elsewhere", servicesMap)
 		}
@@ -239,7 +240,7 @@ func sameElements(have, want []nft.SetElement) bool {
 
 // service reads one service from its weights and compares all its objects with what those weights make. What it has
 // read, it takes out of c.
-func (c content) service(vip netip.AddrPort) (s plan.Service, flaw string) {
+func (c content) service(vip spec.VIP) (s plan.Service, flaw string) {
 	s.VIP = vip
 	chain, slotsName, weightsName := serviceChain(vip), slotsPrefix+suffix(vip), weightsPrefix+suffix(vip)
 	defer func() {
@@ -305,7 +306,7 @@ func sameRule(rules []*nft.Rule, want []expr.Any) bool {
 	})
 }
 
-func sameSlots(vip netip.AddrPort, elements []nft.SetElement, table []netip.AddrPort) bool {
+func sameSlots(vip spec.VIP, elements []nft.SetElement, table []netip.AddrPort) bool {
 	if len(elements) != len(table) {
 		return false
 	}

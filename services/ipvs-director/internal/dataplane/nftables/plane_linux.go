@@ -43,10 +43,10 @@ type Plane struct {
 // Probe tells whether this kernel can do what the plane needs, by making its objects in a transaction of a table of
 // another name and removing them in the same transaction: the kernel checks everything and nothing remains.
 func Probe() dataplane.Report {
-	r := dataplane.Report{Name: dataplane.NFTables}
+	r := dataplane.Report{Name: dataplane.NFTables, Lacks: lacks}
 	p := open()
 	p.layout.table.Name = TableName + "_probe"
-	vip := netip.MustParseAddrPort("192.0.2.1:80") // RFC 5737: documentation only
+	vip := spec.MustParseVIP("192.0.2.1:80") // RFC 5737: documentation only
 	p.addBase()
 	if err := p.addService(spec.Service{VIP: vip, Reals: []spec.Real{{Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1}}}); err != nil {
 		r.Reason = err.Error()
@@ -60,6 +60,23 @@ func Probe() dataplane.Report {
 	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
 	return r
 }
+
+// lacks are the features that the plane has not.
+var lacks = func() spec.Lacks {
+	l := spec.Lacks{}
+	for _, f := range []spec.Feature{spec.FeatureUDP, spec.FeatureIPv6, spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds} {
+		l[f] = "the director does not do it with nf_tables"
+	}
+	for _, f := range []spec.Feature{spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies} {
+		l[f] = "conntrack translates, it does not wrap: use the plane ipvs"
+	}
+	for _, s := range spec.Schedulers {
+		if !slices.Contains([]spec.Scheduler{spec.RR, spec.WRR, spec.LC, spec.WLC, spec.SH, spec.MH}, s) {
+			l[s.Feature()] = "it is one of IPVS"
+		}
+	}
+	return l
+}()
 
 // Open makes the plane. Nothing is changed.
 func Open() *Plane { return open() }
@@ -98,6 +115,11 @@ func (p *Plane) Remove(ctx context.Context) error {
 
 // Apply does the changes, those of one service in one transaction: packets see all of them or none.
 func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	for _, c := range changes {
+		if err := dataplane.Check(c, lacks); err != nil {
+			return nil, err
+		}
+	}
 	have, err := p.Observe(ctx)
 	if err != nil {
 		return nil, err
@@ -151,7 +173,7 @@ func fromNothing(is services, damage string, changes []plan.Change) (list []spec
 
 // perService groups the changes by service, in the order in which each service is first named.
 func perService(changes []plan.Change) (batches [][]plan.Change) {
-	at := map[netip.AddrPort]int{}
+	at := map[spec.VIP]int{}
 	for _, c := range changes {
 		i, seen := at[c.VIP]
 		if !seen {
@@ -338,7 +360,7 @@ func (p *Plane) removeService(s spec.Service) {
 }
 
 // emptyService queues the removal of a service's rule, slots and weights.
-func (p *Plane) emptyService(vip netip.AddrPort) {
+func (p *Plane) emptyService(vip spec.VIP) {
 	p.conn.FlushChain(p.layout.chain(serviceChain(vip)))
 	p.conn.FlushSet(p.layout.slots(vip))
 	p.conn.FlushSet(p.layout.weights(vip))
@@ -361,11 +383,11 @@ func (p *Plane) fillService(s spec.Service) error {
 	return nil
 }
 
-func (p *Plane) addReal(vip netip.AddrPort, r spec.Real) {
+func (p *Plane) addReal(vip spec.VIP, r spec.Real) {
 	p.addRule(p.layout.chain(realChain(vip, r.Address)), realRule(r.Address), nil)
 }
 
-func (p *Plane) removeReal(vip netip.AddrPort, r spec.Real) {
+func (p *Plane) removeReal(vip spec.VIP, r spec.Real) {
 	chain := p.layout.chain(realChain(vip, r.Address))
 	p.conn.FlushChain(chain)
 	p.conn.DelChain(chain)
@@ -413,7 +435,7 @@ func findTable(conn *nft.Conn) (*nft.Table, error) {
 	return nil, nil
 }
 
-func slotElements(vip netip.AddrPort, table []netip.AddrPort) (elements []nft.SetElement) {
+func slotElements(vip spec.VIP, table []netip.AddrPort) (elements []nft.SetElement) {
 	for i, real := range table {
 		elements = append(elements, gotoElement(turn(i), realChain(vip, real)))
 	}
@@ -427,15 +449,15 @@ func plainElements(keys []netip.AddrPort) (elements []nft.SetElement) {
 	return elements
 }
 
-func backElements(reals []netip.AddrPort, back map[netip.AddrPort]netip.AddrPort) (elements []nft.SetElement) {
+func backElements(reals []netip.AddrPort, back map[netip.AddrPort]spec.VIP) (elements []nft.SetElement) {
 	for _, real := range reals {
 		elements = append(elements, gotoElement(key(real), backChain(back[real])))
 	}
 	return elements
 }
 
-func serviceElement(vip netip.AddrPort) nft.SetElement {
-	return gotoElement(key(vip), serviceChain(vip))
+func serviceElement(vip spec.VIP) nft.SetElement {
+	return gotoElement(key(vip.AddrPort), serviceChain(vip))
 }
 
 func gotoElement(key []byte, chain string) nft.SetElement {

@@ -36,7 +36,7 @@ func network(t testing.TB) *planetest.Network {
 func TestKernelConformance(t *testing.T) {
 	planetest.Run(t, func(t testing.TB) planetest.World {
 		n := network(t)
-		return planetest.World{Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
+		return planetest.World{Plane: dataplane.NFTables, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
 	})
 }
 
@@ -46,7 +46,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 	plane := n.Inside(t, Open())
 	want := spec.Want{}
 	for i, port := range []uint16{planetest.VIPPort, planetest.VIP2Port} { // the middle one of three has no way back
-		want.Services = append(want.Services, spec.Service{VIP: addrPort(planetest.VIP, port), Scheduler: spec.WLC, Reals: []spec.Real{
+		want.Services = append(want.Services, spec.Service{VIP: vipAt(planetest.VIP, port), Scheduler: spec.WLC, Reals: []spec.Real{
 			{Address: n.Reals[i], Weight: 2}, {Address: n.Reals[i+1], Weight: 1},
 		}})
 	}
@@ -93,7 +93,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		{"way back deleted", func(c *nft.Conn) { c.FlushChain(l.chain(backChain(vip))) }},
 		{"ways back emptied", func(c *nft.Conn) { c.FlushSet(l.reverse()) }},
 		{"guarded VIPs emptied", func(c *nft.Conn) { c.FlushSet(l.vips()) }},
-		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]netip.AddrPort{vip})) }},
+		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]netip.AddrPort{vip.AddrPort})) }},
 		{"guard deleted", func(c *nft.Conn) { c.FlushChain(l.chain(guardChain)) }},
 		{"slots emptied", func(c *nft.Conn) { c.FlushSet(l.slots(vip)) }},
 		{"weights emptied", func(c *nft.Conn) { c.FlushSet(l.weights(vip)) }},
@@ -102,7 +102,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		{"service led elsewhere", func(c *nft.Conn) {
 			_ = c.SetDeleteElements(l.services(), []nft.SetElement{serviceElement(vip)})
 			e := serviceElement(want.Services[1].VIP)
-			e.Key = key(vip)
+			e.Key = key(vip.AddrPort)
 			_ = c.SetAddElements(l.services(), []nft.SetElement{e})
 		}},
 		{"chain added", func(c *nft.Conn) { c.AddChain(&nft.Chain{Table: l.table, Name: "stray"}) }},
@@ -162,7 +162,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 // Open connections are counted while they are open, however they came to be known, and are forgotten when that is asked for.
 func TestKernelConnectionsOfARealServer(t *testing.T) {
 	n := network(t)
-	vip := addrPort(planetest.VIP, planetest.VIPPort)
+	vip := vipAt(planetest.VIP, planetest.VIPPort)
 	service := spec.Service{VIP: vip, Scheduler: spec.RR, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}, {Address: n.Reals[1], Weight: 1}}}
 	plane := n.Inside(t, Open())
 	if _, err := plane.Apply(t.Context(), plan.Diff(spec.Want{Services: []spec.Service{service}}, plan.Have{})); err != nil {
@@ -229,7 +229,7 @@ func TestKernelConnectionsOfARealServer(t *testing.T) {
 func TestKernelCountersSurviveChanges(t *testing.T) {
 	n := network(t)
 	plane := n.Inside(t, Open())
-	service := spec.Service{VIP: addrPort(planetest.VIP, planetest.VIPPort), Scheduler: spec.WLC, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}}}
+	service := spec.Service{VIP: vipAt(planetest.VIP, planetest.VIPPort), Scheduler: spec.WLC, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}}}
 	for round, change := range []func(){
 		func() {},
 		func() { service.Reals[0].Weight = 3 },
@@ -263,7 +263,7 @@ func TestKernelLargestService(t *testing.T) {
 	for i := range weights {
 		weights[i] = i * 251 % spec.MaxWeight
 	}
-	want := spec.Want{Services: []spec.Service{{VIP: addrPort(planetest.VIP, 80), Scheduler: spec.WLC, Reals: weighted(weights...)}}}
+	want := spec.Want{Services: []spec.Service{{VIP: vipAt(planetest.VIP, 80), Scheduler: spec.WLC, Reals: weighted(weights...)}}}
 	for range 2 {
 		if _, err := plane.Apply(t.Context(), plan.Diff(want, plan.Have{})); err != nil {
 			t.Fatal(err)
@@ -289,7 +289,7 @@ func TestKernelRebuildOfManyServices(t *testing.T) {
 	}
 	want, total := spec.Want{}, 0
 	for i := range uint16(24) {
-		s := spec.Service{VIP: addrPort(planetest.VIP, 1000+i), Scheduler: spec.WLC, Reals: weighted(weights...)}
+		s := spec.Service{VIP: vipAt(planetest.VIP, 1000+i), Scheduler: spec.WLC, Reals: weighted(weights...)}
 		want.Services = append(want.Services, s)
 		total += size(s)
 	}
@@ -341,6 +341,10 @@ func weighted(weights ...int) (reals []spec.Real) {
 		reals = append(reals, spec.Real{Address: addrPort(fmt.Sprintf("192.168.%d.%d", i>>8, i&255), 80), Weight: w})
 	}
 	return reals
+}
+
+func vipAt(address string, port uint16) spec.VIP {
+	return spec.VIP{AddrPort: addrPort(address, port)}
 }
 
 func addrPort(address string, port uint16) netip.AddrPort {

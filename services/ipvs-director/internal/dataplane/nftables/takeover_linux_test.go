@@ -54,7 +54,7 @@ func newPair(t *testing.T) *pair {
 		outer, inner = append(outer, fmt.Sprintf("outer%d", i)), append(inner, fmt.Sprintf("inner%d", i))
 		set(t, d, "net/ipv4/ip_forward", "1")
 	}
-	p.want = spec.Service{VIP: netip.MustParseAddrPort("10.10.60.22:80"), Scheduler: spec.MH}
+	p.want = spec.Service{VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.MH}
 	for i := range 3 {
 		real := netnstest.New(t)
 		ip := fmt.Sprintf("192.168.60.%d", 71+i)

@@ -29,44 +29,76 @@ type World struct {
 	Open func() Plane
 	// Network carries traffic through the world. nil: the world has no packets.
 	Network *Network
+	// Plane is the name of the plane, and Lacks are the features that it declares to lack.
+	Plane string
+	Lacks spec.Lacks
 }
 
-// Run runs the suite. Each test gets a world of its own.
+// test is one case of the suite.
+type test struct {
+	name string
+	// needs are the features that it is about; a plane that declares to lack one need only refuse it.
+	needs []spec.Feature
+	// traffic: it needs a world with packets.
+	traffic bool
+	run     func(*testing.T, *run)
+}
+
+var suite = []test{
+	{"starts empty", nil, false, startsEmpty},
+	{"each change is seen", nil, false, eachChangeIsSeen},
+	{"a change done twice is no error", nil, false, twiceIsNoError},
+	{"a change on a missing service is an error", nil, false, missingService},
+	{"two services are independent", nil, false, twoServices},
+	{"state outlives the plane", nil, false, outlives},
+	{"each scheduler is kept", nil, false, eachScheduler},
+	{"rebuild makes exactly what it is given", nil, false, rebuild},
+	{"a cancelled context stops it", nil, false, cancelled},
+	{"what is lacking is refused", nil, false, lacking},
+	{"each feature is kept: udp", []spec.Feature{spec.FeatureUDP}, false, kept},
+	{"each feature is kept: ipv6", []spec.Feature{spec.FeatureIPv6}, false, kept},
+	{"each feature is kept: fwmark", []spec.Feature{spec.FeatureMark}, false, kept},
+	{"each feature is kept: persistence", []spec.Feature{spec.FeaturePersistence}, false, kept},
+	{"each feature is kept: thresholds", []spec.Feature{spec.FeatureThresholds}, false, kept},
+	{"each feature is kept: direct", []spec.Feature{spec.FeatureDirect}, false, kept},
+	{"each feature is kept: tunnel ipip", []spec.Feature{spec.FeatureIPIP}, false, kept},
+	{"each feature is kept: tunnel gue", []spec.Feature{spec.FeatureGUE}, false, kept},
+	{"each feature is kept: tunnel gre", []spec.Feature{spec.FeatureGRE}, false, kept},
+	{"each feature is kept: mixed families", []spec.Feature{spec.FeatureMixedFamilies, spec.FeatureIPIP, spec.FeatureIPv6}, false, kept},
+	{"connections are spread by weight", nil, true, spread},
+	{"each scheduler deals as it says", nil, true, dealt},
+	{"a drained real server gets none and keeps what it has", nil, true, drained},
+	{"a removed real server gets none", nil, true, removed},
+	{"connections survive changes beside them", nil, true, survive},
+	{"without a taker the connection is refused", nil, true, refused},
+	{"a director that dies between two changes loses nothing", nil, true, dies},
+}
+
+// Run runs the suite. Each case gets a world of its own.
 func Run(t *testing.T, world func(t testing.TB) World) {
-	for _, c := range []struct {
-		name string
-		run  func(*testing.T, *run)
-	}{
-		{"starts empty", startsEmpty},
-		{"each change is seen", eachChangeIsSeen},
-		{"a change done twice is no error", twiceIsNoError},
-		{"a change on a missing service is an error", missingService},
-		{"two services are independent", twoServices},
-		{"state outlives the plane", outlives},
-		{"each scheduler is kept", eachScheduler},
-		{"rebuild makes exactly what it is given", rebuild},
-		{"a cancelled context stops it", cancelled},
-	} {
-		t.Run(c.name, func(t *testing.T) { c.run(t, start(t, world(t))) })
-	}
-	for _, c := range []struct {
-		name string
-		run  func(*testing.T, *run)
-	}{
-		{"connections are spread by weight", spread},
-		{"each scheduler deals as it says", dealt},
-		{"a drained real server gets none and keeps what it has", drained},
-		{"a removed real server gets none", removed},
-		{"connections survive changes beside them", survive},
-		{"without a taker the connection is refused", refused},
-		{"a director that dies between two changes loses nothing", dies},
-	} {
+	for _, c := range suite {
 		t.Run(c.name, func(t *testing.T) {
 			w := world(t)
-			if w.Network == nil {
+			if c.traffic && w.Network == nil {
 				return // a world without packets has nothing to show here
 			}
-			c.run(t, start(t, w))
+			result := "passed"
+			defer func() {
+				if t.Failed() {
+					result = "FAILED"
+				}
+				report(t, c.name, w, result)
+			}()
+			r := start(t, w)
+			r.needs = c.needs
+			for _, f := range c.needs {
+				if why, lacks := w.Lacks[f]; lacks {
+					result = fmt.Sprintf("declared unsupported: no %s: %s", f, why)
+					r.refuses(f)
+					return
+				}
+			}
+			c.run(t, r)
 		})
 	}
 }
@@ -77,6 +109,7 @@ type run struct {
 	world World
 	plane Plane
 	reals []netip.AddrPort
+	needs []spec.Feature
 }
 
 func start(t *testing.T, w World) *run {
@@ -97,7 +130,7 @@ func start(t *testing.T, w World) *run {
 
 // service makes a service on a port of the VIP; weights are those of the real servers in order, below 0 = not there.
 func (r *run) service(port int, scheduler spec.Scheduler, weights ...int) spec.Service {
-	s := spec.Service{VIP: netip.AddrPortFrom(netip.MustParseAddr(VIP), uint16(port)), Scheduler: scheduler}
+	s := spec.Service{VIP: spec.VIP{AddrPort: netip.AddrPortFrom(netip.MustParseAddr(VIP), uint16(port))}, Scheduler: scheduler}
 	for i, w := range weights {
 		if w >= 0 {
 			s.Reals = append(s.Reals, spec.Real{Address: r.reals[i], Weight: w})
@@ -141,9 +174,9 @@ func describe(h plan.Have) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "damage %q\n", h.Damage)
 	for _, s := range h.Services {
-		fmt.Fprintf(&b, "%s %s foreign %v drift %q\n", s.VIP, s.Scheduler, s.Foreign, s.Drift)
+		fmt.Fprintf(&b, "%s %s persistence %s foreign %v drift %q\n", s.VIP, s.Scheduler, s.Persistence, s.Foreign, s.Drift)
 		for _, r := range s.Reals {
-			fmt.Fprintf(&b, "  %s weight %d drift %q total %d\n", r.Address, r.Weight, r.Drift, r.Total)
+			fmt.Fprintf(&b, "  %s %s drift %q total %d\n", r.Address, r.Real, r.Drift, r.Total)
 		}
 	}
 	return b.String()
@@ -218,11 +251,21 @@ func rebuild(t *testing.T, r *run) {
 	r.is(want...)
 }
 
+// schedulers are those that the plane has.
+func (r *run) schedulers() (all []spec.Scheduler) {
+	for _, s := range spec.Schedulers {
+		if _, lacks := r.world.Lacks[s.Feature()]; !lacks {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 func eachScheduler(_ *testing.T, r *run) {
-	for _, scheduler := range spec.Schedulers {
+	for _, scheduler := range r.schedulers() {
 		r.become(r.service(80, scheduler, 3, 0, 1))
 	}
-	for _, scheduler := range spec.Schedulers {
+	for _, scheduler := range r.schedulers() {
 		r.become(r.service(80, scheduler, 1, 2))
 		r.become()
 	}
@@ -301,8 +344,12 @@ func (r *run) counts(port int, taken map[netip.AddrPort]int) {
 // dealt opens connections that stay. A hash deals by chance: of 60 connections 3/4 are 45 give or take 3.4, so bounds of
 // five times that are not left by chance. (The kernel's mh is seeded anew at each start, and so are the client's ports.)
 func dealt(t *testing.T, r *run) {
-	for _, scheduler := range spec.Schedulers {
-		r.become(r.service(VIPPort, scheduler, 3, 1, 0))
+	for _, scheduler := range r.schedulers() {
+		weights := []int{3, 1, 0}
+		if scheduler == spec.OVF {
+			weights = []int{90, 30, 0} // its weights are numbers of connections, and when all are full it refuses
+		}
+		r.become(r.service(VIPPort, scheduler, weights...))
 		conns, taken := r.connect(VIPPort, 60)
 		a, b, c := taken[r.reals[0]], taken[r.reals[1]], taken[r.reals[2]]
 		ok := a+b == 60 && c == 0
@@ -313,11 +360,18 @@ func dealt(t *testing.T, r *run) {
 			ok = ok && a >= 44 && a <= 46
 		case spec.SH:
 			ok = ok && (a == 60 || b == 60) // one client, one server
-		case spec.MH:
+		case spec.MH, spec.TWOS:
 			ok = ok && a >= 28 && b >= 1
+		case spec.DH: // by where the client wants to: one place
+			ok = ok && (a == 60 || b == 60)
+		case spec.FO, spec.OVF:
+			ok = ok && a == 60
+		case spec.SED, spec.NQ:
+			ok = ok && a >= 43 && a <= 47
+		case spec.LBLC, spec.LBLCR: // one place too, until it has twice the connections of its weight
 		}
 		if !ok {
-			t.Errorf("%s: with weights 3:1:0 the 60 connections went %d:%d:%d", scheduler, a, b, c)
+			t.Errorf("%s: with weights %v the 60 connections went %d:%d:%d", scheduler, weights, a, b, c)
 		}
 		for _, conn := range conns {
 			conn.Echo(t, "still there")

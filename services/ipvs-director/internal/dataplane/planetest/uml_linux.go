@@ -32,6 +32,7 @@ func InUML(t *testing.T, pattern string, environment ...string) {
 	args = append(args, binary, "-test.run", pattern, "-test.v")
 	out, err := exec.CommandContext(t.Context(), script, args...).CombinedOutput()
 	t.Logf("under User Mode Linux:\n%s", out)
+	Collect(t, out)
 	if err != nil {
 		t.Fatalf("%s: %v", script, err)
 	}
