@@ -276,6 +276,9 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if err == nil && len(l.want.Services) > 0 && !have.Host.Forwarding {
 		err = errors.New("net.ipv4.ip_forward is 0: this node passes no packets on; set it to 1")
 	}
+	if refused := plan.Refused(l.want.Services, have); err == nil && len(refused) > 0 {
+		err = fmt.Errorf("somebody else has made %v in this kernel, which is refused (foreign): take it away there, or say adopt or ignore", refused)
+	}
 	if err == nil {
 		err = l.removeOthers(ctx)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
@@ -323,6 +324,45 @@ func TestAStateThatThePlaneCannotDoIsWrong(t *testing.T) {
 			t.Errorf("preview: %v, %v", violations, err)
 		}
 	})
+}
+
+// What somebody else has made is adopted, ignored or refused as is said.
+func TestForeignServices(t *testing.T) {
+	const theirs = "10.10.60.22:80 rr 192.168.60.99:80=1"
+	for _, c := range []struct {
+		foreign directorv1.Foreign
+		outcome commonv1.Outcome
+		failure string
+		holds   string
+		note    bool
+	}{
+		{directorv1.Foreign_FOREIGN_UNSPECIFIED, good, "", asWanted, false},
+		{directorv1.Foreign_FOREIGN_IGNORE, good, "", theirs, true},
+		{directorv1.Foreign_FOREIGN_REFUSE, commonv1.Outcome_OUTCOME_RETRY, "somebody else has made [10.10.60.22:80]", theirs, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, dataplane.Auto)
+			vip := spec.MustParseVIP("10.10.60.22:80")
+			r.first.Edit(func(s map[spec.VIP]spec.Service) {
+				s[vip] = spec.Service{VIP: vip, Scheduler: spec.RR, Reals: []spec.Real{{Address: netip.MustParseAddrPort("192.168.60.99:80"), Weight: 1}}}
+			})
+			r.first.Disown(vip)
+			wanted := web(1)
+			wanted.Foreign = c.foreign
+			wanted.DrainTimeout = durationpb.New(time.Second)
+			r.store.set(wanted)
+			r.run()
+			for range 3 { // until what is not wanted has left
+				resync()
+			}
+			r.expect(c.outcome, c.failure, c.holds)
+			r.status.mu.Lock()
+			defer r.status.mu.Unlock()
+			if noted := slices.Contains(r.status.latest.GetNotes(), "service 10.10.60.22:80 was made by somebody else and is left alone"); noted != c.note {
+				t.Errorf("%v: notes %q", c.foreign, r.status.latest.GetNotes())
+			}
+		})
+	}
 }
 
 func TestForeignEditsAreMendedAtTheNextResync(t *testing.T) {

@@ -205,6 +205,8 @@ func services(want []spec.Service, have []Service) (changes []Change) {
 		switch {
 		case !there:
 			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler, Persistence: w.Persistence})
+		case h.Foreign && w.Foreign != spec.Adopt:
+			continue
 		case h.Foreign:
 			set.Reason = "somebody else made it"
 			changes = append(changes, set)
@@ -220,6 +222,16 @@ func services(want []spec.Service, have []Service) (changes []Change) {
 		}
 	}
 	return changes
+}
+
+// Refused are the wanted services that somebody else has made and that are not to be wanted beside that.
+func Refused(want []spec.Service, have Have) (vips []spec.VIP) {
+	for _, h := range have.Services {
+		if h.Foreign && slices.ContainsFunc(want, func(w spec.Service) bool { return w.VIP == h.VIP && w.Foreign == spec.RefuseForeign }) {
+			vips = append(vips, h.VIP)
+		}
+	}
+	return vips
 }
 
 func reals(want spec.Service, have Service) (changes []Change) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,13 @@ import (
 // real reads "192.168.60.78:80=3".
 func real(s string, weight int) spec.Real {
 	return spec.Real{Address: netip.MustParseAddrPort(s), Weight: weight}
+}
+
+// foreign is want with a way to deal with somebody else's service.
+func foreign(want spec.Want, how spec.Foreign) spec.Want {
+	want.Services = slices.Clone(want.Services)
+	want.Services[0].Foreign = how
+	return want
 }
 
 func TestDiff(t *testing.T) {
@@ -55,6 +63,12 @@ set real server 192.168.60.55:80 weight 1 of 10.10.60.22:80: forwarding 3`},
 		{"a wanted foreign service becomes ours, another stays", want, Have{Services: []Service{
 			func() Service { s := same; s.Foreign = true; return s }(), {VIP: vip2, Scheduler: spec.WRR, Foreign: true},
 		}}, "\nset service 10.10.60.22:80 scheduler wlc: somebody else made it"},
+		{"a wanted foreign service that is to be ignored stays", foreign(want, spec.Ignore), Have{Services: []Service{
+			{VIP: vip, Scheduler: spec.WRR, Foreign: true}}}, ""},
+		{"a wanted foreign service that is to be refused stays", foreign(want, spec.RefuseForeign), Have{Services: []Service{
+			{VIP: vip, Scheduler: spec.WRR, Foreign: true}}}, ""},
+		{"only what is foreign is ignored", foreign(want, spec.Ignore), Have{Services: []Service{
+			{VIP: vip, Scheduler: spec.WRR, Reals: same.Reals}}}, "\nset service 10.10.60.22:80 scheduler wlc (was wrr)"},
 		{"damage", want, Have{Services: []Service{same}, Damage: "no chain prerouting"},
 			"\nrebuild the data plane with 1 services: no chain prerouting"},
 		{"rules before the address, address away before the rules",

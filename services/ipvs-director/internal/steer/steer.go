@@ -74,6 +74,8 @@ type Memory struct {
 	Lost map[spec.VIP]bool `json:"lost,omitempty"`
 	// Manners is how each service lets its real servers leave, for the time when the service itself is not wanted any more.
 	Manners map[spec.VIP]Manner `json:"manners,omitempty"`
+	// Warming are the real servers that are spared because they have begun to take connections, and when they did.
+	Warming map[Key]time.Time `json:"warming,omitempty"`
 }
 
 // Manner is how real servers leave.
@@ -113,7 +115,7 @@ type Course struct {
 func Steer(w World, m Memory) Course {
 	s := steering{w: w, have: map[spec.VIP]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
 		Reasons: map[Key]string{}, Pending: map[netip.Addr]bool{},
-		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}},
+		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}, Warming: map[Key]time.Time{}},
 	}}
 	for _, h := range w.Have.Services {
 		reals := make(map[netip.AddrPort]plan.Real, len(h.Reals))
@@ -122,9 +124,16 @@ func Steer(w World, m Memory) Course {
 		}
 		s.have[h.VIP] = reals
 	}
-	wanted := map[spec.VIP]bool{}
+	wanted, foreign := map[spec.VIP]bool{}, map[spec.VIP]bool{}
+	for _, h := range w.Have.Services {
+		foreign[h.VIP] = h.Foreign
+	}
 	for _, want := range w.Want.Services {
 		wanted[want.VIP] = true
+		if foreign[want.VIP] && want.Foreign != spec.Adopt {
+			s.foreign(want)
+			continue
+		}
 		s.service(want)
 	}
 	for _, have := range w.Have.Services {
@@ -206,6 +215,7 @@ func (s *steering) service(want spec.Service) {
 		r.Weight = 0
 		now.Reals = append(now.Reals, r)
 	}
+	now.Reals = s.warm(want, now.Reals, panics)
 	if lost {
 		s.reason(want.VIP, netip.AddrPort{}, "the quorum is not met, the sorry server takes all connections")
 		s.reason(want.VIP, want.Sorry, "takes connections: sorry server")
@@ -221,6 +231,12 @@ func (s *steering) service(want spec.Service) {
 	}
 	now.Reals = s.leave(want.VIP, now.Reals, holds)
 	s.course.Services = append(s.course.Services, now)
+}
+
+// foreign leaves a wanted service alone that somebody else has made; plan has no changes for it.
+func (s *steering) foreign(want spec.Service) {
+	s.reason(want.VIP, netip.AddrPort{}, "somebody else made it, and it is left alone as wanted")
+	s.course.Services = append(s.course.Services, want)
 }
 
 // lost decides whether the sorry server of a service takes over. While health is not known nothing changes.

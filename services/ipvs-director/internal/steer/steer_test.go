@@ -244,6 +244,7 @@ func TestEachPassConvergesAndLeavesNoGap(t *testing.T) {
 			if random.IntN(2) > 0 {
 				s.Sorry, s.Quorum, s.Hysteresis = sorry, 1+random.IntN(4), 0
 			}
+			s.SlowStart = []time.Duration{0, time.Minute}[random.IntN(2)]
 			s.Scheduler = spec.Schedulers[random.IntN(len(spec.Schedulers))]
 			want.Services = append(want.Services, s)
 			if random.IntN(4) == 0 {

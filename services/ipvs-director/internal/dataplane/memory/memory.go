@@ -19,6 +19,7 @@ import (
 type Kernel struct {
 	mu       sync.Mutex
 	services map[spec.VIP]spec.Service
+	foreign  map[spec.VIP]bool
 	damage   string
 	fail     error
 	open     map[steer.Key]uint64
@@ -66,6 +67,16 @@ func (k *Kernel) Edit(edit func(services map[spec.VIP]spec.Service)) {
 	edit(k.services)
 }
 
+// Disown makes a service one that somebody else has made.
+func (k *Kernel) Disown(vip spec.VIP) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.foreign == nil {
+		k.foreign = map[spec.VIP]bool{}
+	}
+	k.foreign[vip] = true
+}
+
 // Damage makes Observe report damage until the plane is rebuilt.
 func (k *Kernel) Damage(reason string) {
 	k.mu.Lock()
@@ -91,7 +102,7 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 	}
 	have := plan.Have{Damage: k.damage}
 	for _, vip := range slices.SortedFunc(maps.Keys(k.services), spec.VIP.Compare) {
-		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence}
+		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence, Foreign: k.foreign[vip]}
 		for _, r := range k.services[vip].Reals {
 			s.Reals = append(s.Reals, plan.Real{Real: r})
 		}
@@ -125,6 +136,9 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 				return done, err
 			}
 			delete(k.services, c.VIP)
+			if c.Kind == plan.SetService || !there {
+				delete(k.foreign, c.VIP)
+			}
 			if there {
 				k.services[c.VIP] = becomes
 			}
