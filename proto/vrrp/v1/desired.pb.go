@@ -254,8 +254,11 @@ type Instance struct {
 	// network on the same cable, or such that routers send here. Default false: they are refused, because neighbours
 	// that have no such network never ask for them.
 	OutsideNetwork bool `protobuf:"varint,21,opt,name=outside_network,json=outsideNetwork,proto3" json:"outside_network,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Routes that the master has, 16 at most (keepalived: virtual_routes): they come behind the addresses and go before
+	// them. Destination and metric together must be of one instance only.
+	VirtualRoutes []*VirtualRoute `protobuf:"bytes,22,rep,name=virtual_routes,json=virtualRoutes,proto3" json:"virtual_routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -421,6 +424,90 @@ func (x *Instance) GetOutsideNetwork() bool {
 	return false
 }
 
+func (x *Instance) GetVirtualRoutes() []*VirtualRoute {
+	if x != nil {
+		return x.VirtualRoutes
+	}
+	return nil
+}
+
+// VirtualRoute is a route in the main table of the node that holds the virtual addresses. It bears the protocol number
+// 112, by which the agent knows its own again: ip route show proto 112.
+type VirtualRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Destination. Example: 0.0.0.0/0
+	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	// Gateway, in a network of one of the node's cards. Default: none, the destination is reached through the card of the
+	// virtual addresses. Example: 192.168.60.99
+	Via string `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"`
+	// Sender's address of what the node itself sends by this route, one of virtual_addresses. With it, the kernel takes the
+	// route away together with the address when the agent and its warden are killed; without it, the next start of the
+	// agent does. Default: the card's own address.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// Metric; of two routes to one destination the one with the lower metric is used. Default 0.
+	Metric        uint32 `protobuf:"varint,4,opt,name=metric,proto3" json:"metric,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VirtualRoute) Reset() {
+	*x = VirtualRoute{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VirtualRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VirtualRoute) ProtoMessage() {}
+
+func (x *VirtualRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VirtualRoute.ProtoReflect.Descriptor instead.
+func (*VirtualRoute) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VirtualRoute) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *VirtualRoute) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+func (x *VirtualRoute) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *VirtualRoute) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
 // Mail is sent by SMTP, from the node whose state has changed.
 type Mail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +526,7 @@ type Mail struct {
 
 func (x *Mail) Reset() {
 	*x = Mail{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +538,7 @@ func (x *Mail) String() string {
 func (*Mail) ProtoMessage() {}
 
 func (x *Mail) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[1]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +551,7 @@ func (x *Mail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mail.ProtoReflect.Descriptor instead.
 func (*Mail) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Mail) GetFrom() string {
@@ -513,7 +600,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +612,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[2]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +625,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Member) GetNode() string {
@@ -579,7 +666,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +678,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[3]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +691,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Authentication) GetPasswordFile() string {
@@ -637,7 +724,7 @@ type Hmac struct {
 
 func (x *Hmac) Reset() {
 	*x = Hmac{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +736,7 @@ func (x *Hmac) String() string {
 func (*Hmac) ProtoMessage() {}
 
 func (x *Hmac) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[4]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +749,7 @@ func (x *Hmac) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hmac.ProtoReflect.Descriptor instead.
 func (*Hmac) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hmac) GetKeys() []*HmacKey {
@@ -700,7 +787,7 @@ type HmacKey struct {
 
 func (x *HmacKey) Reset() {
 	*x = HmacKey{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +799,7 @@ func (x *HmacKey) String() string {
 func (*HmacKey) ProtoMessage() {}
 
 func (x *HmacKey) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[5]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +812,7 @@ func (x *HmacKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HmacKey.ProtoReflect.Descriptor instead.
 func (*HmacKey) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HmacKey) GetId() uint32 {
@@ -788,7 +875,7 @@ type Tracker struct {
 
 func (x *Tracker) Reset() {
 	*x = Tracker{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +887,7 @@ func (x *Tracker) String() string {
 func (*Tracker) ProtoMessage() {}
 
 func (x *Tracker) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[6]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +900,7 @@ func (x *Tracker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracker.ProtoReflect.Descriptor instead.
 func (*Tracker) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Tracker) GetName() string {
@@ -944,7 +1031,7 @@ type Script struct {
 
 func (x *Script) Reset() {
 	*x = Script{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1043,7 @@ func (x *Script) String() string {
 func (*Script) ProtoMessage() {}
 
 func (x *Script) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[7]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1056,7 @@ func (x *Script) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Script.ProtoReflect.Descriptor instead.
 func (*Script) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Script) GetArgv() []string {
@@ -997,7 +1084,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1096,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[8]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1109,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Process) GetName() string {
@@ -1043,7 +1130,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1142,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[9]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1155,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *File) GetPath() string {
@@ -1089,7 +1176,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1188,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[10]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1201,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Interface) GetName() string {
@@ -1135,7 +1222,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1234,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[11]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1247,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Route) GetDestination() string {
@@ -1181,7 +1268,7 @@ type Tcp struct {
 
 func (x *Tcp) Reset() {
 	*x = Tcp{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1280,7 @@ func (x *Tcp) String() string {
 func (*Tcp) ProtoMessage() {}
 
 func (x *Tcp) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[12]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1293,7 @@ func (x *Tcp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tcp.ProtoReflect.Descriptor instead.
 func (*Tcp) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Tcp) GetAddress() map[string]string {
@@ -1231,7 +1318,7 @@ type Http struct {
 
 func (x *Http) Reset() {
 	*x = Http{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1330,7 @@ func (x *Http) String() string {
 func (*Http) ProtoMessage() {}
 
 func (x *Http) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[13]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1343,7 @@ func (x *Http) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Http.ProtoReflect.Descriptor instead.
 func (*Http) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Http) GetAddress() map[string]string {
@@ -1293,7 +1380,7 @@ type GrpcHealth struct {
 
 func (x *GrpcHealth) Reset() {
 	*x = GrpcHealth{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1392,7 @@ func (x *GrpcHealth) String() string {
 func (*GrpcHealth) ProtoMessage() {}
 
 func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[14]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1405,7 @@ func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcHealth.ProtoReflect.Descriptor instead.
 func (*GrpcHealth) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{14}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrpcHealth) GetAddress() map[string]string {
@@ -1339,7 +1426,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xec\x06\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb2\a\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1361,7 +1448,13 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x04mail\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.MailR\x04mail\x12\x18\n" +
 	"\aunicast\x18\x11 \x01(\bR\aunicast\x12\x18\n" +
 	"\anetwork\x18\x14 \x01(\tR\anetwork\x12'\n" +
-	"\x0foutside_network\x18\x15 \x01(\bR\x0eoutsideNetwork\"w\n" +
+	"\x0foutside_network\x18\x15 \x01(\bR\x0eoutsideNetwork\x12D\n" +
+	"\x0evirtual_routes\x18\x16 \x03(\v2\x1d.twotier.vrrp.v1.VirtualRouteR\rvirtualRoutes\"r\n" +
+	"\fVirtualRoute\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
+	"\x03via\x18\x02 \x01(\tR\x03via\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x16\n" +
+	"\x06metric\x18\x04 \x01(\rR\x06metric\"w\n" +
 	"\x04Mail\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x03(\tR\x02to\x12\x16\n" +
@@ -1458,65 +1551,67 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_vrrp_v1_desired_proto_goTypes = []any{
 	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
 	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
 	(HmacMode)(0),               // 2: twotier.vrrp.v1.HmacMode
 	(*Instance)(nil),            // 3: twotier.vrrp.v1.Instance
-	(*Mail)(nil),                // 4: twotier.vrrp.v1.Mail
-	(*Member)(nil),              // 5: twotier.vrrp.v1.Member
-	(*Authentication)(nil),      // 6: twotier.vrrp.v1.Authentication
-	(*Hmac)(nil),                // 7: twotier.vrrp.v1.Hmac
-	(*HmacKey)(nil),             // 8: twotier.vrrp.v1.HmacKey
-	(*Tracker)(nil),             // 9: twotier.vrrp.v1.Tracker
-	(*Script)(nil),              // 10: twotier.vrrp.v1.Script
-	(*Process)(nil),             // 11: twotier.vrrp.v1.Process
-	(*File)(nil),                // 12: twotier.vrrp.v1.File
-	(*Interface)(nil),           // 13: twotier.vrrp.v1.Interface
-	(*Route)(nil),               // 14: twotier.vrrp.v1.Route
-	(*Tcp)(nil),                 // 15: twotier.vrrp.v1.Tcp
-	(*Http)(nil),                // 16: twotier.vrrp.v1.Http
-	(*GrpcHealth)(nil),          // 17: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 18: twotier.vrrp.v1.Tcp.AddressEntry
-	nil,                         // 19: twotier.vrrp.v1.Http.AddressEntry
-	nil,                         // 20: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
+	(*VirtualRoute)(nil),        // 4: twotier.vrrp.v1.VirtualRoute
+	(*Mail)(nil),                // 5: twotier.vrrp.v1.Mail
+	(*Member)(nil),              // 6: twotier.vrrp.v1.Member
+	(*Authentication)(nil),      // 7: twotier.vrrp.v1.Authentication
+	(*Hmac)(nil),                // 8: twotier.vrrp.v1.Hmac
+	(*HmacKey)(nil),             // 9: twotier.vrrp.v1.HmacKey
+	(*Tracker)(nil),             // 10: twotier.vrrp.v1.Tracker
+	(*Script)(nil),              // 11: twotier.vrrp.v1.Script
+	(*Process)(nil),             // 12: twotier.vrrp.v1.Process
+	(*File)(nil),                // 13: twotier.vrrp.v1.File
+	(*Interface)(nil),           // 14: twotier.vrrp.v1.Interface
+	(*Route)(nil),               // 15: twotier.vrrp.v1.Route
+	(*Tcp)(nil),                 // 16: twotier.vrrp.v1.Tcp
+	(*Http)(nil),                // 17: twotier.vrrp.v1.Http
+	(*GrpcHealth)(nil),          // 18: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 19: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 20: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 21: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
-	5,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	21, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	6,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
-	9,  // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
+	6,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
+	22, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	7,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
+	10, // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
 	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
 	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	21, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
-	21, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
-	10, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
-	4,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
-	21, // 10: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
-	7,  // 11: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
-	8,  // 12: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
-	2,  // 13: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	17, // 14: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	21, // 15: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	21, // 16: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	21, // 17: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	10, // 18: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	11, // 19: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	12, // 20: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	13, // 21: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	14, // 22: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	15, // 23: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	16, // 24: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	18, // 25: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	19, // 26: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	20, // 27: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	22, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	22, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	11, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
+	5,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
+	4,  // 10: twotier.vrrp.v1.Instance.virtual_routes:type_name -> twotier.vrrp.v1.VirtualRoute
+	22, // 11: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	8,  // 12: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	9,  // 13: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	2,  // 14: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	18, // 15: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	22, // 16: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	22, // 17: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	22, // 18: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	11, // 19: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	12, // 20: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	13, // 21: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	14, // 22: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	15, // 23: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	16, // 24: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	17, // 25: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	19, // 26: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	20, // 27: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	21, // 28: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -1524,14 +1619,14 @@ func file_vrrp_v1_desired_proto_init() {
 	if File_vrrp_v1_desired_proto != nil {
 		return
 	}
-	file_vrrp_v1_desired_proto_msgTypes[4].OneofWrappers = []any{}
+	file_vrrp_v1_desired_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

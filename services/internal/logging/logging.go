@@ -82,6 +82,9 @@ func Path(path string) zap.Field { return zap.String("path", path) }
 // Address is a network address, with its port where it has one.
 func Address(address string) zap.Field { return zap.String("address", address) }
 
+// Route is an entry of a routing table.
+func Route(text string) zap.Field { return zap.String("route", text) }
+
 // Device is a network card.
 func Device(name string) zap.Field { return zap.String("device", name) }
 

@@ -319,10 +319,28 @@ func version3(t *testing.T, more string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, authentication.ReplaceAll(text, nil), 0o600); err != nil {
+	write(t, file, string(authentication.ReplaceAll(text, nil)))
+	return file
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return file
+}
+
+// replace puts another text in the place of one that is in the file.
+func replace(t *testing.T, file, old, text string) {
+	t.Helper()
+	all, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(all), old) {
+		t.Fatalf("%s does not say %q", file, old)
+	}
+	write(t, file, strings.Replace(string(all), old, text, 1))
 }
 
 var ether = regexp.MustCompile(`link/ether (\S+)`)

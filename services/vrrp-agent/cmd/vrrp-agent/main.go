@@ -52,12 +52,13 @@ func watchOver() int {
 		panic(err) // the level is a constant
 	}
 	log = log.Named("warden")
-	remove := func(int, netip.Addr) (bool, error) { return false, nil } // the agent will say why there is no netlink
-	if cards, err := netdev.Open(log); err == nil {
-		defer cards.Close()
-		remove = cards.Remove
+	cards, err := netdev.Open(log)
+	if err != nil { // so will the agent say
+		log.Error("look at the network cards", zap.Error(err))
+		return 1
 	}
-	code, err := warden.Run(warden.Config{Remove: remove, Log: log})
+	defer cards.Close()
+	code, err := warden.Run(warden.Config{Cards: cards, Log: log})
 	if err != nil {
 		log.Error("watch over the agent", zap.Error(err))
 		code = 1

@@ -157,6 +157,7 @@ func (i *instance) obey(tracking context.Context, o order) {
 			i.act(fsm.AddAddresses)
 			i.act(fsm.Announce)
 		}
+		i.addRoutes()
 		// The peers learn of a new priority or list now, not at the next turn.
 		i.act(fsm.SendAdvert)
 	}

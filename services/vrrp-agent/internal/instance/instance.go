@@ -69,6 +69,11 @@ type Network interface {
 	Asleep() time.Duration
 	// Remove takes it off and tells whether it was there; that it was not is no error.
 	Remove(index int, a netip.Addr) (removed bool, err error)
+	// AddRoute makes a route and tells whether it was not there before; that somebody else has one to the same place with
+	// the same metric is an error.
+	AddRoute(nic.Route) (added bool, err error)
+	// RemoveRoute takes it away, if it is one of ours, and tells whether it was there; that it was not is no error.
+	RemoveRoute(nic.Route) (removed bool, err error)
 	// Tell sends a message to another agent from a port. Any goroutine may call.
 	Tell(from nic.Port, to netip.Addr, message []byte) error
 	// Listen joins the adverts at a port.
@@ -102,6 +107,9 @@ type Guard interface {
 	// Hold and Release tell what it holds; Hold is a beat too.
 	Hold(id uint8, v6 bool, index int, a netip.Addr, patience time.Duration)
 	Release(id uint8, v6 bool, index int, a netip.Addr)
+	// HoldRoute and ReleaseRoute tell which routes it has; HoldRoute is a beat too.
+	HoldRoute(id uint8, v6 bool, r nic.Route, patience time.Duration)
+	ReleaseRoute(id uint8, v6 bool, r nic.Route)
 }
 
 // Watch runs one check until ctx ends and reports whenever the answer has changed, from its own goroutine; why tells
@@ -180,6 +188,7 @@ type instance struct {
 	advert, resign []byte
 	frames         map[netip.Addr][]byte
 	held           []netip.Addr
+	routes         []nic.Route // that this node has made
 	master         netip.Addr
 	interval       time.Duration                  // of the last advert heard
 	peers          map[netip.Addr]packet.Checksum // what their checksums cover, with V3

@@ -545,6 +545,10 @@ func (deafNetwork) Asleep() time.Duration                            { return 0 
 func (deafNetwork) Beat(uint8, bool, time.Duration)                  {}
 func (deafNetwork) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
 func (deafNetwork) Release(uint8, bool, int, netip.Addr)             {}
+func (deafNetwork) AddRoute(nic.Route) (bool, error)                 { return true, nil }
+func (deafNetwork) RemoveRoute(nic.Route) (bool, error)              { return true, nil }
+func (deafNetwork) HoldRoute(uint8, bool, nic.Route, time.Duration)  {}
+func (deafNetwork) ReleaseRoute(uint8, bool, nic.Route)              {}
 func (deafNetwork) Wait() error                                      { return errors.New("deaf") }
 func (deafNetwork) Receive([]byte) (int, error)                      { return 0, nil }
 func (deafNetwork) Send([]byte) error                                { return nil }

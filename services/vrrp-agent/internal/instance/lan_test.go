@@ -59,6 +59,9 @@ type node struct {
 	hushed chan struct{}
 	gone   bool // the card has been pulled out
 	refuse error
+	// refuseRoute is what the kernel says to routes.
+	refuseRoute error
+	routes      []nic.Route
 	// refuseRemoval is what the kernel says to removals only.
 	refuseRemoval error
 	mute          bool          // its wires report nothing to Wait, as in a process that is held up
@@ -204,6 +207,45 @@ func (n *node) Beat(uint8, bool, time.Duration) { n.beats.Add(1) }
 func (n *node) Hold(_ uint8, _ bool, _ int, a netip.Addr, _ time.Duration) { n.watched.Store(a, true) }
 
 func (n *node) Release(_ uint8, _ bool, _ int, a netip.Addr) { n.watched.Delete(a) }
+
+func (n *node) HoldRoute(_ uint8, _ bool, r nic.Route, _ time.Duration) { n.watched.Store(r, true) }
+
+func (n *node) ReleaseRoute(_ uint8, _ bool, r nic.Route) { n.watched.Delete(r) }
+
+// AddRoute refuses what starts from an address that is not there, as the kernel does.
+func (n *node) AddRoute(r nic.Route) (bool, error) {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if r.Source.IsValid() && !slices.Contains(n.card.Addresses, netip.PrefixFrom(r.Source, 32)) {
+		return false, errors.New("invalid argument")
+	}
+	if n.refuseRoute != nil {
+		return false, n.refuseRoute
+	}
+	if slices.Contains(n.routes, r) {
+		return false, nil
+	}
+	n.routes = append(n.routes, r)
+	n.lan.note("%s add route %v", n.name, r)
+	return true, nil
+}
+
+func (n *node) RemoveRoute(r nic.Route) (bool, error) {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if !slices.Contains(n.routes, r) {
+		return false, nil
+	}
+	n.routes = slices.DeleteFunc(n.routes, func(x nic.Route) bool { return x == r })
+	n.lan.note("%s remove route %v", n.name, r)
+	return true, nil
+}
+
+func (n *node) Routes() ([]nic.Route, error) {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	return slices.Clone(n.routes), nil
+}
 
 func (n *node) Refresh() (nic.View, error) { return n.View(), nil }
 

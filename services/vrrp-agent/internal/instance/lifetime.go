@@ -54,6 +54,9 @@ func (i *instance) renew() {
 
 // watched tells the warden what this instance holds.
 func (i *instance) watched() {
+	for _, r := range i.routes {
+		i.guard.HoldRoute(i.order.local.VirtualRouterID, false, r, i.patience())
+	}
 	for _, a := range i.held {
 		i.guard.Hold(i.order.local.VirtualRouterID, false, i.port.Index, a, i.patience())
 	}
@@ -87,6 +90,7 @@ func (i *instance) restored(addresses []netip.Addr) {
 	}
 	if len(addresses) > 0 {
 		i.announce()
+		i.putBackRoutes() // those from the address went with it
 	}
 }
 

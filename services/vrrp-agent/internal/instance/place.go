@@ -46,10 +46,12 @@ func (i *instance) look() {
 	}
 	if i.state == fsm.Master {
 		i.putBack(view)
+		i.putBackRoutes()
 		if moved {
 			i.sendFrames()
 		}
 	} else {
+		i.takeOffRoutes()
 		i.takeOff(view)
 	}
 }
@@ -223,12 +225,16 @@ func (i *instance) hold() {
 		i.held = append(i.held, a)
 		i.life.Reset(renewal)
 	}
+	i.addRoutes()
 	i.publish()
 }
 
 // release takes addresses off the card.
 func (i *instance) release(addresses []netip.Addr) {
 	i.awaitRenewal()
+	i.removeRoutes(func(r nic.Route) bool {
+		return len(addresses) == len(i.held) || slices.Contains(addresses, r.Source) || !slices.Contains(i.order.local.Routes, r.Route)
+	})
 	var errs []error
 	for _, a := range addresses {
 		_, err := i.network.Remove(i.port.Index, a)

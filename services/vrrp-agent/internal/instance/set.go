@@ -35,6 +35,8 @@ type Host interface {
 	Network
 	// Refresh looks at the cards now.
 	Refresh() (nic.View, error)
+	// Routes are those that an agent has made, in this life or an earlier one.
+	Routes() ([]nic.Route, error)
 	// Hear waits for a message of another agent; it ends with an error after Hush. For one goroutine.
 	Hear(b []byte) (n int, from netip.Addr, err error)
 	// Hush ends Hear.
@@ -202,8 +204,13 @@ func (s *Set) Observe(context.Context) (plan.Have, error) {
 	if err != nil {
 		return plan.Have{}, err
 	}
+	running := s.Instances() // before the routes: those that are made meanwhile must have an owner
+	routes, err := s.host.Routes()
+	if err != nil {
+		return plan.Have{}, err
+	}
 	s.Poke()
-	return plan.Have{Running: s.Instances(), Single: view.Single(), Marked: view.Marked()}, nil
+	return plan.Have{Running: running, Single: view.Single(), Marked: view.Marked(), Routes: routes}, nil
 }
 
 // Apply makes one change.
@@ -213,6 +220,9 @@ func (s *Set) Apply(ctx context.Context, c plan.Change) error {
 		return s.stop(ctx, c.Local.Name)
 	case plan.Clean:
 		return s.clean(c.Address)
+	case plan.CleanRoute:
+		_, err := s.host.RemoveRoute(c.Route)
+		return err
 	case plan.Update:
 		return s.update(ctx, c.Local)
 	case plan.Start:

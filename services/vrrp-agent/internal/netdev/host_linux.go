@@ -135,7 +135,8 @@ func (h *Host) Run(ctx context.Context, changed func()) error {
 func (h *Host) follow(ctx context.Context, changed func()) error {
 	done := make(chan struct{})
 	links, addresses := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16)
-	failed := make(chan error, 2) // one for each subscription; later errors are of no interest
+	routes := make(chan netlink.RouteUpdate, 16)
+	failed := make(chan error, 3) // one for each subscription; later errors are of no interest
 	report := func(err error) {
 		select {
 		case failed <- err:
@@ -146,6 +147,10 @@ func (h *Host) follow(ctx context.Context, changed func()) error {
 	var addressErr error
 	if linkErr == nil {
 		addressErr = netlink.AddrSubscribeWithOptions(addresses, done, netlink.AddrSubscribeOptions{ErrorCallback: report})
+	}
+	var routeErr error
+	if linkErr == nil && addressErr == nil {
+		routeErr = netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: report})
 	}
 	// The subscriptions end when done is closed, but hand over first what they have in hand.
 	defer func() {
@@ -158,8 +163,12 @@ func (h *Host) follow(ctx context.Context, changed func()) error {
 			for range addresses {
 			}
 		}
+		if linkErr == nil && addressErr == nil && routeErr == nil {
+			for range routes {
+			}
+		}
 	}()
-	if err := errors.Join(linkErr, addressErr); err != nil {
+	if err := errors.Join(linkErr, addressErr, routeErr); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 
@@ -194,10 +203,16 @@ func (h *Host) follow(ctx context.Context, changed func()) error {
 					return errors.New("address events ended")
 				}
 				news = !renews(u, h.View())
+			case u, open := <-routes:
+				if !open {
+					return errors.New("route events ended")
+				}
+				news = u.Type == unix.RTM_DELROUTE && u.Protocol == routeProtocol
 			}
 		}
 		drain(links)
 		drain(addresses)
+		drain(routes)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 // View is what the kernel said of all network cards at one moment.
@@ -33,6 +34,13 @@ type Card struct {
 	Addresses []netip.Prefix
 	// Marked are those of them that an agent has put there, in this life or an earlier one.
 	Marked []netip.Addr
+}
+
+// Route is a virtual route on a card. It can be compared.
+type Route struct {
+	spec.Route
+	// Index of the card.
+	Index int
 }
 
 // Port is the place of an instance on the network: a card, and the card's own address.

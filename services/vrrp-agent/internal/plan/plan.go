@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -24,6 +25,8 @@ type Have struct {
 	Single []netip.Addr
 	// Marked addresses: those that an agent has put on the cards, in this life or an earlier one.
 	Marked []netip.Addr
+	// Routes that an agent has made, in this life or an earlier one.
+	Routes []nic.Route
 }
 
 // Instance is a running instance and how it stands.
@@ -101,6 +104,8 @@ const (
 	// Clean removes an address that an earlier life of the agent left behind, of a wanted instance or of one that has
 	// been moved or deleted since.
 	Clean
+	// CleanRoute removes a route that an earlier life of the agent left behind.
+	CleanRoute
 	// Update a running instance; it stays in its state.
 	Update
 	// Start an instance.
@@ -114,6 +119,8 @@ type Change struct {
 	Local spec.Local
 	// Address to remove, with Clean.
 	Address netip.Addr
+	// Route to remove, with CleanRoute.
+	Route nic.Route
 	// Detail for people: what is different.
 	Detail string
 }
@@ -128,6 +135,8 @@ func (c Change) String() string {
 			return fmt.Sprintf("remove %v, left by an earlier run", c.Address)
 		}
 		return fmt.Sprintf("remove %v of instance %s, left by an earlier run", c.Address, c.Local.Name)
+	case CleanRoute:
+		return fmt.Sprintf("remove route %v, left by an earlier run", c.Route)
 	case Update:
 		return fmt.Sprintf("update instance %s: %s", c.Local.Name, c.Detail)
 	case Start:
@@ -151,6 +160,11 @@ func Diff(want []spec.Local, have Have) []Change {
 			starts = append(starts, start(w))
 		} else if what := differences(r.Local, w); len(what) > 0 {
 			updates = append(updates, Change{Kind: Update, Local: w, Detail: strings.Join(what, ", ")})
+		}
+	}
+	for _, r := range have.Routes {
+		if !slices.ContainsFunc(have.Running, func(i Instance) bool { return slices.Contains(i.Local.Routes, r.Route) }) {
+			cleans = append(cleans, Change{Kind: CleanRoute, Route: r})
 		}
 	}
 	for _, w := range want {
@@ -235,6 +249,9 @@ func differences(have, want spec.Local) []string {
 	}
 	if !reflect.DeepEqual(have.Peers, want.Peers) {
 		what = append(what, "members")
+	}
+	if !slices.Equal(have.Routes, want.Routes) {
+		what = append(what, "routes")
 	}
 	if !slices.Equal(have.Trackers, want.Trackers) {
 		what = append(what, "trackers")

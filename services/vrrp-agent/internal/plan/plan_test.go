@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -18,6 +19,12 @@ func one() spec.Local {
 func three() spec.Local {
 	return spec.Local{Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
 		Priority: 99, Version: packet.V2, Interval: time.Second, Preempt: true}
+}
+
+var toAll = spec.Route{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.60.99")}
+
+func routed() spec.Local {
+	return with(one(), func(l *spec.Local) { l.Routes = []spec.Route{toAll} })
 }
 
 func with(l spec.Local, change func(*spec.Local)) spec.Local {
@@ -49,6 +56,11 @@ func TestDiff(t *testing.T) {
 			"remove 192.168.60.78 of instance VI_1, left by an earlier run\n" +
 				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]"},
 		{"marked and running", []spec.Local{one()}, Have{Running: []Instance{{Local: one()}}, Single: single, Marked: single[:1]}, ""},
+		{"routes left by a crash", []spec.Local{routed()}, Have{Routes: []nic.Route{{Route: toAll, Index: 2}}},
+			"remove route 0.0.0.0/0 via 192.168.60.99, left by an earlier run\n" +
+				"start instance VI_1: virtual router 53, priority 105, [192.168.60.78]"},
+		{"routes of who runs", []spec.Local{routed()}, Have{Running: []Instance{{Local: routed()}}, Routes: []nic.Route{{Route: toAll, Index: 2}}}, ""},
+		{"other routes", []spec.Local{one()}, Have{Running: []Instance{{Local: routed()}}}, "update instance VI_1: routes"},
 		{"as wanted", []spec.Local{one()}, Have{Running: []Instance{{Local: one()}}, Single: single}, ""},
 		{"no longer wanted", nil, Have{Running: []Instance{{Local: one()}}, Single: single},
 			"stop instance VI_1: no longer wanted on this node"},

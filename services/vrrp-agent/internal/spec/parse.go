@@ -66,6 +66,7 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Addresses = c.addresses(at, m.GetVirtualAddresses())
 	i.Members = c.members(at, m.GetMembers())
 	i.Network = c.network(at, m, i)
+	i.Routes = c.routes(at, m.GetVirtualRoutes(), i.Addresses)
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
@@ -278,6 +279,34 @@ func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
 	return all
 }
 
+// routes returns the virtual routes.
+func (c *checker) routes(at string, messages []*vrrpv1.VirtualRoute, addresses []netip.Addr) []Route {
+	if len(messages) > MaxRoutes {
+		c.bad(at+"virtual_routes", "want %d routes at most, got %d", MaxRoutes, len(messages))
+	}
+	var all []Route
+	for n, m := range messages {
+		field := fmt.Sprintf("%svirtual_routes[%d].", at, n)
+		r := Route{Metric: m.GetMetric()}
+		var err error
+		if r.Destination, err = netip.ParsePrefix(m.GetDestination()); err != nil || !r.Destination.Addr().Is4() || r.Destination != r.Destination.Masked() {
+			c.bad(field+"destination", "want an IPv4 network as in 0.0.0.0/0, got %q", m.GetDestination())
+		}
+		if m.GetVia() != "" {
+			if r.Via, err = netip.ParseAddr(m.GetVia()); err != nil || !r.Via.Is4() || !ordinary(r.Via) {
+				c.bad(field+"via", "want the IPv4 address of a gateway, got %q", m.GetVia())
+			}
+		}
+		if m.GetSource() != "" {
+			if r.Source, err = netip.ParseAddr(m.GetSource()); err != nil || !slices.Contains(addresses, r.Source) {
+				c.bad(field+"source", "want one of the virtual addresses, got %q", m.GetSource())
+			}
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
 // widest is the largest network that a card is taken to stand in, in bits: the old class A.
 const widest = 8
 
@@ -406,7 +435,28 @@ func (c *checker) together(instances []Instance) {
 			}
 		}
 	}
+	c.rivals(instances)
 	c.groups(instances)
+}
+
+// rivals refuses two routes of which a node that holds both could have only one.
+func (c *checker) rivals(instances []Instance) {
+	type key struct {
+		destination netip.Prefix
+		metric      uint32
+	}
+	seen := map[key]string{}
+	for _, i := range instances {
+		for n, r := range i.Routes {
+			k := key{r.Destination, r.Metric}
+			if other, taken := seen[k]; taken && r.Destination.IsValid() {
+				c.bad(fmt.Sprintf("instance/%s.virtual_routes[%d]", i.Name, n),
+					"instance %s has a route to %v with metric %d already; give this one another metric", other, r.Destination, r.Metric)
+				continue
+			}
+			seen[k] = i.Name
+		}
+	}
 }
 
 // groups checks that the instances of a sync group can move together: the same nodes in the same order of preference.

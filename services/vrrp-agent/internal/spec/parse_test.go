@@ -234,6 +234,33 @@ func inNetwork(network string, outside bool) func([]*vrrpv1.Instance) {
 	return func(i []*vrrpv1.Instance) { i[0].Network, i[0].OutsideNetwork = network, outside }
 }
 
+// routed gives the first instance routes.
+func routed(routes ...*vrrpv1.VirtualRoute) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) { i[0].VirtualRoutes = routes }
+}
+
+// nowhere is what is said of that many routes without a destination.
+func nowhere(count int) (text string) {
+	for n := range count {
+		text += fmt.Sprintf("\ninstance/VI_3.virtual_routes[%d].destination: want an IPv4 network as in 0.0.0.0/0, got \"\"", n)
+	}
+	return text
+}
+
+func TestParseRoutes(t *testing.T) {
+	t.Parallel()
+	messages := tutorial()
+	routed(&vrrpv1.VirtualRoute{Destination: "0.0.0.0/0", Via: "192.168.60.99", Source: "192.168.60.55", Metric: 7},
+		&vrrpv1.VirtualRoute{Destination: "10.0.0.0/8"})(messages)
+	got, violations := Parse(messages)
+	if len(violations) > 0 {
+		t.Fatal(violations)
+	}
+	if text := fmt.Sprint(On("haproxy", got)[1].Routes); text != "[0.0.0.0/0 via 192.168.60.99 src 192.168.60.55 metric 7 10.0.0.0/8]" {
+		t.Errorf("got %s", text)
+	}
+}
+
 func TestParseNetwork(t *testing.T) {
 	t.Parallel()
 	messages := tutorial()
@@ -308,6 +335,18 @@ func TestParseRefuses(t *testing.T) {
 			inNetwork("192.168.60.0/24", false)(i)
 			i[0].Unicast, i[0].Members[0].Addresses, i[0].Members[1].Addresses = true, []string{"192.168.60.22"}, []string{"10.99.0.128"}
 		}, "instance/VI_3.members[1].addresses[0]: 10.99.0.128 is not in network 192.168.60.0/24, where adverts go"},
+		{"too many routes", routed(make([]*vrrpv1.VirtualRoute, 17)...), "instance/VI_3.virtual_routes: want 16 routes at most, got 17" +
+			nowhere(17)},
+		{"route with a host part", routed(&vrrpv1.VirtualRoute{Destination: "10.0.0.1/8"}),
+			`instance/VI_3.virtual_routes[0].destination: want an IPv4 network as in 0.0.0.0/0, got "10.0.0.1/8"`},
+		{"route via nowhere", routed(&vrrpv1.VirtualRoute{Destination: "0.0.0.0/0", Via: "127.0.0.1"}),
+			`instance/VI_3.virtual_routes[0].via: want the IPv4 address of a gateway, got "127.0.0.1"`},
+		{"route from another address", routed(&vrrpv1.VirtualRoute{Destination: "0.0.0.0/0", Source: "192.168.60.78"}),
+			`instance/VI_3.virtual_routes[0].source: want one of the virtual addresses, got "192.168.60.78"`},
+		{"route twice", func(i []*vrrpv1.Instance) {
+			r := &vrrpv1.VirtualRoute{Destination: "0.0.0.0/0", Via: "192.168.60.99"}
+			i[0].VirtualRoutes, i[1].VirtualRoutes = []*vrrpv1.VirtualRoute{r}, []*vrrpv1.VirtualRoute{r}
+		}, "instance/VI_3.virtual_routes[0]: instance VI_1 has a route to 0.0.0.0/0 with metric 0 already; give this one another metric"},
 		{"no members", func(i []*vrrpv1.Instance) { i[0].Members = nil }, "instance/VI_3.members: want 1 to 32 members, got 0"},
 		{"no node", func(i []*vrrpv1.Instance) { i[0].Members[0].Node = "" }, `instance/VI_3.members[0].node: ` + wantName + `, got ""`},
 		{"node twice", func(i []*vrrpv1.Instance) { i[0].Members[1].Node = "haproxy" },

@@ -5,6 +5,7 @@
 package spec
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -19,6 +20,8 @@ const KindInstance = "instance"
 const (
 	// MaxAddresses is the most virtual addresses of one instance; keepalived has the same limit for adverts.
 	MaxAddresses = 20
+	// MaxRoutes is the most virtual routes of one instance.
+	MaxRoutes = 16
 	// MaxMembers is the most nodes of one instance.
 	MaxMembers = 32
 	// MaxTrackers is the most trackers of one instance.
@@ -126,8 +129,36 @@ type Instance struct {
 	PreemptDelay time.Duration
 	// StartupDelay is how long a node that has started listens at least.
 	StartupDelay time.Duration
+	// Routes that the master has.
+	Routes []Route
 	// Trackers that put the instance in fault, or change its priority.
 	Trackers []Tracker
+}
+
+// Route is a virtual route. It can be compared.
+type Route struct {
+	Destination netip.Prefix
+	// Via is the gateway. Invalid: the destination is on the card of the addresses.
+	Via netip.Addr
+	// Source is the preferred sender's address. Invalid: the card's own.
+	Source netip.Addr
+	// Metric of the route.
+	Metric uint32
+}
+
+// String is the route as the program ip says it.
+func (r Route) String() string {
+	text := r.Destination.String()
+	if r.Via.IsValid() {
+		text += " via " + r.Via.String()
+	}
+	if r.Source.IsValid() {
+		text += " src " + r.Source.String()
+	}
+	if r.Metric > 0 {
+		text += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	return text
 }
 
 // What is what a check looks at. It can be compared.
@@ -293,6 +324,8 @@ type Local struct {
 	PreemptDelay time.Duration
 	// StartupDelay is how long to listen at least after the start.
 	StartupDelay time.Duration
+	// Routes that it has as master.
+	Routes []Route
 	// Trackers to run on this node.
 	Trackers []Check
 }
@@ -342,7 +375,7 @@ func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Network: i.Network, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
-		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay,
+		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes,
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {

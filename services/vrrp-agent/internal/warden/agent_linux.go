@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 )
 
 // variable tells the agent by which file descriptor its warden listens.
@@ -57,6 +59,16 @@ func (g *Guard) Hold(id uint8, v6 bool, index int, a netip.Addr, patience time.D
 // Release tells that it holds it no longer.
 func (g *Guard) Release(id uint8, v6 bool, index int, a netip.Addr) {
 	g.tell(record{op: opRelease, router: router{id, v6}, index: index, address: a})
+}
+
+// HoldRoute is a beat, and tells that the instance has a route, or is about to.
+func (g *Guard) HoldRoute(id uint8, v6 bool, r nic.Route, patience time.Duration) {
+	g.tell(record{op: opHoldRoute, router: router{id, v6}, index: r.Index, route: r.Route, patience: patience})
+}
+
+// ReleaseRoute tells that it has the route no longer.
+func (g *Guard) ReleaseRoute(id uint8, v6 bool, r nic.Route) {
+	g.tell(record{op: opReleaseRoute, router: router{id, v6}, index: r.Index, route: r.Route})
 }
 
 // tell sends a record. A warden that does not read loses what it does not read: holds are told again with each renewal,

@@ -10,6 +10,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 // op is what a record says.
@@ -22,21 +24,27 @@ const (
 	opHold
 	// opRelease: it does no longer.
 	opRelease
+	// opHoldRoute: the instance lives, and has a route.
+	opHoldRoute
+	// opReleaseRoute: it has it no longer.
+	opReleaseRoute
 )
 
 // recordLength is the length of every record.
-const recordLength = 40
+const recordLength = 76
 
 // record is one message of the agent to the warden.
 type record struct {
 	op op
 	// router tells the instances apart: the virtual router identifier, and v6 for the one of IPv6 that may share it.
 	router router
-	// index of the network card, with opHold and opRelease.
+	// index of the network card, with opHold and opRelease, and of the route's.
 	index int
 	// address, with opHold and opRelease.
 	address netip.Addr
-	// patience is how long the warden waits for the next beat, with opBeat and opHold.
+	// route, with opHoldRoute and opReleaseRoute.
+	route spec.Route
+	// patience is how long the warden waits for the next beat, except with releases.
 	patience time.Duration
 	// stamp is when the record was made, by the clock of the machine.
 	stamp time.Duration
@@ -61,18 +69,45 @@ func (r record) put(b *[recordLength]byte) {
 		raw := r.address.As16()
 		copy(b[24:], raw[:])
 	}
+	if !r.route.Destination.IsValid() {
+		return
+	}
+	b[3] = byte(r.route.Destination.Bits())
+	for at, a := range [...]netip.Addr{r.route.Via, r.route.Destination.Addr(), r.route.Source} {
+		if a.IsValid() {
+			raw := a.As16()
+			copy(b[24+16*at:], raw[:])
+		}
+	}
+	binary.LittleEndian.PutUint32(b[72:], r.route.Metric)
 }
 
 // read is the inverse of put; false: no record of ours.
 func read(b []byte) (record, bool) {
-	if len(b) != recordLength || op(b[0]) < opBeat || op(b[0]) > opRelease {
+	if len(b) != recordLength || op(b[0]) < opBeat || op(b[0]) > opReleaseRoute {
 		return record{}, false
 	}
-	return record{
+	r := record{
 		op: op(b[0]), router: router{id: b[1], v6: b[2] == 1},
 		index:    int(binary.LittleEndian.Uint32(b[4:])),
 		patience: time.Duration(binary.LittleEndian.Uint64(b[8:])),
 		stamp:    time.Duration(binary.LittleEndian.Uint64(b[16:])),
-		address:  netip.AddrFrom16([16]byte(b[24:])).Unmap(),
-	}, true
+	}
+	if r.op != opHoldRoute && r.op != opReleaseRoute {
+		r.address = netip.AddrFrom16([16]byte(b[24:])).Unmap()
+		return r, true
+	}
+	r.route = spec.Route{
+		Via: address(b[24:]), Destination: netip.PrefixFrom(netip.AddrFrom16([16]byte(b[40:])).Unmap(), int(b[3])),
+		Source: address(b[56:]), Metric: binary.LittleEndian.Uint32(b[72:]),
+	}
+	return r, r.route.Destination.IsValid()
+}
+
+// address reads an address that may be missing.
+func address(b []byte) netip.Addr {
+	if a := netip.AddrFrom16([16]byte(b)).Unmap(); !a.IsUnspecified() {
+		return a
+	}
+	return netip.Addr{}
 }

@@ -3,7 +3,6 @@ package warden
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -23,8 +22,8 @@ const (
 
 // Config of a warden.
 type Config struct {
-	// Remove takes an address off a card and tells whether it was there.
-	Remove func(index int, a netip.Addr) (bool, error)
+	// Cards of this node.
+	Cards Cards
 	// Log gets what the warden does in the agent's place.
 	Log *zap.Logger
 }
@@ -102,7 +101,7 @@ func reap(agent int) (int, error) {
 // may have been held up itself.
 func (cfg Config) follow(fd int) error {
 	runtime.LockOSThread() // and never let go: the thread ends with the goroutine
-	w := newWatch(cfg.Remove, cfg.Log)
+	w := newWatch(cfg.Cards, cfg.Log)
 	defer w.end()
 	var b [recordLength]byte
 	for {

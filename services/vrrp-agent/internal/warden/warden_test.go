@@ -11,12 +11,41 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 var (
 	vip1 = netip.MustParseAddr("192.168.60.78")
 	vip6 = netip.MustParseAddr("2001:db8::78")
+
+	defaultRoute = spec.Route{
+		Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.60.99"), Source: vip1, Metric: 7,
+	}
 )
+
+// cards note what is removed from them.
+type cards struct {
+	removed []string
+	refuse  bool
+}
+
+func (c *cards) Remove(index int, a netip.Addr) (bool, error) {
+	return c.remove(fmt.Sprintf("%d %v", index, a))
+}
+
+func (c *cards) RemoveRoute(r nic.Route) (bool, error) {
+	return c.remove(fmt.Sprintf("%d %v", r.Index, r))
+}
+
+func (c *cards) remove(what string) (bool, error) {
+	c.removed = append(c.removed, what)
+	if c.refuse {
+		return false, errors.New("no")
+	}
+	return true, nil
+}
 
 func TestRecords(t *testing.T) {
 	t.Parallel()
@@ -24,6 +53,8 @@ func TestRecords(t *testing.T) {
 		{op: opBeat, router: router{53, false}, patience: 90 * time.Millisecond, stamp: 12345678 * time.Microsecond, address: netip.IPv6Unspecified()},
 		{op: opHold, router: router{53, true}, index: 70000, address: vip6, stamp: 1},
 		{op: opRelease, router: router{255, false}, index: 2, address: vip1, stamp: 1},
+		{op: opHoldRoute, router: router{53, false}, index: 2, route: defaultRoute, patience: 1, stamp: 1},
+		{op: opReleaseRoute, router: router{53, true}, index: 2, route: spec.Route{Destination: netip.MustParsePrefix("2001:db8::/32"), Source: vip6}},
 	} {
 		var b [recordLength]byte
 		want.put(&b)
@@ -42,25 +73,18 @@ func TestRecords(t *testing.T) {
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
-	var removed []string
-	refuse := false
-	w := newWatch(func(index int, a netip.Addr) (bool, error) {
-		removed = append(removed, fmt.Sprintf("%d %v", index, a))
-		if refuse {
-			return false, errors.New("no")
-		}
-		return true, nil
-	}, zap.NewNop())
+	var on cards
+	w := newWatch(&on, zap.NewNop())
 	say := func(o op, id uint8, at, patience time.Duration, a netip.Addr) {
 		w.take(record{op: o, router: router{id: id}, index: 2, address: a, patience: patience, stamp: at})
 	}
 	check := func(at time.Duration, want ...string) {
 		t.Helper()
 		w.judge(at)
-		if !slices.Equal(removed, want) {
-			t.Errorf("at %v: removed %v, want %v", at, removed, want)
+		if !slices.Equal(on.removed, want) {
+			t.Errorf("at %v: removed %v, want %v", at, on.removed, want)
 		}
-		removed = nil
+		on.removed = nil
 	}
 	if _, any := w.next(); any {
 		t.Error("somebody holds something")
@@ -83,7 +107,16 @@ func TestWatch(t *testing.T) {
 	say(opHold, 53, 310*ms, 90*ms, vip1)
 	say(opRelease, 53, 320*ms, 0, vip1)
 	check(time.Second)
-	refuse = true
+	route := record{op: opHoldRoute, router: router{id: 53}, index: 2, route: defaultRoute, patience: 90 * ms, stamp: 960 * ms}
+	w.take(route)
+	w.take(route)
+	say(opHold, 53, 960*ms, 90*ms, vip1)
+	check(1049 * ms)
+	check(1050*ms, "2 0.0.0.0/0 via 192.168.60.99 src 192.168.60.78 metric 7", "2 192.168.60.78") // before its address
+	w.take(route)
+	route.op = opReleaseRoute
+	w.take(route)
+	on.refuse = true
 	check(1100*ms, "2 2001:db8::78")
 	say(opHold, 53, 1200*ms, 0, vip1)
 	w.end()
@@ -106,15 +139,12 @@ func TestGuard(t *testing.T) {
 	if err := unix.Close(pair[1]); err != nil {
 		t.Fatal(err)
 	}
-	var removed []string
-	cfg := Config{Log: zap.NewNop(), Remove: func(index int, a netip.Addr) (bool, error) {
-		removed = append(removed, fmt.Sprintf("%d %v", index, a))
-		return true, nil
-	}}
+	var on cards
+	cfg := Config{Log: zap.NewNop(), Cards: &on}
 	if err := cfg.follow(pair[0]); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(removed, " "); got != "2 192.168.60.78" {
+	if got := strings.Join(on.removed, " "); got != "2 192.168.60.78" {
 		t.Errorf("removed %s at the agent's end", got)
 	}
 	if err := unix.Close(pair[0]); err != nil {
