@@ -22,7 +22,7 @@ test: ## everything: lint, unit, kernel and end-to-end tests
 unit: ## unit tests, with the race detector
 	@scripts/test unit
 
-test-kernel: ## tests in network namespaces and in User Mode Linux; as root
+test-kernel: ## tests in network namespaces, User Mode Linux and qemu; as root
 	@scripts/test kernel
 
 e2e: ## the stories, against a lab that is up, or one made for them

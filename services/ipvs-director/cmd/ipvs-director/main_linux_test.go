@@ -403,7 +403,7 @@ func TestKernelDirectorOnNFTables(t *testing.T) {
 func TestKernelDirectorOnIPVS(t *testing.T) {
 	netnstest.Require(t)
 	if !ipvs.Probe().Usable {
-		planetest.InUML(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		planetest.UML.Run(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
 		return
 	}
 	if _, err := exec.LookPath("ipvsadm"); err != nil {

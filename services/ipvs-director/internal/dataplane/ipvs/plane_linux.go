@@ -87,8 +87,11 @@ func present() error {
 	return nil
 }
 
-// Open makes the plane. Nothing is changed.
-func Open() *Plane { return &Plane{} }
+// Open makes the plane. No service is changed.
+func Open() *Plane {
+	_ = speak() // a node that does not refuse is no reason not to serve
+	return &Plane{}
+}
 
 // Close lets go of the kernel. The services stay and go on forwarding.
 func (*Plane) Close() error { return nil }
@@ -227,7 +230,12 @@ func apply(ctx context.Context, h *ipvs.Handle, c plan.Change) error {
 	case plan.AddService, plan.SetService:
 		err := h.NewService(s)
 		if errors.Is(err, unix.EEXIST) {
-			err = h.UpdateService(s)
+			update := func() error { return h.UpdateService(s) }
+			if c.Old != c.Scheduler {
+				err = silently(update)
+			} else {
+				err = update()
+			}
 		}
 		if errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("this kernel has no IPVS scheduler %s: %w", c.Scheduler, err)

@@ -21,7 +21,7 @@ func needIPVS(t *testing.T) bool {
 	if Probe().Usable {
 		return true
 	}
-	planetest.InUML(t, "^"+t.Name()+"$")
+	planetest.UML.Run(t, "^"+t.Name()+"$")
 	return false
 }
 
@@ -29,10 +29,22 @@ func TestKernelConformance(t *testing.T) {
 	if !needIPVS(t) {
 		return
 	}
-	planetest.Run(t, func(t testing.TB) planetest.World {
-		n := planetest.NewNetwork(t)
-		return planetest.World{Plane: dataplane.IPVS, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
-	})
+	planetest.Run(t, world)
+}
+
+func world(t testing.TB) planetest.World {
+	n := planetest.NewNetwork(t)
+	return planetest.World{Plane: dataplane.IPVS, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
+}
+
+// The same in the kernel that most machines run, which has more than one CPU.
+func TestKernelStockConformance(t *testing.T) {
+	netnstest.Require(t)
+	if !planetest.Stock.Inside() {
+		planetest.Stock.Run(t, "^"+t.Name()+"$")
+		return
+	}
+	planetest.Run(t, world)
 }
 
 // What other programs put into IPVS is left alone, and what they do to ours is noticed and mended.

@@ -1,0 +1,83 @@
+package planetest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/twotier/twotier/services/internal/testreq"
+)
+
+// Guest is a kernel that is started for a test: another than that of this machine.
+type Guest struct {
+	// Name of the kernel, for people.
+	Name   string
+	script string // in the folder scripts
+}
+
+// The guests.
+var (
+	// UML has IPVS and boots in seconds: one CPU, and no address translation by nf_tables.
+	UML = Guest{"User Mode Linux", "uml-run"}
+	// Stock is what most machines run: IPVS and nf_tables on two CPUs. They are emulated, so that all takes ten times as long.
+	Stock = Guest{"Debian's kernel in qemu", "qemu-run"}
+)
+
+// insideVariable names the guest that a test binary runs under.
+const insideVariable = "TWOTIER_GUEST"
+
+// Long is the environment variable that, being 1, has the tests that are shortened in the daily run go on to their end.
+const Long = "TWOTIER_LONG"
+
+// Inside tells whether this process runs under the guest.
+func (g Guest) Inside() bool { return os.Getenv(insideVariable) == g.script }
+
+// Run runs tests of the running test binary once more under the guest, with nothing allowed to be missing there. The
+// pattern is that of go test -run; environment is NAME=VALUE. The test fails when they fail, and when the guest panics or
+// does not come to an end.
+func (g Guest) Run(t *testing.T, pattern string, environment ...string) {
+	t.Helper()
+	script := findScript(t, g.script)
+	if out, err := exec.CommandContext(t.Context(), script, "-c").CombinedOutput(); err != nil {
+		testreq.Missing(t, string(out))
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var args []string
+	for _, e := range append(environment, testreq.RequireAll+"=1", insideVariable+"="+g.script, Long+"="+os.Getenv(Long)) {
+		args = append(args, "-e", e)
+	}
+	args = append(args, binary, "-test.run", pattern, "-test.v", "-test.timeout", "0")
+	if os.Getenv(Long) == "1" {
+		args = append([]string{"-t", "3600"}, args...)
+	}
+	out, err := exec.CommandContext(t.Context(), script, args...).CombinedOutput()
+	t.Logf("under %s:\n%s", g.Name, out)
+	Collect(t, out)
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+}
+
+// findScript looks for a script upwards from the package's folder.
+func findScript(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		script := filepath.Join(dir, "scripts", name)
+		if _, err := os.Stat(script); err == nil {
+			return script
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			t.Fatalf("there is no scripts/%s above this folder", name)
+		}
+		dir = parent
+	}
+}
