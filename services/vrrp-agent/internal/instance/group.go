@@ -19,7 +19,12 @@ type group struct {
 	mu      sync.Mutex // protects what follows
 	members []*instance
 	faults  map[string]string // of the members, by their names
+	masters map[string]bool   // the members that are master, or are about to follow one
 	move    move
+}
+
+func newGroup(name string) *group {
+	return &group{name: name, faults: map[string]string{}, masters: map[string]bool{}}
 }
 
 // move is a handover that is under way: with whom, and until when that may be believed.
@@ -86,8 +91,31 @@ func (g *group) leave(i *instance) {
 	g.mu.Lock()
 	g.members = slices.DeleteFunc(g.members, func(m *instance) bool { return m == i })
 	delete(g.faults, i.name)
+	delete(g.masters, i.name)
 	g.mu.Unlock()
 	g.pull(i, pull{kind: pullFaults, from: i.name})
+}
+
+// note keeps whether an instance is master.
+func (g *group) note(i *instance, master bool) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.masters[i.name] = master
+}
+
+// follows tells whether what another member has said of itself still holds, and notes that this one does the same. What it
+// said may have waited while it changed its mind; two that follow each other's past never come to rest.
+func (g *group) follows(i *instance, from string, master bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.masters[from] != master {
+		return false
+	}
+	g.masters[i.name] = master
+	return true
 }
 
 // pull tells all others.
@@ -152,7 +180,8 @@ func (g *group) hears(i *instance) bool {
 func (i *instance) pulled(p pull) {
 	switch p.kind {
 	case pullMaster:
-		if i.ready() {
+		if i.ready() && i.group.follows(i, p.from, true) {
+			defer func() { i.group.note(i, i.state == fsm.Master) }()
 			i.step(fsm.Event{Kind: fsm.Invited}, because(fmt.Sprintf("instance %s of sync group %s is master", p.from, i.group.name)))
 		}
 	case pullDown:
@@ -163,6 +192,10 @@ func (i *instance) pulled(p pull) {
 			i.follow = true // it is being handed over itself
 			return
 		}
+		if !i.group.follows(i, p.from, false) {
+			return
+		}
+		defer func() { i.group.note(i, i.state == fsm.Master) }()
 		i.step(fsm.Event{Kind: fsm.Resign}, because(fmt.Sprintf("instance %s of sync group %s is master no longer", p.from, i.group.name)))
 	case pullFaults:
 		i.syncFaults()

@@ -129,3 +129,37 @@ func TestSyncGroup(t *testing.T) {
 func (l *lan) mutedAdvert(payload []byte) bool {
 	return l.mute != 0 && payload[0]>>4 == byte(packet.V3) && payload[1] == l.mute
 }
+
+// TestSyncGroupLeavesThePast: word that a member has become master, or is one no longer, may have waited until it is not so any
+// more. Who followed it then would be followed in turn, and neither would come to rest.
+func TestSyncGroupLeavesThePast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(t, "haproxy", "192.168.60.22/24"), l.join(t, "haproxy2", "192.168.60.128/24")
+		for _, n := range []*node{a, b} {
+			n.start(t, grouped(n.name, map[*node]uint8{a: 105, b: 99}[n])...)
+			synctest.Wait()
+			for _, name := range []string{"outer", "inner"} {
+				n.watch.turn(name, true, "")
+			}
+		}
+		pass(5 * time.Second)
+		together(t, "started", a, b)
+		l.take()
+		for _, late := range []struct {
+			node *node
+			kind pullKind
+		}{{b, pullMaster}, {a, pullDown}} {
+			outer := late.node.set.running["outer"].instance
+			outer.group.pull(outer, pull{kind: late.kind, from: "outer"})
+			pass(5 * time.Second)
+			if j := grep(l.take(), " add "); j != "" {
+				t.Errorf("%s: moved by what is past:\n%s", late.node.name, j)
+			}
+			together(t, late.node.name, a, b)
+		}
+		a.leave()
+		b.leave()
+	})
+}

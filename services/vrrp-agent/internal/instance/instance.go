@@ -474,6 +474,7 @@ func (i *instance) remember(old, next fsm.State) {
 
 // lead tells the group of a change that the others follow. A fault they learn of as such.
 func (i *instance) lead(old, next fsm.State) {
+	i.group.note(i, next == fsm.Master)
 	switch {
 	case next == fsm.Master:
 		i.hears.Store(0)

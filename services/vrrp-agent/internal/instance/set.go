@@ -250,7 +250,7 @@ func (s *Set) start(l spec.Local) error {
 	}
 	if l.SyncGroup != "" {
 		if s.groups[l.SyncGroup] == nil {
-			s.groups[l.SyncGroup] = &group{name: l.SyncGroup, faults: map[string]string{}}
+			s.groups[l.SyncGroup] = newGroup(l.SyncGroup)
 		}
 		i.group = s.groups[l.SyncGroup]
 		i.group.join(i)
