@@ -17,9 +17,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// services are the control APIs of the lab: package, name, address.
+// services are the control APIs of the lab, both directors' among them: package, name, address.
 var services = []struct{ pkg, name, address string }{
 	{"director", "Director", lab.DirectorAPI},
+	{"director", "Director", lab.Director2API},
+	{"vrrp", "Agent", lab.DirectorAgentAPI},
+	{"vrrp", "Agent", lab.DirectorAgent2API},
 	{"router", "Router", lab.RouterAPI},
 	{"vrrp", "Agent", lab.AgentAPI},
 	{"filesync", "Sync", lab.Sync2API},
@@ -52,7 +55,7 @@ func routed(t testing.TB, api string) uint64 {
 // refused, and so is a viewer on what only an admin may do.
 func TestEveryControlAPIAnswersGrpcurl(t *testing.T) {
 	for _, service := range services {
-		t.Run(service.name, func(t *testing.T) {
+		t.Run(service.name+" "+service.address, func(t *testing.T) {
 			api := "twotier." + service.pkg + ".v1." + service.name
 			list, err := lab.Grpcurl(t, "viewer", service.address, "list")
 			if err != nil {
@@ -210,7 +213,7 @@ func TestTrafficOutlivesEtcd(t *testing.T) {
 			t.Error(err)
 		}
 		for _, service := range []string{
-			"lvs-ipvs-director", "haproxy-l7-router", "haproxy2-l7-router", "haproxy-vrrp-agent", "haproxy2-vrrp-agent",
+			"lvs-ipvs-director", "lvs2-ipvs-director", "lvs-vrrp-agent", "lvs2-vrrp-agent", "haproxy-l7-router", "haproxy2-l7-router", "haproxy-vrrp-agent", "haproxy2-vrrp-agent",
 			"server1-forum-backend", "server2-forum-backend", "server1-file-sync", "server2-file-sync",
 		} {
 			lab.Restart(t, service)

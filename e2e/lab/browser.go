@@ -7,11 +7,13 @@ import (
 	"html"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,6 +24,7 @@ type Browser struct {
 	base   string
 	client *http.Client
 	jar    *cookiejar.Jar
+	dials  atomic.Int64
 }
 
 // Page is an answer that a browser got.
@@ -46,6 +49,32 @@ func (m *Machine) Browse(base string) *Browser {
 		},
 	}
 	return b
+}
+
+// KeepAlive makes the browser use one connection for all that follows.
+func (b *Browser) KeepAlive() {
+	transport := b.client.Transport.(*http.Transport).Clone()
+	dial := transport.DialContext
+	transport.DisableKeepAlives, transport.MaxConnsPerHost = false, 1
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		b.dials.Add(1)
+		return dial(ctx, network, address)
+	}
+	b.client.Transport = transport
+}
+
+// Dials is how many connections the browser has opened since KeepAlive.
+func (b *Browser) Dials() int64 { return b.dials.Load() }
+
+// Stream gets a page whose body the caller reads and closes.
+func (b *Browser) Stream(ctx context.Context, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := *b.client
+	client.Timeout = 0 // ctx bounds it
+	return client.Do(req)
 }
 
 // Try gets a page.

@@ -24,17 +24,23 @@ import (
 
 // Addresses of the lab, as in docker-compose.yml.
 const (
-	VIP = "10.10.60.22" // where clients connect
+	VIP     = "10.10.60.22"   // where clients connect
+	Gateway = "192.168.60.99" // where the routers send what is for clients
 
-	DirectorAPI = "10.99.0.60:7401"
-	RouterAPI   = "10.99.0.22:7402"
-	Router2API  = "10.99.0.128:7402"
-	AgentAPI    = "10.99.0.22:7403"
-	Agent2API   = "10.99.0.128:7403"
-	Sync1API    = "10.99.0.88:7404"
-	Sync2API    = "10.99.0.99:7404"
-	Forum1API   = "10.99.0.88:7405"
-	Forum2API   = "10.99.0.99:7405"
+	DirectorAPI  = "10.99.0.60:7401"
+	Director2API = "10.99.0.61:7401"
+	// The agents beside the directors.
+	DirectorAgentAPI  = "10.99.0.60:7403"
+	DirectorAgent2API = "10.99.0.61:7403"
+
+	RouterAPI  = "10.99.0.22:7402"
+	Router2API = "10.99.0.128:7402"
+	AgentAPI   = "10.99.0.22:7403"
+	Agent2API  = "10.99.0.128:7403"
+	Sync1API   = "10.99.0.88:7404"
+	Sync2API   = "10.99.0.99:7404"
+	Forum1API  = "10.99.0.88:7405"
+	Forum2API  = "10.99.0.99:7405"
 )
 
 // project is the compose project of the lab (see .env).
@@ -137,6 +143,16 @@ func Healthy(t testing.TB, service string) {
 	})
 }
 
+// KillTogether ends programs of the lab with SIGKILL, all at once.
+func KillTogether(t testing.TB, services ...string) {
+	t.Helper()
+	args := []string{"kill"}
+	for _, service := range services {
+		args = append(args, Container(t, service))
+	}
+	Run(t, "docker", args...)
+}
+
 // Pid is the process id, on this host, of the first process of a running program or machine.
 func Pid(t testing.TB, service string) int {
 	t.Helper()
@@ -220,6 +236,31 @@ func (m *Machine) Addresses(t testing.TB) []string {
 		}
 	}
 	return out
+}
+
+// Cut pulls all network cables of the machine out of their switches: not a word gets out from then on, also not that they
+// are pulled. It returns what plugs them in again, which the end of the test does too.
+func (m *Machine) Cut(t testing.TB) (plug func()) {
+	t.Helper()
+	var out, down, in []string
+	for line := range strings.Lines(m.Exec(t, "sh", "-c", "cd /sys/class/net && for card in *; do [ $card = lo ] || cat $card/iflink; done")) {
+		far := Run(t, "sh", "-c", "grep -lx "+strings.TrimSpace(line)+" /sys/class/net/*/ifindex | cut -d/ -f5") // the other end, on this host
+		far = strings.TrimSpace(far)
+		bridge, err := os.Readlink("/sys/class/net/" + far + "/master")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, "link set "+far+" nomaster")
+		down = append(down, "link set "+far+" down")
+		in = append(in, "link set "+far+" master "+filepath.Base(bridge), "link set "+far+" up")
+	}
+	do := func(lines []string) {
+		t.Helper()
+		Run(t, "sh", "-c", "printf '"+strings.Join(lines, "\\n")+"\\n' | ip -batch -")
+	}
+	t.Cleanup(func() { do(in) })
+	do(append(out, down...))
+	return func() { do(in) }
 }
 
 // DialContext connects from the machine, as a program on it would. The address has to be IP:PORT.
