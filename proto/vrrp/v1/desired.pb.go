@@ -257,6 +257,16 @@ type Instance struct {
 	// Routes that the master has, 16 at most (keepalived: virtual_routes): they come behind the addresses and go before
 	// them. Destination and metric together must be of one instance only.
 	VirtualRoutes []*VirtualRoute `protobuf:"bytes,22,rep,name=virtual_routes,json=virtualRoutes,proto3" json:"virtual_routes,omitempty"`
+	// Programs that are told of one state only, and get no more arguments than their own, 8 at most of each (keepalived:
+	// notify_master, notify_backup, notify_fault, notify_stop). They come before those of notify, in the same order of
+	// changes. Example of argv: ["/etc/init.d/haproxy", "start"]
+	NotifyMaster []*Script `protobuf:"bytes,23,rep,name=notify_master,json=notifyMaster,proto3" json:"notify_master,omitempty"`
+	// The same on becoming backup.
+	NotifyBackup []*Script `protobuf:"bytes,24,rep,name=notify_backup,json=notifyBackup,proto3" json:"notify_backup,omitempty"`
+	// The same in fault.
+	NotifyFault []*Script `protobuf:"bytes,25,rep,name=notify_fault,json=notifyFault,proto3" json:"notify_fault,omitempty"`
+	// The same when the instance stops.
+	NotifyStop    []*Script `protobuf:"bytes,26,rep,name=notify_stop,json=notifyStop,proto3" json:"notify_stop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -427,6 +437,34 @@ func (x *Instance) GetOutsideNetwork() bool {
 func (x *Instance) GetVirtualRoutes() []*VirtualRoute {
 	if x != nil {
 		return x.VirtualRoutes
+	}
+	return nil
+}
+
+func (x *Instance) GetNotifyMaster() []*Script {
+	if x != nil {
+		return x.NotifyMaster
+	}
+	return nil
+}
+
+func (x *Instance) GetNotifyBackup() []*Script {
+	if x != nil {
+		return x.NotifyBackup
+	}
+	return nil
+}
+
+func (x *Instance) GetNotifyFault() []*Script {
+	if x != nil {
+		return x.NotifyFault
+	}
+	return nil
+}
+
+func (x *Instance) GetNotifyStop() []*Script {
+	if x != nil {
+		return x.NotifyStop
 	}
 	return nil
 }
@@ -1426,7 +1464,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb2\a\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa4\t\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1449,7 +1487,12 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aunicast\x18\x11 \x01(\bR\aunicast\x12\x18\n" +
 	"\anetwork\x18\x14 \x01(\tR\anetwork\x12'\n" +
 	"\x0foutside_network\x18\x15 \x01(\bR\x0eoutsideNetwork\x12D\n" +
-	"\x0evirtual_routes\x18\x16 \x03(\v2\x1d.twotier.vrrp.v1.VirtualRouteR\rvirtualRoutes\"r\n" +
+	"\x0evirtual_routes\x18\x16 \x03(\v2\x1d.twotier.vrrp.v1.VirtualRouteR\rvirtualRoutes\x12<\n" +
+	"\rnotify_master\x18\x17 \x03(\v2\x17.twotier.vrrp.v1.ScriptR\fnotifyMaster\x12<\n" +
+	"\rnotify_backup\x18\x18 \x03(\v2\x17.twotier.vrrp.v1.ScriptR\fnotifyBackup\x12:\n" +
+	"\fnotify_fault\x18\x19 \x03(\v2\x17.twotier.vrrp.v1.ScriptR\vnotifyFault\x128\n" +
+	"\vnotify_stop\x18\x1a \x03(\v2\x17.twotier.vrrp.v1.ScriptR\n" +
+	"notifyStop\"r\n" +
 	"\fVirtualRoute\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\x12\x16\n" +
@@ -1589,29 +1632,33 @@ var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	11, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
 	5,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
 	4,  // 10: twotier.vrrp.v1.Instance.virtual_routes:type_name -> twotier.vrrp.v1.VirtualRoute
-	22, // 11: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
-	8,  // 12: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
-	9,  // 13: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
-	2,  // 14: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	18, // 15: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	22, // 16: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	22, // 17: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	22, // 18: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	11, // 19: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	12, // 20: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	13, // 21: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	14, // 22: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	15, // 23: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	16, // 24: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	17, // 25: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	19, // 26: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	20, // 27: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	21, // 28: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	11, // 11: twotier.vrrp.v1.Instance.notify_master:type_name -> twotier.vrrp.v1.Script
+	11, // 12: twotier.vrrp.v1.Instance.notify_backup:type_name -> twotier.vrrp.v1.Script
+	11, // 13: twotier.vrrp.v1.Instance.notify_fault:type_name -> twotier.vrrp.v1.Script
+	11, // 14: twotier.vrrp.v1.Instance.notify_stop:type_name -> twotier.vrrp.v1.Script
+	22, // 15: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	8,  // 16: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	9,  // 17: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	2,  // 18: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	18, // 19: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	22, // 20: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	22, // 21: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	22, // 22: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	11, // 23: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	12, // 24: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	13, // 25: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	14, // 26: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	15, // 27: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	16, // 28: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	17, // 29: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	19, // 30: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	20, // 31: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	21, // 32: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }

@@ -2,11 +2,14 @@ package keepalived
 
 import (
 	"net/netip"
+	"path"
 	"strconv"
 	"strings"
 	"time"
 
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
 // harmless are statements of a vrrp_instance that are left out without effect for users, and why.
@@ -35,28 +38,22 @@ var harmless = map[string]string{
 
 // instead are statements of a vrrp_instance that matter and cannot be said, and what to do about it.
 var instead = map[string]string{
-	"preempt_delay":              "a node with a higher priority takes over at once; nopreempt keeps it from doing so at all",
 	"use_vmac":                   "addresses keep the card's own MAC; they are announced when they move",
 	"native_ipv6":                "addresses are IPv4",
 	"no_accept":                  "the node answers for its addresses",
-	"smtp_alert":                 "mail is not taken over: give the instance mail with from, to and server",
-	"unicast_src_ip":             "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
-	"unicast_peer":               "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
-	"unicast_ttl":                "adverts are sent to the multicast address 224.0.0.18; the nodes must share a network",
+	"unicast_ttl":                "adverts have the time to live 255, and are taken in only with it",
 	"mcast_src_ip":               "adverts have the card's address as their source",
 	"virtual_ipaddress_excluded": "every address is in the adverts, 20 at most; add it to virtual_addresses",
-	"virtual_routes":             "routes do not move; configure them on each node",
 	"virtual_rules":              "rules do not move; configure them on each node",
-	"track_process":              "a tracker asks a gRPC health service; nothing else is watched",
-	"track_file":                 "a tracker asks a gRPC health service; nothing else is watched",
-	"track_bfd":                  "a tracker asks a gRPC health service; nothing else is watched",
+	"track_file":                 insteadOfFile,
+	"track_bfd":                  "there is no BFD: with the profile fast a lost master is noticed within 0.1s",
 	"track_src_ip":               "the card of the address is watched, nothing else",
 	"dont_track_primary":         "the card of the address is always watched: without it the address is of no use",
 }
 
 // instance reads a vrrp_instance block.
 func (r *reader) instance(n node, s *statement) {
-	m := &member{node: n, block: s, name: s.word(1), priority: 100, idLine: s.line} // 100: keepalived's default
+	m := &member{node: n, block: s, name: s.word(1), priority: 100, idLine: s.line, version: n.globals.version} // 100: keepalived's default
 	said := false
 	iface := ""
 	for _, child := range s.children {
@@ -111,17 +108,49 @@ func (r *reader) instance(n node, s *statement) {
 				m.track(each.words, each.line)
 			}
 		case "track_interface":
-			trackInterface(child, iface)
-		case "version":
-			if value == "2" {
-				line.Ignored("VRRPv2 is spoken")
-			} else {
-				line.LeftOut("imported instances speak VRRPv2; set version to 3 on the instance, which changes all its nodes together")
+			m.trackInterface(child, iface)
+		case "track_process":
+			line.Ignored("it begins a block")
+			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
+				m.trackProcess(each)
 			}
+		case "preempt_delay":
+			d, good := seconds(value)
+			if !good {
+				line.Unsupported("want seconds, got %s", importing.Quote(value))
+				continue
+			}
+			m.delay = setting{d, line}
+			line.Taken("preempt_delay %v", d)
+		case "smtp_alert":
+			m.alert = line
+			line.Ignored("every instance sends mail when global_defs says where to")
+		case "unicast_src_ip":
+			m.source = address{value, line}
+			line.Taken("first address of member %s", n.name)
+		case "unicast_peer":
+			line.Taken("unicast")
+			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
+				if each.word(0) != "" {
+					m.peers = append(m.peers, address{each.word(0), each.line})
+					each.line.Taken("adverts go to %s", importing.Short(each.word(0), 64))
+				}
+			}
+		case "virtual_routes":
+			line.Taken("virtual_routes")
+			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
+				m.route(each.words, each.line)
+			}
+		case "version":
+			m.version = value
+			line.Taken("version %s", importing.Short(value, 8))
+		case "v3_checksum_as_v2":
+			m.message = true
+			line.Taken("checksum of the message alone, with version 3")
 		default:
 			switch {
 			case strings.HasPrefix(word, "notify"):
-				notify(child)
+				m.notify(child)
 			case harmless[word] != "":
 				child.ignore("%s", harmless[word])
 			case instead[word] != "":
@@ -131,19 +160,132 @@ func (r *reader) instance(n node, s *statement) {
 			}
 		}
 	}
+	if m.version == "" {
+		m.version = "2"
+	}
 	if !said {
 		s.line.Assumed("priority 100, the default of keepalived")
 	}
 	r.members = append(r.members, m)
 }
 
-// notify speaks about a notify script.
-func notify(s *statement) {
-	why := "programs are not taken over: give the instance notify, with what to run as argv; it gets keepalived's arguments"
-	if strings.Contains(strings.Join(s.words, " "), "haproxy") {
-		why = "not taken over; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped"
+// notify reads a notify line: the program, quoted or not, and perhaps who runs it.
+func (m *member) notify(s *statement) {
+	state, known := map[string]string{
+		"notify": "notify", "notify_master": "notify_master", "notify_backup": "notify_backup", "notify_fault": "notify_fault", "notify_stop": "notify_stop",
+	}[s.word(0)]
+	if !known {
+		s.leave("%s has no counterpart; the stream WatchInstances tells of every change", importing.Quote(s.word(0)))
+		return
 	}
-	s.leave("%s", why)
+	if m.node.routerHealth != "" && strings.Contains(strings.Join(s.words, " "), "haproxy") {
+		s.leave("not taken over; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped")
+		return
+	}
+	argv := command(s.words[1:min(2, len(s.words))])
+	if argv == nil {
+		s.leave("a line for the shell is no program: give the instance %s, with what to run as argv, a program by its whole path", state)
+		return
+	}
+	script := &vrrpv1.Script{Argv: argv, User: m.node.globals.user}
+	if s.word(2) != "" {
+		script.User = s.word(2)
+	}
+	m.hooks = append(m.hooks, hook{state, script, s.line})
+	s.line.Taken("%s of the instance", state)
+	if script.User == "" {
+		s.line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
+	}
+}
+
+// routeOptions are the words of a virtual route that matter to nobody here, with the number of their arguments.
+var routeOptions = map[string]int{"dev": 1, "oif": 1, "scope": 1, "protocol": 1, "no_track": 0, "unicast": 0, "onlink": 0}
+
+// route reads a line of virtual_routes.
+func (m *member) route(words []string, line *importing.Line) {
+	if len(words) == 0 {
+		return
+	}
+	r := &vrrpv1.VirtualRoute{}
+	for i := 0; i < len(words); i++ {
+		word, value := words[i], ""
+		if i+1 < len(words) {
+			value = words[i+1]
+		}
+		args, known := routeOptions[word]
+		switch {
+		case known:
+			line.Assumed("the route without %s: the card is found by the gateway, or by the addresses", word)
+			i += args
+			continue
+		case word == "src":
+			r.Source = value
+		case word == "to":
+			r.Destination = value
+		case word == "via" || word == "gw":
+			r.Via = value
+		case word == "metric":
+			metric, err := strconv.ParseUint(value, 10, 32)
+			if err != nil {
+				line.LeftOut("metric %s: want a number", importing.Quote(value))
+				return
+			}
+			r.Metric = uint32(metric)
+		case i == 0 || r.Destination == "" && (word == "default" || strings.ContainsAny(word, "./:")):
+			r.Destination = word
+			i--
+		default:
+			line.LeftOut("%s: a route has a destination, via, src and metric", importing.Quote(word))
+			return
+		}
+		i++
+	}
+	switch _, err := netip.ParseAddr(r.Destination); {
+	case r.Destination == "default":
+		r.Destination = "0.0.0.0/0"
+	case err == nil:
+		r.Destination += "/32"
+	}
+	m.routes = append(m.routes, route{r, line})
+	line.Taken("virtual route to %s", importing.Short(r.Destination, 64))
+}
+
+// trackProcess reads a line of track_process.
+func (m *member) trackProcess(s *statement) {
+	if s.word(0) == "" {
+		return
+	}
+	block := m.node.processes[s.word(0)]
+	if block == nil {
+		s.line.LeftOut("there is no vrrp_track_process %s in this file", importing.Quote(s.word(0)))
+		return
+	}
+	t := &vrrpv1.Tracker{Name: s.word(0), Process: &vrrpv1.Process{}}
+	weight := ""
+	for _, child := range block.children {
+		switch child.word(0) {
+		case "process":
+			t.Process.Name = path.Base(child.word(1))
+		case "weight":
+			weight = child.word(1)
+		}
+	}
+	if s.word(1) == "weight" {
+		weight = s.word(2)
+	}
+	m.watch(t, weight, s.line)
+}
+
+// watch adds a tracker with the weight that the text says.
+func (m *member) watch(t *vrrpv1.Tracker, weight string, line *importing.Line) {
+	if w, err := strconv.Atoi(weight); err == nil && w >= -spec.MaxWeight && w <= spec.MaxWeight {
+		t.Weight = int32(w)
+	} else if weight != "" {
+		line.Unsupported("weight %s: want %d to %d", importing.Quote(weight), -spec.MaxWeight, spec.MaxWeight)
+	}
+	t.Rise, t.Fall = 1, 1
+	m.watched = append(m.watched, watched{t, line})
+	line.Taken("tracker %s of the instance", importing.Short(t.GetName(), 64))
 }
 
 // authentication reads the kind and the password, which goes to a file.
@@ -219,14 +361,19 @@ func (m *member) track(words []string, line *importing.Line) {
 	m.tracks = append(m.tracks, t)
 }
 
-func trackInterface(s *statement, iface string) {
+// trackInterface reads track_interface.
+func (m *member) trackInterface(s *statement, iface string) {
 	s.line.Ignored("it begins a block")
 	for _, child := range s.children {
 		if child.word(0) == iface && len(child.words) == 1 {
 			child.line.Ignored("the card of the address is always watched")
-		} else {
-			child.leave("the card of the address is watched, nothing else")
+			continue
 		}
+		weight := ""
+		if child.word(1) == "weight" {
+			weight = child.word(2)
+		}
+		m.watch(&vrrpv1.Tracker{Name: child.word(0), Interface: &vrrpv1.Interface{Name: child.word(0)}}, weight, child.line)
 	}
 }
 

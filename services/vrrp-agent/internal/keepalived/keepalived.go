@@ -7,10 +7,14 @@ package keepalived
 
 import (
 	"fmt"
+	"net"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
@@ -41,7 +45,9 @@ func Import(files []File) ([]*vrrpv1.Instance, *commonv1.ImportReport, []*common
 		if err != nil {
 			return nil, nil, []*commonv1.Violation{{Field: fmt.Sprintf("files[%d].config", i), Description: err.Error()}}
 		}
-		r.file(node{name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}}, lines)
+		r.file(node{
+			name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}, processes: map[string]*statement{}, globals: &globals{},
+		}, lines)
 	}
 	instances := r.finish()
 	return instances, r.report.Message(), nil
@@ -72,6 +78,26 @@ type node struct {
 	name         string
 	routerHealth string
 	scripts      map[string]*script
+	processes    map[string]*statement // vrrp_track_process blocks
+	globals      *globals
+}
+
+// globals are the global_defs of a node, as far as its instances need them.
+type globals struct {
+	mail         *vrrpv1.Mail
+	mailLines    []*importing.Line
+	startupDelay time.Duration
+	version      string
+	user         string // who runs scripts; empty: keepalived's choice
+}
+
+// syncGroup is a vrrp_sync_group block of one node.
+type syncGroup struct {
+	node  string
+	name  string
+	block *statement
+	// instances, by keepalived's names, and their lines.
+	instances []address
 }
 
 // script is a vrrp_script block.
@@ -86,6 +112,13 @@ type script struct {
 	weightLine *importing.Line
 	// tracked: a tracker was made of it.
 	tracked bool
+	// kept: its weight was taken as it is.
+	kept bool
+	user string
+	// argv of the command; nil: it wants a shell. process: it only looks for a process of that name.
+	argv    []string
+	process string
+	becomes *vrrpv1.Tracker
 }
 
 // member is a vrrp_instance block: what one node has of an instance.
@@ -102,7 +135,35 @@ type member struct {
 	// addresses that float, in their order.
 	addresses []address
 	nopreempt *importing.Line
+	delay     setting // preempt_delay
 	tracks    []track
+	watched   []watched
+	routes    []route
+	hooks     []hook
+	alert     *importing.Line // smtp_alert
+	version   string
+	source    address   // unicast_src_ip
+	peers     []address // unicast_peer
+	message   bool      // v3_checksum_as_v2
+}
+
+// watched is a process or a card that is tracked.
+type watched struct {
+	tracker *vrrpv1.Tracker
+	line    *importing.Line
+}
+
+// route is a line of virtual_routes.
+type route struct {
+	route *vrrpv1.VirtualRoute
+	line  *importing.Line
+}
+
+// hook is a notify line: which of the lists it belongs to, and the program.
+type hook struct {
+	state  string
+	script *vrrpv1.Script
+	line   *importing.Line
 }
 
 type setting struct {
@@ -127,34 +188,44 @@ type reader struct {
 	report  importing.Report
 	nodes   []node
 	members []*member
+	groups  []syncGroup
 }
 
 func (r *reader) file(n node, lines []*importing.Line) {
 	r.nodes = append(r.nodes, n)
 	top := parse(lines)
 	for _, s := range top {
-		if s.word(0) == "vrrp_script" {
+		switch s.word(0) {
+		case "vrrp_script":
 			n.script(s)
+		case "vrrp_track_process":
+			n.processes[s.word(1)] = s
+			s.line.Taken("a tracker of the instances that track it")
+			for _, child := range s.children {
+				n.process(child)
+			}
+		case "global_defs":
+			s.line.Ignored("what the process is given stands in its flags")
+			for _, child := range s.children {
+				n.global(child)
+			}
 		}
 	}
 	for _, s := range top {
 		switch word := s.word(0); word {
-		case "vrrp_script":
+		case "vrrp_script", "vrrp_track_process", "global_defs":
 		case "vrrp_instance":
 			r.instance(n, s)
-		case "global_defs":
-			s.line.Ignored("what the process is given stands in its flags")
-			for _, child := range s.children {
-				global(child)
-			}
 		case "vrrp_sync_group":
-			s.leave("instances move each for itself; give them the same trackers and the same order of priorities")
+			r.syncGroup(n, s)
 		case "virtual_server", "virtual_server_group":
 			s.leave("connections are spread by the ipvs-director: import what ipvsadm -S -n prints there")
 		case "include", "include_check":
 			s.leave("other files are not read; put their text in this place")
-		case "vrrp_track_process", "track_process", "vrrp_track_file", "track_file", "bfd_instance":
-			s.leave("a tracker asks a gRPC health service; nothing else is watched")
+		case "vrrp_track_file", "track_file":
+			s.leave("%s", insteadOfFile)
+		case "bfd_instance":
+			s.leave("there is no BFD: with the profile fast a lost master is noticed within 0.1s")
 		case "static_ipaddress", "static_routes", "static_rules", "garp_group":
 			s.leave("what belongs to the node for good is configured there")
 		default:
@@ -167,15 +238,59 @@ func (r *reader) file(n node, lines []*importing.Line) {
 	}
 }
 
-// global speaks about a statement of global_defs.
-func global(s *statement) {
+const insteadOfFile = "keepalived reads a number from the file and adds it to the priority; a tracker of the kind file looks whether it is there"
+
+// global reads a statement of global_defs.
+func (n node) global(s *statement) {
+	mail := func() *vrrpv1.Mail {
+		if n.globals.mail == nil {
+			n.globals.mail = &vrrpv1.Mail{}
+		}
+		n.globals.mailLines = append(n.globals.mailLines, s.line)
+		return n.globals.mail
+	}
 	switch word := s.word(0); {
-	case strings.HasPrefix(word, "notification_email"), strings.HasPrefix(word, "smtp_"):
-		s.leave("mail is not taken over: give each instance mail with from, to and server")
-	case word == "router_id":
+	case word == "notification_email":
+		for _, inner := range append([]*statement{{line: s.line, words: s.words[1:]}}, s.children...) {
+			for _, to := range inner.words {
+				mail().To = append(mail().To, to)
+			}
+			n.globals.mailLines = append(n.globals.mailLines, inner.line)
+		}
+	case word == "notification_email_from":
+		mail().From = s.word(1)
+	case word == "smtp_server":
+		m := mail()
+		if m.Server = s.word(1); s.word(2) != "" {
+			m.Server = net.JoinHostPort(s.word(1), s.word(2))
+		}
+	case word == "smtp_connect_timeout":
+		d, good := seconds(s.word(1))
+		if !good {
+			s.line.Unsupported("want seconds, got %s; 30s is taken", importing.Quote(s.word(1)))
+			return
+		}
+		mail().Timeout = durationpb.New(d)
+	case word == "smtp_alert", word == "smtp_alert_vrrp":
+		s.ignore("every instance sends mail when global_defs says where to")
+	case word == "router_id", word == "smtp_helo_name":
 		s.ignore("the node has its name from --node")
-	case word == "script_user", word == "enable_script_security":
-		s.ignore("each tracker of the kind script names its user")
+	case word == "script_user":
+		n.globals.user = s.word(1)
+		s.line.Taken("user of the scripts and programs that name none")
+	case word == "enable_script_security":
+		s.ignore("scripts that others than root and their user could change are never run")
+	case word == "vrrp_startup_delay":
+		d, good := seconds(s.word(1))
+		if !good {
+			s.line.Unsupported("want seconds, got %s", importing.Quote(s.word(1)))
+			return
+		}
+		n.globals.startupDelay = d
+		s.line.Taken("startup_delay %v of every instance", d)
+	case word == "vrrp_version":
+		n.globals.version = s.word(1)
+		s.line.Taken("version %s of the instances that name none", importing.Short(s.word(1), 8))
 	case strings.HasPrefix(word, "vrrp_garp_"), strings.HasPrefix(word, "vrrp_gna_"):
 		s.ignore("an address that moves is announced five times at once and five times after 5s")
 	case word == "vrrp_strict", word == "vrrp_skip_check_adv_addr", word == "vrrp_check_unicast_src":
@@ -183,11 +298,50 @@ func global(s *statement) {
 	case strings.HasPrefix(word, "process_"), strings.HasPrefix(word, "vrrp_priority"), strings.HasPrefix(word, "vrrp_rt_"),
 		strings.HasPrefix(word, "vrrp_no_swap"), strings.HasPrefix(word, "vrrp_process"), strings.HasPrefix(word, "checker_"), word == "max_auto_priority":
 		s.ignore("keepalived's own process is tuned by this")
-	case word == "vrrp_version" && s.word(1) == "2":
-		s.ignore("VRRPv2 is spoken")
 	default:
 		s.leave("global %s has no counterpart; see proto/vrrp/v1/desired.proto and the flags of the program (--help)", importing.Quote(word))
 	}
+}
+
+// process speaks about a line of a vrrp_track_process block.
+func (n node) process(s *statement) {
+	switch word := s.word(0); word {
+	case "process", "weight":
+		s.line.Taken("%s of the tracker", word)
+	case "quorum":
+		s.leave("a process is there or is not; they are not counted")
+	case "delay", "terminate_delay":
+		s.leave("use rise, fall or hold_down of the tracker")
+	default:
+		s.leave("%s: not known to the importer", importing.Quote(word))
+	}
+}
+
+// syncGroup reads a vrrp_sync_group block.
+func (r *reader) syncGroup(n node, s *statement) {
+	g := syncGroup{node: n.name, name: s.word(1), block: s}
+	for _, child := range s.children {
+		switch word := child.word(0); {
+		case word == "group":
+			child.line.Ignored("it begins a block")
+			for _, each := range append([]*statement{{line: child.line, words: child.words[1:]}}, child.children...) {
+				for _, name := range each.words {
+					g.instances = append(g.instances, address{name, each.line})
+				}
+			}
+		case word == "global_tracking", word == "sync_group_tracking_weight":
+			child.ignore("what fails on one instance of a group is the fault of all")
+		case strings.HasPrefix(word, "notify"):
+			child.leave("a group has no programs: give notify to one of its instances; they all change together")
+		case word == "smtp_alert":
+			child.ignore("every instance sends mail when global_defs says where to")
+		case strings.HasPrefix(word, "track_"):
+			child.leave("a group has no trackers: give them to one of its instances, whose fault is the fault of all")
+		default:
+			child.leave("%s is not known to the importer", importing.Quote(word))
+		}
+	}
+	r.groups = append(r.groups, g)
 }
 
 // script reads a vrrp_script block. What its lines became depends on the instances that track it.
@@ -196,7 +350,7 @@ func (n node) script(s *statement) {
 		s.leave("want a name that no other script has")
 		return
 	}
-	c := &script{block: s, line: s.line, interval: time.Second, rise: 1, fall: 1} // keepalived's defaults
+	c := &script{block: s, line: s.line, interval: time.Second, rise: 1, fall: 1, user: n.globals.user} // keepalived's defaults
 	n.scripts[s.word(1)] = c
 	for _, child := range s.children {
 		value := child.word(1)
@@ -205,6 +359,7 @@ func (n node) script(s *statement) {
 		switch word := child.word(0); word {
 		case "script":
 			c.command, c.line = strings.Join(child.words[1:], " "), child.line
+			c.argv, c.process = command(child.words[1:]), looksFor(c.command)
 			continue
 		case "interval":
 			c.interval, good = seconds(value)
@@ -225,7 +380,10 @@ func (n node) script(s *statement) {
 				child.line.Unsupported("reverse: a tracker that is well is well")
 			}
 			continue
-		case "user", "init_fail":
+		case "user":
+			c.user = value
+			continue
+		case "init_fail":
 			child.ignore("a tracker counts as failed until its first answer")
 			continue
 		default:
@@ -236,6 +394,38 @@ func (n node) script(s *statement) {
 			child.line.Unsupported("%s %s: not a good value; keepalived's default is read", child.word(0), importing.Quote(value))
 		}
 	}
+}
+
+// command is a command as a program and its arguments; nil: it wants a shell, is not named by its whole path, or seems to
+// hold a secret.
+func command(words []string) []string {
+	text := strings.Join(words, " ")
+	argv := strings.Fields(text)
+	if importing.Secretive(text) { // it would stand in the desired state
+		return nil
+	}
+	if strings.ContainsAny(text, "|&;<>()$`\\\"'*?[]~\n") || len(argv) == 0 || !path.IsAbs(argv[0]) {
+		return nil
+	}
+	return argv
+}
+
+// looksFor is the name of the process that a command looks for without doing anything else; empty: it does something else.
+func looksFor(text string) string {
+	argv := strings.Fields(text)
+	if len(argv) == 0 {
+		return ""
+	}
+	argv[0] = path.Base(argv[0])
+	name := argv[len(argv)-1]
+	switch strings.Join(argv[:len(argv)-1], " ") {
+	case "killall -0", "pidof", "pidof -s", "pgrep", "pgrep -x":
+		if argv[0] == "pgrep" && strings.ContainsAny(name, "^$.*[") {
+			return ""
+		}
+		return path.Base(name)
+	}
+	return ""
 }
 
 // seconds reads a number of seconds, with decimals perhaps.

@@ -32,6 +32,7 @@ func TestGolden(t *testing.T) {
 			{Node: "haproxy", Text: haproxy, RouterHealth: "10.99.0.22:7402"},
 			{Node: "haproxy2", Text: haproxy2, RouterHealth: "10.99.0.128:7402"},
 		},
+		"whole": {{Node: "lb1", Text: read(t, "whole-lb1.conf")}, {Node: "lb2", Text: read(t, "whole-lb2.conf")}},
 		"grown": {{Node: "lb1", Text: read(t, "grown-lb1.conf")}, {Node: "lb2", Text: read(t, "grown-lb2.conf")}},
 	} {
 		instances, report, violations := Import(files)
@@ -68,6 +69,7 @@ func TestArithmetic(t *testing.T) {
 		var files []File
 		for _, node := range []string{"haproxy", "haproxy2"} {
 			text := strings.ReplaceAll(string(read(t, "keepalived-"+node+".conf")), "weight -5", "weight "+c.weight)
+			text = strings.ReplaceAll(text, "smtp_server 192.168.60.128", "smtp_server 192.168.60.22") // the other warning
 			files = append(files, File{Node: node, Text: []byte(text)})
 		}
 		_, report, violations := Import(files)
@@ -96,8 +98,8 @@ func TestLines(t *testing.T) {
 		{"  virtual_router_id 256", "left out: want 1 to 255"},
 		{"  virtual_router_id x", "want a number"},
 		{"  nopreempt", "nopreempt"},
-		{"  version 3", "VRRPv2"},
-		{"  version 2", "ignored"},
+		{"  version 3", "version 3"},
+		{"  version 2", "version 2"},
 		{"  authentication { auth_type AH", "there is PASS only"},
 		{"  authentication { auth_type PASS auth_pass hunter2 }", "/run/secrets/VI_1.pass"},
 		{"  authentication { auth_pass hunter2hunter2 }", "first 8 bytes"},
@@ -111,11 +113,33 @@ func TestLines(t *testing.T) {
 		{"  track_script { chk }", "tracker chk"},
 		{"  track_script { chk weight -10 }", "in place of weight -10"},
 		{"  track_script { nothing }", "no vrrp_script"},
-		{"  track_interface { eth1 }", "nothing else"},
+		{"  track_interface { eth1 }", "tracker eth1"},
+		{"  track_interface { eth1 weight -5 }", "fault in place of weight -5"},
+		{"  track_interface { eth1 weight -60 }", "taken"},
+		{"  track_interface { eth1 weight x }", "want -253 to 253"},
+		{"  track_process { nothing }", "no vrrp_track_process"},
+		{"  track_file { f }", "reads a number"},
+		{"  track_bfd { b }", "no BFD"},
+		{"  preempt_delay 300", "preempt_delay 5m0s"},
+		{"  preempt_delay 2000", "want 0s to 16m40s"},
+		{"  preempt_delay x", "want seconds"},
+		{"  smtp_alert", "does not say where mail goes"},
+		{"  virtual_routes { 0.0.0.0/0 via 10.0.0.9 dev eth0 }", "virtual route to 0.0.0.0/0"},
+		{"  virtual_routes { src 10.0.0.7 to default via 10.0.0.9 metric 3 }", "virtual route to 0.0.0.0/0"},
+		{"  virtual_routes { 10.1.0.1 via 10.0.0.9 }", "virtual route to 10.1.0.1/32"},
+		{"  virtual_routes { blackhole 10.1.0.0/16 }", "a route has a destination"},
+		{"  virtual_routes { 10.1.0.0/16 via www }", "want the IPv4 address of a gateway"},
+		{"  virtual_routes { src 10.0.0.99 to 10.1.0.0/16 }", "one of the virtual addresses"},
+		{"  virtual_routes { 10.1.0.0/16 table 7 }", "a route has a destination"},
+		{"  notify_fault /bin/x root", "notify_fault of the instance"},
+		{"  notify_stop \"/bin/x stop\"", "nobody runs it"},
+		{"  notify_master \"echo 1 >/proc/sys/net/ipv4/ip_forward\"", "a line for the shell"},
+		{"  notify_deleted /bin/x", "no counterpart"},
+		{"  unicast_src_ip 10.0.0.1", "first address of member a"},
 		{"  notify_master \"/etc/init.d/haproxy start\"", "nothing is to be started"},
-		{"  notify /bin/x", "give the instance notify"},
+		{"  notify /bin/x", "notify of the instance"},
 		{"  notify \"/bin/x --password=hunter2\"", "notify ***"},
-		{"  unicast_peer { 10.0.0.2 }", "224.0.0.18"},
+		{"  unicast_peer { 10.0.0.2 }", "speaks by multicast"},
 		{"  garp_master_delay 5", "ignored"},
 		{"  mystery 1", `"mystery"`},
 		{"  # the pass is hunter2", "# ***"},

@@ -2,10 +2,12 @@ package keepalived
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/twotier/twotier/services/internal/importing"
@@ -23,6 +25,16 @@ type group struct {
 	addresses []address
 	interval  setting
 	nopreempt bool
+	delay     setting
+	version   string
+	mail      *vrrpv1.Mail
+	mailLines []*importing.Line
+	routes    []route
+	hooks     []hook
+	unicast   bool
+	sources   map[string]string // addresses of the members, with unicast
+	syncGroup string
+	syncLines []*importing.Line
 	trackers  []*vrrpv1.Tracker
 	// lines are where the trackers were asked for.
 	lines []*importing.Line
@@ -33,9 +45,10 @@ func (r *reader) finish() []*vrrpv1.Instance {
 	groups := r.merge()
 	for _, g := range groups {
 		r.agree(g)
+		r.agreeMore(g)
 		r.watch(g)
 	}
-	r.scripts()
+	r.sync(groups)
 	for {
 		var instances []*vrrpv1.Instance
 		for _, g := range groups {
@@ -43,6 +56,7 @@ func (r *reader) finish() []*vrrpv1.Instance {
 		}
 		_, violations := spec.Parse(instances)
 		if len(violations) == 0 {
+			r.scripts()
 			r.alone(groups)
 			return instances
 		}
@@ -64,6 +78,159 @@ func (r *reader) finish() []*vrrpv1.Instance {
 				g.leave("%s", violations[0].GetDescription())
 			}
 			groups = nil
+		}
+	}
+}
+
+// agreeMore takes what else must be the same on all members: of the first, or of the best.
+func (r *reader) agreeMore(g *group) {
+	first, best := g.members[0], g.members[0]
+	for _, m := range g.members {
+		if m.priority > best.priority {
+			best = m
+		}
+	}
+	g.delay, g.version = best.delay, first.version
+	g.routes = first.routes
+	for _, m := range g.members {
+		if m.delay.line != nil && m.delay.value != best.delay.value {
+			m.delay.line.Assumed("%v, as on %s, which has the highest priority", best.delay.value, best.node.name)
+		}
+		if m.version != g.version {
+			r.report.Warn("%s: %s and %s do not speak the same version of VRRP, so that both are master; that of %s is taken.",
+				g.name, first.node.name, m.node.name, first.node.name)
+		}
+		if m.alert != nil && m.node.globals.mail == nil {
+			m.alert.LeftOut("global_defs does not say where mail goes")
+		}
+	}
+	for _, m := range g.members[1:] {
+		for _, own := range m.routes {
+			if !slices.ContainsFunc(g.routes, func(o route) bool { return proto.Equal(o.route, own.route) }) {
+				own.line.LeftOut("the route is not in the file of %s; one instance has the same routes on every node", first.node.name)
+			}
+		}
+	}
+	g.hooks = first.hooks
+	for _, m := range g.members[1:] {
+		for _, own := range m.hooks {
+			if !slices.ContainsFunc(g.hooks, func(o hook) bool { return o.state == own.state && proto.Equal(o.script, own.script) }) {
+				own.line.LeftOut("the program is not in the file of %s; one instance has the same programs on every node", first.node.name)
+			}
+		}
+	}
+	for _, m := range g.members {
+		if m.authLine != nil && g.version == "3" {
+			m.authLine.LeftOut("version 3 has no password, and keepalived sends none; hmac signs its adverts")
+		}
+	}
+	r.agreeMail(g)
+	r.agreeUnicast(g)
+}
+
+// agreeMail takes the mail of the first node that has any.
+func (r *reader) agreeMail(g *group) {
+	var from node
+	for _, m := range g.members {
+		own := m.node.globals.mail
+		switch {
+		case own == nil:
+			continue
+		case g.mail == nil:
+			g.mail, from = proto.CloneOf(own), m.node
+		case !proto.Equal(g.mail, own):
+			r.report.Warn("%s: %s and %s do not send mail the same way (%s and %s); that of %s is taken.",
+				g.name, from.name, m.node.name, mailing(g.mail), mailing(own), from.name)
+		}
+		g.mailLines = append(g.mailLines, m.node.globals.mailLines...)
+	}
+	for _, line := range g.mailLines {
+		line.Taken("mail of instance/%s", g.name)
+	}
+}
+
+func mailing(m *vrrpv1.Mail) string {
+	return importing.Short(fmt.Sprintf("from %s to %s by %s", m.GetFrom(), strings.Join(m.GetTo(), ", "), m.GetServer()), 128)
+}
+
+// agreeUnicast finds the addresses of the members in each other's lists of peers.
+func (r *reader) agreeUnicast(g *group) {
+	asked := slices.ContainsFunc(g.members, func(m *member) bool { return len(m.peers) > 0 })
+	if !asked {
+		return
+	}
+	g.unicast, g.sources = true, map[string]string{}
+	for _, m := range g.members {
+		source := m.source.text
+		if source == "" {
+			source = g.listed(m)
+		}
+		if source == "" || len(m.peers) == 0 {
+			g.unicast = false
+			r.report.Warn("%s: not all files say by unicast_peer and unicast_src_ip where %s is and whom it speaks to; give its members addresses, and then unicast.",
+				g.name, m.node.name)
+		}
+		g.sources[m.node.name] = source
+	}
+	for _, m := range g.members {
+		for _, p := range m.peers {
+			switch {
+			case !g.unicast:
+				p.line.LeftOut("see the warnings; the instance speaks by multicast")
+			case !slices.Contains(slices.Collect(maps.Values(g.sources)), p.text):
+				p.line.LeftOut("this is the address of no node whose file is here")
+			}
+		}
+		if !g.unicast && m.source.line != nil {
+			m.source.line.LeftOut("see the warnings; the instance speaks by multicast")
+		}
+	}
+}
+
+// listed is the one address that all others list as a peer and the member itself does not; empty: there is no such one.
+func (g *group) listed(m *member) string {
+	has := func(o *member, text string) bool {
+		return slices.ContainsFunc(o.peers, func(p address) bool { return p.text == text })
+	}
+	found := ""
+	for _, o := range g.members {
+		if o == m {
+			continue
+		}
+		for _, p := range o.peers {
+			everywhere := !slices.ContainsFunc(g.members, func(x *member) bool { return x != m && !has(x, p.text) && x.source.text != p.text })
+			if !everywhere || has(m, p.text) || p.text == found {
+				continue
+			}
+			if found != "" {
+				return ""
+			}
+			found = p.text
+		}
+	}
+	return found
+}
+
+// sync puts instances together that keepalived moves together.
+func (r *reader) sync(groups []*group) {
+	for _, s := range r.groups {
+		name := unique(s.name, nil)
+		s.block.line.Taken("sync_group %s of its instances", name)
+		for _, each := range s.instances {
+			i := slices.IndexFunc(groups, func(g *group) bool {
+				return slices.ContainsFunc(g.members, func(m *member) bool { return m.node.name == s.node && m.name == each.text })
+			})
+			switch {
+			case i < 0:
+				each.line.LeftOut("there is no vrrp_instance %s in this file", importing.Quote(each.text))
+				continue
+			case groups[i].syncGroup != "" && groups[i].syncGroup != name:
+				each.line.LeftOut("instance/%s is in sync_group %s already", groups[i].name, groups[i].syncGroup)
+				continue
+			}
+			groups[i].syncGroup = name
+			groups[i].syncLines = append(groups[i].syncLines, each.line)
+			each.line.Taken("sync_group %s of instance/%s", name, groups[i].name)
 		}
 	}
 }
@@ -193,16 +360,41 @@ func (r *reader) alone(groups []*group) {
 func (g *group) message() *vrrpv1.Instance {
 	m := &vrrpv1.Instance{
 		Name: g.name, VirtualRouterId: g.members[0].id, Nopreempt: g.nopreempt, Trackers: g.trackers,
-		Profile: vrrpv1.Profile_PROFILE_COMPAT,
+		Profile: vrrpv1.Profile_PROFILE_COMPAT, Mail: g.mail, SyncGroup: g.syncGroup, Unicast: g.unicast,
+	}
+	if g.version == "3" {
+		m.Version = 3
+		if g.members[0].message {
+			m.Checksum = vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE
+		}
 	}
 	for _, a := range g.addresses {
 		m.VirtualAddresses = append(m.VirtualAddresses, a.text)
 	}
 	for _, each := range g.members {
-		m.Members = append(m.Members, &vrrpv1.Member{Node: each.node.name, Priority: each.priority})
-		if each.authLine != nil {
+		member := &vrrpv1.Member{Node: each.node.name, Priority: each.priority}
+		if g.unicast {
+			member.Addresses = []string{g.sources[each.node.name]}
+		}
+		m.Members = append(m.Members, member)
+		if each.authLine != nil && g.version != "3" {
 			m.Authentication = &vrrpv1.Authentication{PasswordFile: g.passwordFile()}
 		}
+		if d := each.node.globals.startupDelay; d > m.GetStartupDelay().AsDuration() {
+			m.StartupDelay = durationpb.New(min(d, spec.MaxDelay))
+		}
+	}
+	for _, each := range g.routes {
+		m.VirtualRoutes = append(m.VirtualRoutes, each.route)
+	}
+	for _, h := range g.hooks {
+		list := map[string]*[]*vrrpv1.Script{
+			"notify": &m.Notify, "notify_master": &m.NotifyMaster, "notify_backup": &m.NotifyBackup, "notify_fault": &m.NotifyFault, "notify_stop": &m.NotifyStop,
+		}[h.state]
+		*list = append(*list, h.script)
+	}
+	if g.delay.line != nil && !g.nopreempt {
+		m.PreemptDelay = durationpb.New(g.delay.value)
 	}
 	if g.interval.line != nil {
 		m.AdvertInterval = durationpb.New(g.interval.value)
@@ -224,24 +416,71 @@ func groupOf(groups []*group, field string) (owner *group) {
 // drop takes out the part of an instance that spec has refused; false: without it the instance makes no sense.
 func (g *group) drop(field, why string) bool {
 	rest := strings.TrimPrefix(field, "instance/"+g.name+".")
-	index := -1
-	for _, prefix := range []string{"virtual_addresses[", "trackers["} {
-		if after, ok := strings.CutPrefix(rest, prefix); ok {
-			if _, err := fmt.Sscanf(after, "%d]", &index); err != nil {
-				return false
-			}
+	list, index := rest, -1
+	if name, after, ok := strings.Cut(rest, "["); ok {
+		list = name
+		if _, err := fmt.Sscanf(after, "%d]", &index); err != nil {
+			return false
 		}
 	}
+	without := func(n int) bool { return index >= 0 && index < n }
 	switch {
 	case rest == "advert_interval" && g.interval.line != nil:
 		g.interval.line.Unsupported("%s; 1s is taken", why)
 		g.interval = setting{}
-	case strings.HasPrefix(rest, "virtual_addresses[") && index < len(g.addresses):
+	case rest == "preempt_delay" && g.delay.line != nil:
+		g.delay.line.LeftOut("%s", why)
+		g.delay = setting{}
+	case list == "virtual_addresses" && without(len(g.addresses)):
 		g.addresses[index].line.LeftOut("%s", why)
 		g.addresses = slices.Delete(slices.Clone(g.addresses), index, index+1)
-	case strings.HasPrefix(rest, "trackers[") && index < len(g.trackers):
+	case list == "virtual_routes" && without(len(g.routes)):
+		g.routes[index].line.LeftOut("%s", why)
+		g.routes = slices.Delete(slices.Clone(g.routes), index, index+1)
+	case list == "trackers" && without(len(g.trackers)) && strings.HasSuffix(rest, ".weight") && g.trackers[index].GetWeight() != 0:
+		g.lines[index].Assumed("fault in place of weight %d: %s", g.trackers[index].GetWeight(), why)
+		g.trackers[index].Weight = 0
+		for _, m := range g.members {
+			if c := m.node.scripts[g.trackers[index].GetName()]; c != nil {
+				c.kept = false
+			}
+		}
+	case list == "trackers" && without(len(g.trackers)):
 		g.lines[index].Unsupported("%s; the tracker is left out", why)
 		g.trackers, g.lines = slices.Delete(slices.Clone(g.trackers), index, index+1), slices.Delete(slices.Clone(g.lines), index, index+1)
+	case g.syncGroup != "" && (rest == "sync_group" || rest == "members" && strings.Contains(why, "sync group")):
+		for _, line := range g.syncLines {
+			line.LeftOut("%s", why)
+		}
+		g.syncGroup = ""
+	case strings.HasPrefix(rest, "mail.") && g.mail != nil:
+		for _, line := range g.mailLines {
+			line.Unsupported("instance/%s sends no mail: %s", g.name, why)
+		}
+		g.mail = nil
+	case strings.HasPrefix(rest, "notify"):
+		state, at := list, 0
+		for i, h := range g.hooks {
+			if h.state != state {
+				continue
+			}
+			if at == index || index < 0 && at == spec.MaxHooks {
+				h.line.LeftOut("%s", why)
+				g.hooks = slices.Delete(slices.Clone(g.hooks), i, i+1)
+				return true
+			}
+			at++
+		}
+		return false
+	case g.unicast && strings.HasPrefix(rest, "members[") && strings.Contains(rest, ".addresses"):
+		for _, m := range g.members {
+			for _, p := range append(m.peers, m.source) {
+				if p.line != nil {
+					p.line.LeftOut("%s", why)
+				}
+			}
+		}
+		g.unicast = false
 	default:
 		return false
 	}
@@ -273,6 +512,12 @@ func (r *reader) watch(g *group) {
 		}
 	}
 	done := map[string]bool{}
+	add := func(t *vrrpv1.Tracker, line *importing.Line) {
+		if !done[t.GetName()] {
+			g.trackers, g.lines = append(g.trackers, t), append(g.lines, line)
+		}
+		done[t.GetName()] = true
+	}
 	for _, m := range g.members {
 		for _, t := range m.tracks {
 			tracker, why := g.tracker(t.script)
@@ -280,36 +525,47 @@ func (r *reader) watch(g *group) {
 				t.line.Unsupported("%s; without a tracker the address stays where its service is dead", why)
 				continue
 			}
-			m.node.scripts[t.script].tracked = true
+			c := m.node.scripts[t.script]
+			c.tracked, c.becomes = true, tracker
 			t.line.Taken("tracker %s of instance/%s", tracker.GetName(), g.name)
-			if t.weight != nil {
+			if weight := weightOn(m, t.script); tracker.GetGrpcHealth() == nil {
+				tracker.Weight, c.kept = int32(weight), weight != 0
+			} else if t.weight != nil {
 				t.line.Assumed("fault in place of weight %d: a tracker that fails gives up the addresses", *t.weight)
 			}
-			if !done[t.script] {
-				g.trackers, g.lines = append(g.trackers, tracker), append(g.lines, t.line)
-			}
-			done[t.script] = true
+			add(tracker, t.line)
+		}
+		for _, w := range m.watched {
+			w.tracker.Name = strings.TrimLeft(unique(w.tracker.GetName(), nil), ".")
+			add(w.tracker, w.line)
 		}
 	}
 }
 
-// tracker asks the router's health in place of a script that looks after haproxy.
+// tracker asks the router's health in place of a script that looks after haproxy, if it is known where, looks for the
+// process itself in place of a script that only does that, or runs the program.
 func (g *group) tracker(name string) (tracker *vrrpv1.Tracker, why string) {
 	health := &vrrpv1.GrpcHealth{Address: map[string]string{}, Service: "twotier.router.v1.Router"}
 	var c *script
+	everywhere := true
 	for _, m := range g.members {
 		if own := m.node.scripts[name]; own != nil && c == nil {
 			c = own
 		}
-		if m.node.routerHealth == "" {
-			return nil, fmt.Sprintf("a script does not become a tracker by itself; tell router_health of %s with its file, or apply the instance with a tracker", m.node.name)
-		}
+		everywhere = everywhere && m.node.routerHealth != ""
 		health.Address[m.node.name] = m.node.routerHealth
 	}
-	if !strings.Contains(c.command, "haproxy") {
-		return nil, "a script does not become a tracker by itself; apply the instance with one of the kind script"
+	tracker = &vrrpv1.Tracker{Name: name, Interval: durationpb.New(c.interval), Rise: c.rise, Fall: c.fall}
+	switch {
+	case everywhere && strings.Contains(c.command, "haproxy"):
+		tracker.GrpcHealth = health
+	case c.process != "":
+		tracker.Process = &vrrpv1.Process{Name: c.process}
+	case c.argv != nil:
+		tracker.Script = &vrrpv1.Script{Argv: c.argv, User: c.user}
+	default:
+		return nil, "a line for the shell is no program: give the instance a tracker of the kind script with what it runs as argv"
 	}
-	tracker = &vrrpv1.Tracker{Name: name, GrpcHealth: health, Interval: durationpb.New(c.interval), Rise: c.rise, Fall: c.fall}
 	if c.timeout > 0 {
 		tracker.Timeout = durationpb.New(c.timeout)
 	}
@@ -383,14 +639,23 @@ func (c *script) speak() {
 	for _, s := range append([]*statement{c.block}, c.block.children...) {
 		word := s.word(0)
 		switch {
-		case !c.tracked && word == "script":
+		case !c.tracked && word == "script" && c.argv == nil && c.process == "":
 			s.line.Unsupported("a line for the shell is no program: give the tracker `script` what it runs as argv, or tell router_health of each node with its file")
 		case !c.tracked:
 			s.line.Unsupported("it belongs to a script that does not become a tracker")
+		case word == "weight" && c.kept:
+			s.line.Taken("weight of the tracker")
 		case word == "weight":
 			s.line.Assumed("fault in place of a weight: a tracker that fails gives up the addresses, whatever the priorities")
-		case word == "script":
+		case word == "script" && c.becomes.GetGrpcHealth() != nil:
 			s.line.Assumed("the router's gRPC health is asked in place of the command, which finds a process but not whether it serves")
+		case word == "script" && c.becomes.GetProcess() != nil:
+			s.line.Assumed("the agent looks for the process %s itself; that it is there does not tell that it serves", importing.Quote(c.process))
+		case word == "script":
+			s.line.Taken("the tracker runs it without a shell")
+			if c.becomes.GetScript().GetUser() == "" {
+				s.line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
+			}
 		case word == "vrrp_script":
 			s.line.Taken("a tracker of the instances that track it")
 		default:

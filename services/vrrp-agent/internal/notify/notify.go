@@ -104,13 +104,18 @@ func (n *Notifier) serve(name string) {
 
 // states are the names that keepalived gives its programs.
 var states = map[fsm.State]string{
-	fsm.Master: "MASTER", fsm.Backup: "BACKUP", fsm.Fault: "FAULT", fsm.Initialize: "STOP",
+	fsm.Master: spec.StateMaster, fsm.Backup: spec.StateBackup, fsm.Fault: spec.StateFault, fsm.Initialize: spec.StateStop,
 }
 
 func (n *Notifier) tell(x news) {
 	for _, h := range x.local.Hooks {
+		argv := h.Arguments()
+		if h.State == "" {
+			argv = append(argv, "INSTANCE", x.local.Name, states[x.To], strconv.Itoa(int(x.Priority)))
+		} else if h.State != states[x.To] {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(n.end, hookMost)
-		argv := append(h.Arguments(), "INSTANCE", x.local.Name, states[x.To], strconv.Itoa(int(x.Priority)))
 		if err := program.Run(ctx, argv, h.User); err != nil {
 			n.log.Warn("a program was not told of a change", logging.Instance(x.local.Name), zap.Error(err))
 		}

@@ -32,7 +32,11 @@ func TestHooks(t *testing.T) {
 	var want strings.Builder
 	for k := range 20 {
 		to := []fsm.State{fsm.Master, fsm.Backup, fsm.Fault, fsm.Initialize}[k%4]
-		n.Tell(spec.Local{Name: "VI_1", Hooks: []spec.Hook{{Command: command, User: me.Username}}}, plan.Transition{To: to, Priority: uint8(100 + k)})
+		hooks := []spec.Hook{{Command: command, User: me.Username, State: spec.StateFault}, {Command: command, User: me.Username}}
+		n.Tell(spec.Local{Name: "VI_1", Hooks: hooks}, plan.Transition{To: to, Priority: uint8(100 + k)})
+		if to == fsm.Fault {
+			want.WriteString("begin\n\n") // of this state only, and without keepalived's arguments
+		}
 		fmt.Fprintf(&want, "begin\nINSTANCE VI_1 %s %d\n", states[to], 100+k)
 	}
 	n.Close()

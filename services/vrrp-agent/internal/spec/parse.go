@@ -70,7 +70,7 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
-	i.Hooks, i.Mail = c.hooks(at, m.GetNotify()), c.mail(at+"mail.", m.GetMail())
+	i.Hooks, i.Mail = c.hooks(at, m), c.mail(at+"mail.", m.GetMail())
 	if i.Unicast = m.GetUnicast(); i.Unicast {
 		for n, member := range i.Members {
 			if len(member.Addresses) == 0 {

@@ -142,12 +142,17 @@ func TestParseTelling(t *testing.T) {
 	t.Parallel()
 	messages := tutorial()
 	messages[1].Notify = []*vrrpv1.Script{{Argv: []string{"/usr/local/bin/tell", "all"}, User: "root"}}
+	program := func(name string) []*vrrpv1.Script { return []*vrrpv1.Script{{Argv: []string{"/bin/" + name}}} }
+	messages[1].NotifyMaster, messages[1].NotifyBackup = program("up"), program("backup")
+	messages[1].NotifyFault, messages[1].NotifyStop = program("fault"), program("stop")
 	mailed(&vrrpv1.Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: "192.168.60.22"})(messages)
 	got, violations := Parse(messages)
 	if len(violations) > 0 {
 		t.Fatal(violations)
 	}
-	hooks := []Hook{{Command: "/usr/local/bin/tell\x00all\x00", User: "root"}}
+	hooks := []Hook{{Command: "/bin/up\x00", User: "nobody", State: StateMaster}, {Command: "/bin/backup\x00", User: "nobody", State: StateBackup},
+		{Command: "/bin/fault\x00", User: "nobody", State: StateFault}, {Command: "/bin/stop\x00", User: "nobody", State: StateStop},
+		{Command: "/usr/local/bin/tell\x00all\x00", User: "root"}}
 	mail := Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: "192.168.60.22:25", Timeout: 30 * time.Second}
 	if i := got[0]; !reflect.DeepEqual(i.Hooks, hooks) || !reflect.DeepEqual(i.Mail, mail) {
 		t.Errorf("got %+v %+v", i.Hooks, i.Mail)

@@ -203,7 +203,17 @@ type Member struct {
 type Hook struct {
 	// Command, each argument ended by a zero byte, and the User who runs it.
 	Command, User string
+	// State of which it is told, without further arguments; empty: of all, with keepalived's arguments.
+	State string
 }
+
+// States that a hook can be told of, by keepalived's names.
+const (
+	StateMaster = "MASTER"
+	StateBackup = "BACKUP"
+	StateFault  = "FAULT"
+	StateStop   = "STOP"
+)
 
 // Mail is where changes are told by SMTP. The zero value: nowhere.
 type Mail struct {

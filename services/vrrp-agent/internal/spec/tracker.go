@@ -97,14 +97,23 @@ func (c *checker) script(at string, m *vrrpv1.Script) (command, name string) {
 }
 
 // hooks are the programs that are told of changes.
-func (c *checker) hooks(at string, messages []*vrrpv1.Script) []Hook {
-	if len(messages) > MaxHooks {
-		c.bad(at+"notify", "want %d programs at most, got %d", MaxHooks, len(messages))
-	}
+func (c *checker) hooks(at string, m *vrrpv1.Instance) []Hook {
 	var all []Hook
-	for n, m := range messages {
-		command, name := c.script(fmt.Sprintf("%snotify[%d].", at, n), m)
-		all = append(all, Hook{Command: command, User: name})
+	for _, list := range []struct {
+		field, state string
+		scripts      []*vrrpv1.Script
+	}{
+		{"notify_master", StateMaster, m.GetNotifyMaster()}, {"notify_backup", StateBackup, m.GetNotifyBackup()},
+		{"notify_fault", StateFault, m.GetNotifyFault()}, {"notify_stop", StateStop, m.GetNotifyStop()},
+		{"notify", "", m.GetNotify()},
+	} {
+		if len(list.scripts) > MaxHooks {
+			c.bad(at+list.field, "want %d programs at most, got %d", MaxHooks, len(list.scripts))
+		}
+		for n, s := range list.scripts {
+			command, name := c.script(fmt.Sprintf("%s%s[%d].", at, list.field, n), s)
+			all = append(all, Hook{Command: command, User: name, State: list.state})
+		}
 	}
 	return all
 }
