@@ -195,10 +195,13 @@ type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, unique among the instances. Example: VI_1
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Virtual router identifier, 1 to 255; unique on its network (RFC 3768, section 5.3.3). Example: 53
+	// Virtual router identifier, 1 to 255; unique on its network (RFC 3768, section 5.3.3). An instance of IPv6 may have that of
+	// one of IPv4. Example: 53
 	VirtualRouterId uint32 `protobuf:"varint,2,opt,name=virtual_router_id,json=virtualRouterId,proto3" json:"virtual_router_id,omitempty"`
-	// The addresses (VIPs), IPv4, 1 to 20. They go on the network card that has an address of the same subnet.
-	// Example: 192.168.60.78
+	// The addresses (VIPs), 1 to 20, of one family. They go on the network card that has an address of the same subnet. With
+	// IPv6, which needs version 3, the first one is link-local (RFC 9568, section 5.2.9) and at least one is not. Both families
+	// are two instances; a sync group holds them together.
+	// Example: ["192.168.60.78"], or ["fe80::78", "2001:db8:60::78"]
 	VirtualAddresses []string `protobuf:"bytes,3,rep,name=virtual_addresses,json=virtualAddresses,proto3" json:"virtual_addresses,omitempty"`
 	// The nodes that take part, 1 to 32, each with a priority of its own. A node that is not named here leaves the
 	// instance alone.
@@ -222,7 +225,8 @@ type Instance struct {
 	// Version of VRRP, 2 (RFC 3768) or 3 (RFC 5798, RFC 9568); the same on all members, who do not hear each other
 	// otherwise. Default: as profile says.
 	Version uint32 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
-	// What the checksum of our adverts covers, with version 3. Either form is taken in from others. Default: as the peers do.
+	// What the checksum of our adverts covers, with version 3 on IPv4. Either form is taken in from others. Default: as the
+	// peers do. On IPv6 there is but one form.
 	Checksum ChecksumForm `protobuf:"varint,11,opt,name=checksum,proto3,enum=twotier.vrrp.v1.ChecksumForm" json:"checksum,omitempty"`
 	// How long a node that has started, or whose fault is over, leaves a living master of lower priority in office
 	// (keepalived: preempt_delay). Default 0; 1000s at most.
@@ -244,7 +248,8 @@ type Instance struct {
 	// Mail at each change of state (keepalived: smtp_alert).
 	Mail *Mail `protobuf:"bytes,16,opt,name=mail,proto3" json:"mail,omitempty"`
 	// Adverts are sent by unicast to the first of each other member's addresses, which must be in the network of the
-	// virtual addresses, and only taken in from there (keepalived: unicast_peer). For networks without multicast. Every
+	// virtual addresses and of their family, and only taken in from there (keepalived: unicast_peer; on IPv6 it needs
+	// unicast_ttl 255 too). For networks without multicast. Every
 	// member needs an address then. Default false: multicast.
 	Unicast bool `protobuf:"varint,17,opt,name=unicast,proto3" json:"unicast,omitempty"`
 	// The network whose card carries the adverts and the virtual addresses, which must lie in it. Default: the narrowest
@@ -627,7 +632,7 @@ type Member struct {
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Priority, 1 to 254; the living member with the highest is master. Example: 105
 	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Addresses of the node, IPv4, 16 at most, by which the other agents ask it whether it holds the virtual addresses
+	// Addresses of the node, of either family, 16 at most, by which the other agents ask it whether it holds the virtual addresses
 	// when they do not hear its adverts: those of every network that it shares with them, the control network's too.
 	// Agents that have heard of each other once know them; given here they are known from the start.
 	// Example: ["192.168.60.128", "10.99.0.128"]

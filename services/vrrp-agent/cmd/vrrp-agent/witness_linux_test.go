@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
 // witness sees every frame on its card and writes down adverts and gratuitous ARP, one line each.
@@ -88,12 +91,63 @@ func (w *witness) see(frame []byte) {
 		line = fmt.Sprintf("advert %d priority %d from %s to %s (%s): ttl %d tos %#x df %v: %s",
 			payload[21], payload[22], net.IP(payload[12:16]), net.IP(payload[16:20]), net.HardwareAddr(frame[:6]),
 			payload[8], payload[1], payload[6]&0x40 != 0, hex.EncodeToString(payload[20:binary.BigEndian.Uint16(payload[2:])]))
+	case unix.ETH_P_IPV6:
+		if line = seeV6(frame); line == "" {
+			return
+		}
 	default:
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lines = append(w.lines, line)
+}
+
+// seeV6 writes down an advert of IPv6, or a neighbor advertisement that nobody has asked for.
+func seeV6(frame []byte) string {
+	payload := frame[14:]
+	if len(payload) < 48 {
+		return ""
+	}
+	switch {
+	case payload[6] == 112:
+		return fmt.Sprintf("advert %d priority %d from %s to %s (%s): hops %d class %#x: %s",
+			payload[41], payload[42], net.IP(payload[8:24]), net.IP(payload[24:40]), net.HardwareAddr(frame[:6]),
+			payload[7], binary.BigEndian.Uint16(payload)>>4&0xff, hex.EncodeToString(payload[40:40+binary.BigEndian.Uint16(payload[4:])]))
+	case payload[6] == 58 && payload[40] == 136 && len(payload) >= 72 && payload[44]&0x40 == 0:
+		return fmt.Sprintf("neighbor %s at %s to %s: hops %d flags %#x",
+			net.IP(payload[48:64]), net.HardwareAddr(payload[66:72]), net.HardwareAddr(frame[:6]), payload[7], payload[44])
+	}
+	return ""
+}
+
+// claimV6 tells all nodes of the network that the machine has an address.
+func (m *machine) claimV6(t *testing.T, address string) {
+	t.Helper()
+	mac, err := net.ParseMAC(m.mac(t, "eth0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.send(t, packet.NeighborAdvertisement(packet.MAC(mac), netip.MustParseAddr(address), false))
+}
+
+// send puts a frame on eth0 of the machine.
+func (m *machine) send(t *testing.T, frame []byte) {
+	t.Helper()
+	m.Do(t, func() {
+		card, err := net.InterfaceByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: card.Index})
+		if err := errors.Join(err, unix.Close(fd)); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func (w *witness) all() []string {
@@ -116,20 +170,10 @@ func (w *witness) count(since int, prefix string) int {
 // ask sends an ARP request in the name of an address, as the machine's kernel does when it answers from that address.
 func (m *machine) ask(t *testing.T, device, from, to string) {
 	t.Helper()
-	m.Do(t, func() {
-		card, err := net.InterfaceByName(device)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		frame := slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, []byte(card.HardwareAddr), []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1},
-			[]byte(card.HardwareAddr), []byte(net.ParseIP(from).To4()), make([]byte, 6), []byte(net.ParseIP(to).To4()))
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: card.Index})
-		if err := errors.Join(err, unix.Close(fd)); err != nil {
-			t.Fatal(err)
-		}
-	})
+	mac, err := net.ParseMAC(m.mac(t, device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.send(t, slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1},
+		mac, []byte(net.ParseIP(from).To4()), make([]byte, 6), []byte(net.ParseIP(to).To4())))
 }

@@ -256,7 +256,7 @@ func (n *node) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
 	if n.refuse != nil {
 		return false, n.refuse
 	}
-	p := netip.PrefixFrom(a, 32)
+	p := netip.PrefixFrom(a, a.BitLen())
 	for n.busy {
 		n.lan.mu.Unlock()
 		time.Sleep(time.Millisecond) // of the bubble's clock
@@ -292,7 +292,7 @@ func (n *node) Remove(index int, a netip.Addr) (bool, error) {
 	if err := cmp.Or(n.refuse, n.refuseRemoval); err != nil {
 		return false, err
 	}
-	p := netip.PrefixFrom(a, 32)
+	p := netip.PrefixFrom(a, a.BitLen())
 	if index != n.card.Index || !slices.Contains(n.card.Addresses, p) {
 		return false, nil
 	}
@@ -348,7 +348,7 @@ func (w *wire) Receive(b []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wire) Send(payload []byte) error { return w.SendTo(packet.Group(), payload) }
+func (w *wire) Send(payload []byte) error { return w.SendTo(packet.Group(w.source.Is6()), payload) }
 
 func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	l := w.node.lan
@@ -357,7 +357,7 @@ func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	if w.node.gone || w.index != w.node.card.Index {
 		return errors.New("no such device")
 	}
-	if to == packet.Group() {
+	if to.IsMulticast() {
 		l.note("%s advert %d priority %d", w.node.name, payload[1], payload[2])
 	}
 	if !slices.Contains(l.nodes, w.node) {
@@ -366,10 +366,10 @@ func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	if l.mutedAdvert(payload) {
 		return nil
 	}
-	datagram := ipv4to(w.source, to, payload)
+	datagram := datagram(w.source, to, payload)
 	for _, n := range l.nodes {
 		for _, x := range n.wires {
-			if n == w.node || to != packet.Group() && x.source != to || l.silent(w.source, to) || to == packet.Group() && l.silent(w.source, x.source) {
+			if n == w.node || x.source.Is6() != to.Is6() || !to.IsMulticast() && x.source != to || l.silent(w.source, to) || to.IsMulticast() && l.silent(w.source, x.source) {
 				continue
 			}
 			x.queue = append(x.queue, datagram)
@@ -403,7 +403,7 @@ func (w *wire) Claims() (netip.Addr, packet.MAC, error) {
 func (w *wire) Announce(frame []byte) error {
 	w.node.lan.mu.Lock()
 	defer w.node.lan.mu.Unlock()
-	w.node.lan.note("%s announce %v", w.node.name, netip.AddrFrom4([4]byte(frame[38:])))
+	w.node.lan.note("%s announce %v", w.node.name, announced(frame))
 	return nil
 }
 
@@ -415,8 +415,28 @@ func (w *wire) Close() error {
 	return nil
 }
 
+// announced is the address of a gratuitous ARP, or of a neighbor advertisement.
+func announced(frame []byte) netip.Addr {
+	if frame[12] == 0x86 {
+		return netip.AddrFrom16([16]byte(frame[14+40+8:]))
+	}
+	return netip.AddrFrom4([4]byte(frame[38:]))
+}
+
+// datagram puts the header before a payload that the kernel would, or, for IPv6, the wire.
+func datagram(source, destination netip.Addr, payload []byte) []byte {
+	if destination.Is4() {
+		return ipv4to(source, destination, payload)
+	}
+	b := make([]byte, packet.HeaderV6, packet.HeaderV6+len(payload))
+	packet.PutHeaderV6(b, source.As16(), destination.As16(), packet.TTL, len(payload))
+	return append(b, payload...)
+}
+
 // ipv4 puts the header before a payload that the kernel would.
-func ipv4(source netip.Addr, payload []byte) []byte { return ipv4to(source, packet.Group(), payload) }
+func ipv4(source netip.Addr, payload []byte) []byte {
+	return ipv4to(source, packet.Group(false), payload)
+}
 
 func ipv4to(source, destination netip.Addr, payload []byte) []byte {
 	b := make([]byte, 20, 20+len(payload))

@@ -55,10 +55,10 @@ func (i *instance) renew() {
 // watched tells the warden what this instance holds.
 func (i *instance) watched() {
 	for _, r := range i.routes {
-		i.guard.HoldRoute(i.order.local.VirtualRouterID, false, r, i.patience())
+		i.guard.HoldRoute(i.order.local.VirtualRouterID, i.order.local.V6(), r, i.patience())
 	}
 	for _, a := range i.held {
-		i.guard.Hold(i.order.local.VirtualRouterID, false, i.port.Index, a, i.patience())
+		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a, i.patience())
 	}
 }
 
@@ -117,4 +117,6 @@ func (i *instance) othersWait() time.Duration { return i.config.MasterDown() - i
 func (i *instance) patience() time.Duration { return min(i.othersWait(), lifetime) }
 
 // beat tells the warden that this instance lives.
-func (i *instance) beat() { i.guard.Beat(i.order.local.VirtualRouterID, false, i.patience()) }
+func (i *instance) beat() {
+	i.guard.Beat(i.order.local.VirtualRouterID, i.order.local.V6(), i.patience())
+}

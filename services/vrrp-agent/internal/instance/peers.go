@@ -15,6 +15,7 @@ import (
 
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/parley"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
@@ -162,15 +163,25 @@ func (i *instance) message(kind parley.Kind, echo uint64) parley.Message {
 	return parley.Message{
 		Kind: kind, Instance: l.Name, Node: l.Node, VirtualRouterID: l.VirtualRouterID,
 		Owner: i.state == fsm.Master, Ready: i.ready(), Priority: i.config.Priority,
-		Number: rand.Uint64(), Echo: echo, Addresses: i.network.View().Own(),
+		Number: rand.Uint64(), Echo: echo, Addresses: i.ownAddresses(),
 	}
+}
+
+// ownAddresses are those by which the others can reach this node. The link-local one of IPv6 is only of use on the
+// network of the instance; its adverts come from there.
+func (i *instance) ownAddresses() []netip.Addr {
+	own := i.network.View().Own()
+	if i.port.Source.Is6() {
+		return slices.Concat([]netip.Addr{i.port.Source}, own)
+	}
+	return own
 }
 
 // tell sends a message over every network by which one of the addresses is to be had.
 func (i *instance) tell(m parley.Message, addresses ...netip.Addr) {
 	view, bytes := i.network.View(), m.Append(nil, i.order.keys[0])
 	for _, to := range addresses {
-		port, ok := view.Toward(to)
+		port, ok := i.toward(view, to)
 		if !ok {
 			continue
 		}
@@ -178,6 +189,14 @@ func (i *instance) tell(m parley.Message, addresses ...netip.Addr) {
 			i.log.Debug("speak to another agent", logging.Address(to.String()), zap.Error(err))
 		}
 	}
+}
+
+// toward is the port by which an address is reached; a link-local one of IPv6 is meant on the network of the instance.
+func (i *instance) toward(view nic.View, to netip.Addr) (nic.Port, bool) {
+	if to.Is6() && to.IsLinkLocalUnicast() {
+		return i.port, i.wire != nil && i.port.Source.Is6()
+	}
+	return view.Toward(to)
 }
 
 // all returns where the other agents can be asked: what they have told, what is configured, and where the last advert
@@ -263,7 +282,7 @@ func (i *instance) listen(w word) {
 	}
 	news := a.owner != m.Owner || a.ready != m.Ready || a.priority != m.Priority || time.Since(a.seen) > helloPause
 	a.addresses, a.priority, a.owner, a.ready, a.seen = m.Addresses, m.Priority, m.Owner, m.Ready, time.Now()
-	if !slices.Contains(a.addresses, w.from) {
+	if linkLocal := w.from.Is6() && w.from.IsLinkLocalUnicast(); !linkLocal && !slices.Contains(a.addresses, w.from) {
 		a.addresses = append(a.addresses, w.from)
 	}
 	switch m.Kind {
@@ -299,13 +318,14 @@ func (i *instance) answer(q parley.Message, a *agent, from netip.Addr) {
 	i.tell(i.message(parley.Answer, q.Number), to...)
 }
 
-// sendToo sends our adverts to the address too, for a while. It must be in the network of the instance.
+// sendToo sends our adverts to the address too, for a while. It must be in the network of the instance, and, with IPv6,
+// link-local, so that they come from where those by multicast come from.
 func (i *instance) sendToo(to netip.Addr) {
 	d, known := i.deaf[to]
-	if d.peer {
+	if d.peer || to.Is6() != i.order.local.V6() || to.Is6() && !to.IsLinkLocalUnicast() {
 		return
 	}
-	if port, ok := i.network.View().Toward(to); !ok || port.Index != i.port.Index || !known && len(i.deaf) >= deafMost {
+	if port, ok := i.toward(i.network.View(), to); !ok || port.Index != i.port.Index || !known && len(i.deaf) >= deafMost {
 		return
 	}
 	d.until = time.Now().Add(deafMemory)
@@ -329,7 +349,7 @@ func (i *instance) sendUnicast(resign bool) {
 			payload = d.resign
 		}
 		f := i.format
-		f.Destination = to
+		f.Source, f.Destination = i.port.From(to), to
 		i.sign(payload, f)
 		if err := i.wire.SendTo(to, payload); err != nil {
 			i.log.Debug("send advert by unicast", logging.Address(to.String()), zap.Error(err))

@@ -80,10 +80,10 @@ func control(a netip.Addr) bool { return a.As4()[0] == 10 }
 func TestPartitions(t *testing.T) {
 	t.Parallel()
 	for name, cut := range map[string]func(a, b netip.Addr) bool{
-		"multicast":                func(a, b netip.Addr) bool { return b == packet.Group() },
-		"multicast, one direction": func(a, b netip.Addr) bool { return b == packet.Group() && a.String() == "192.168.60.22" },
+		"multicast":                func(a, b netip.Addr) bool { return b == packet.Group(false) },
+		"multicast, one direction": func(a, b netip.Addr) bool { return b == packet.Group(false) && a.String() == "192.168.60.22" },
 		"the network, one direction": func(a, b netip.Addr) bool {
-			return b == packet.Group() && a.String() == "192.168.60.22" || a.String() == "192.168.60.22" && b.String() == "192.168.60.128"
+			return b == packet.Group(false) && a.String() == "192.168.60.22" || a.String() == "192.168.60.22" && b.String() == "192.168.60.128"
 		},
 		"the network":         func(a, b netip.Addr) bool { return !control(a) || !control(b) },
 		"the control network": func(a, b netip.Addr) bool { return control(a) },

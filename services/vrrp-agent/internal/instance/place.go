@@ -39,7 +39,7 @@ func (i *instance) look() {
 		i.mend(causeCard)
 		return
 	}
-	moved := port.MAC != i.port.MAC
+	moved := port.MAC != i.port.MAC || port.Router != i.port.Router
 	i.port = port
 	if moved {
 		i.build()
@@ -115,7 +115,7 @@ func (i *instance) build() {
 	}
 	i.expect = packet.Expect{
 		Version: l.Version, VirtualRouterID: l.VirtualRouterID, Interval: l.Interval, Authentication: i.order.authentication,
-		Self: i.port.Source, Ring: i.order.ring, Signed: l.HMAC.Require,
+		Self: i.port.Source, Also: i.port.Own, Ring: i.order.ring, Signed: l.HMAC.Require,
 	}
 	for address, d := range i.deaf {
 		if d.peer {
@@ -133,7 +133,7 @@ func (i *instance) build() {
 	i.write()
 	i.frames = map[netip.Addr][]byte{}
 	for _, address := range l.Addresses {
-		i.frames[address] = packet.GratuitousARP(i.port.MAC, address)
+		i.frames[address] = packet.Announcement(i.port.MAC, address, i.port.Router)
 	}
 }
 
@@ -174,7 +174,7 @@ func (i *instance) write() {
 	i.advert, i.resign = a.Append(nil, i.format), stop.Append(nil, i.format)
 	for to, d := range i.deaf {
 		f := i.format
-		f.Destination = to
+		f.Source, f.Destination = i.port.From(to), to
 		d.advert, d.resign = a.Append(nil, f), stop.Append(nil, f)
 		i.deaf[to] = d
 	}
@@ -217,7 +217,7 @@ func (i *instance) hold() {
 		if slices.Contains(i.held, a) {
 			continue
 		}
-		i.guard.Hold(i.order.local.VirtualRouterID, false, i.port.Index, a, i.patience())
+		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a, i.patience())
 		if _, err := i.network.Add(i.port.Index, a, lifetime); err != nil {
 			i.refused = err
 			return
@@ -238,7 +238,7 @@ func (i *instance) release(addresses []netip.Addr) {
 	var errs []error
 	for _, a := range addresses {
 		_, err := i.network.Remove(i.port.Index, a)
-		i.guard.Release(i.order.local.VirtualRouterID, false, i.port.Index, a)
+		i.guard.Release(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil { // the next look tries again, and their time runs out
@@ -309,7 +309,7 @@ func (i *instance) sendFrames() {
 	for range announceCopies {
 		for _, a := range i.held {
 			if err := i.wire.Announce(i.frames[a]); err != nil {
-				i.log.Debug("send gratuitous ARP", logging.VIP(a.String()), zap.Error(err))
+				i.log.Debug("announce an address", logging.VIP(a.String()), zap.Error(err))
 			}
 		}
 	}

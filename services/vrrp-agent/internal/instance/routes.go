@@ -20,9 +20,9 @@ func (i *instance) addRoutes() {
 			continue
 		}
 		if err == nil {
-			i.guard.HoldRoute(i.order.local.VirtualRouterID, false, r, i.patience())
+			i.guard.HoldRoute(i.order.local.VirtualRouterID, i.order.local.V6(), r, i.patience())
 			if _, err = i.network.AddRoute(r); err != nil {
-				i.guard.ReleaseRoute(i.order.local.VirtualRouterID, false, r)
+				i.guard.ReleaseRoute(i.order.local.VirtualRouterID, i.order.local.V6(), r)
 			}
 		}
 		if err != nil {
@@ -54,7 +54,7 @@ func (i *instance) removeRoutes(gone func(nic.Route) bool) {
 		if _, err := i.network.RemoveRoute(r); err != nil { // the next start tries again
 			i.log.Error("remove route", logging.Route(r.String()), zap.Error(err))
 		}
-		i.guard.ReleaseRoute(i.order.local.VirtualRouterID, false, r)
+		i.guard.ReleaseRoute(i.order.local.VirtualRouterID, i.order.local.V6(), r)
 	}
 	i.routes = slices.DeleteFunc(slices.Clone(i.routes), gone)
 }

@@ -39,7 +39,7 @@ var harmless = map[string]string{
 // instead are statements of a vrrp_instance that matter and cannot be said, and what to do about it.
 var instead = map[string]string{
 	"use_vmac":                   "addresses keep the card's own MAC; they are announced when they move",
-	"native_ipv6":                "addresses are IPv4",
+	"native_ipv6":                "the family follows from the addresses",
 	"no_accept":                  "the node answers for its addresses",
 	"unicast_ttl":                "adverts have the time to live 255, and are taken in only with it",
 	"mcast_src_ip":               "adverts have the card's address as their source",
@@ -330,7 +330,7 @@ func (m *member) take(words []string, line *importing.Line) {
 		}
 		text, mask, masked := strings.Cut(word, "/")
 		if _, err := netip.ParseAddr(text); err != nil {
-			line.Unsupported("%s: want an IPv4 address", importing.Quote(word))
+			line.Unsupported("%s: want an IPv4 or IPv6 address", importing.Quote(word))
 			continue
 		}
 		m.addresses = append(m.addresses, address{text, line})

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -38,10 +39,11 @@ const (
 
 // Host is the network of this node: of the network namespace that the process was started in.
 type Host struct {
-	log    *zap.Logger
-	handle *netlink.Handle
-	fresh  sync.Mutex // one look at a time, so that an older one never replaces a newer
-	view   atomic.Pointer[nic.View]
+	log     *zap.Logger
+	handle  *netlink.Handle
+	sockets map[int]*nl.SocketHandle // for what handle does not do
+	fresh   sync.Mutex               // one look at a time, so that an older one never replaces a newer
+	view    atomic.Pointer[nic.View]
 }
 
 // Open connects to the kernel and takes the first view. Close it.
@@ -51,7 +53,14 @@ func Open(log *zap.Logger) (*Host, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	h := &Host{log: log.Named("netdev"), handle: handle}
-	if err := handle.SetSocketTimeout(kernelTimeout); err != nil {
+	socket, err := nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE) // where we are
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	h.sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+	timeout := unix.NsecToTimeval(kernelTimeout.Nanoseconds())
+	if err := errors.Join(handle.SetSocketTimeout(kernelTimeout), socket.SetSendTimeout(&timeout), socket.SetReceiveTimeout(&timeout)); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
 	}
@@ -63,7 +72,12 @@ func Open(log *zap.Logger) (*Host, error) {
 }
 
 // Close ends the connection to the kernel.
-func (h *Host) Close() { h.handle.Close() }
+func (h *Host) Close() {
+	h.handle.Close()
+	for _, s := range h.sockets {
+		s.Close()
+	}
+}
 
 // View is the newest view of the cards. Any goroutine may call; the view is not to be changed.
 func (h *Host) View() nic.View { return *h.view.Load() }
@@ -80,13 +94,23 @@ func (h *Host) Refresh() (nic.View, error) {
 	if err != nil {
 		return nic.View{}, fmt.Errorf("list addresses: %w", err)
 	}
-	v := view(links, addresses)
+	addressesV6, err := whole(h.listV6)
+	if err != nil {
+		return nic.View{}, fmt.Errorf("list addresses of IPv6: %w", err)
+	}
+	var routers map[int]bool
+	if len(addressesV6) > 0 {
+		if routers, err = whole(h.routers); err != nil {
+			return nic.View{}, fmt.Errorf("list which network cards forward: %w", err)
+		}
+	}
+	v := view(links, addresses, addressesV6, routers)
 	h.view.Store(&v)
 	return v, nil
 }
 
 // whole reads a list until the kernel says that it did not change meanwhile.
-func whole[T any](list func() ([]T, error)) (all []T, err error) {
+func whole[T any](list func() (T, error)) (all T, err error) {
 	for range dumpTries {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
@@ -96,11 +120,11 @@ func whole[T any](list func() ([]T, error)) (all []T, err error) {
 }
 
 // view turns the kernel's answers into a View.
-func view(links []netlink.Link, addresses []netlink.Addr) nic.View {
+func view(links []netlink.Link, addresses []netlink.Addr, addressesV6 []addressV6, routers map[int]bool) nic.View {
 	var v nic.View
 	for _, link := range links {
 		a := link.Attrs()
-		card := nic.Card{Index: a.Index, Name: a.Name, Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0}
+		card := nic.Card{Index: a.Index, Name: a.Name, Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0, Router: routers[a.Index]}
 		copy(card.MAC[:], a.HardwareAddr)
 		for _, address := range addresses {
 			ip, ok := netip.AddrFromSlice(address.IP.To4())
@@ -108,6 +132,14 @@ func view(links []netlink.Link, addresses []netlink.Addr) nic.View {
 				card.Addresses = append(card.Addresses, netip.PrefixFrom(ip, bits))
 				if bits == 32 && strings.HasSuffix(address.Label, mark) {
 					card.Marked = append(card.Marked, ip)
+				}
+			}
+		}
+		for _, address := range addressesV6 {
+			if address.index == a.Index {
+				card.Addresses = append(card.Addresses, address.prefix)
+				if address.marked {
+					card.Marked = append(card.Marked, address.prefix.Addr())
 				}
 			}
 		}
@@ -219,9 +251,10 @@ func (h *Host) follow(ctx context.Context, changed func()) error {
 // renews tells whether the event is only that an address that is known lives longer. Our own renewals are such events,
 // several a second.
 func renews(u netlink.AddrUpdate, v nic.View) bool {
-	ip, ok := netip.AddrFromSlice(u.LinkAddress.IP.To4())
+	ip, ok := netip.AddrFromSlice(u.LinkAddress.IP)
+	ip = ip.Unmap()
 	bits, _ := u.LinkAddress.Mask.Size()
-	return u.NewAddr && ok && bits == 32 && v.On(u.LinkIndex, ip)
+	return u.NewAddr && ok && bits == ip.BitLen() && v.On(u.LinkIndex, ip)
 }
 
 // drain takes what is there: one look answers all events of the moment.
@@ -238,9 +271,12 @@ func drain[T any](c <-chan T) {
 	}
 }
 
-// Add puts a single address (/32) on a card for life, whole seconds, after which the kernel removes it. One that is there
+// Add puts a single address (/32, /128) on a card for life, whole seconds, after which the kernel removes it. One that is there
 // lives for that long from now on. It tells whether it was not there before.
 func (h *Host) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
+	if a.Is6() {
+		return h.addV6(index, a, life)
+	}
 	address := single(a)
 	address.Label = label(h.View(), index)
 	// The kernel looks after the longer of the two times only when the shorter one has an end.
@@ -282,7 +318,7 @@ func label(v nic.View, index int) string {
 	return name[:min(len(name), unix.IFNAMSIZ-1-len(mark))] + mark
 }
 
-// Remove takes a single address (/32) off a card and tells whether it was there. That it, or the card, is not there is no
+// Remove takes a single address (/32, /128) off a card and tells whether it was there. That it, or the card, is not there is no
 // error.
 func (h *Host) Remove(index int, a netip.Addr) (bool, error) {
 	err := h.handle.AddrDel(card(index), single(a))
@@ -300,5 +336,5 @@ func card(index int) netlink.Link {
 }
 
 func single(a netip.Addr) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(32, 32)}}
+	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
 }

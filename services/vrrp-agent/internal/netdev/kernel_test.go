@@ -221,20 +221,25 @@ func TestKernelWire(t *testing.T) {
 
 // TestKernelSendDoesNotAllocate measures the steady state of a master.
 func TestKernelSendDoesNotAllocate(t *testing.T) {
-	a, _ := pair(t)
-	p := find(t, a)
-	w := a.listen(t, p)
+	a, _ := pairV6(t)
 	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: []netip.Addr{vip}}
-	payload := advert.Append(nil, packet.Format{Version: packet.V2})
-	if n := testing.AllocsPerRun(20, func() {
-		if err := w.Send(payload); err != nil {
-			t.Fatal(err)
+	buffer := make([]byte, 1500)
+	for _, p := range []nic.Port{find(t, a), findV6(t, a)} {
+		w := a.listen(t, p)
+		payload := advert.Append(nil, packet.Format{Version: packet.V3, Source: p.Source})
+		if n := testing.AllocsPerRun(20, func() {
+			if err := w.Send(payload); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Receive(buffer); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("from %v: %v allocations per advert", p.Source, n)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations per advert", n)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -301,5 +306,151 @@ func TestKernelEvents(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// pairV6 gives the two ends addresses of IPv6 too.
+func pairV6(t *testing.T) (a, b end) {
+	t.Helper()
+	a, b = pair(t)
+	a.ns.Exec(t, "ip", "address", "add", "2001:db8:60::22/64", "dev", "eth0", "nodad")
+	b.ns.Exec(t, "ip", "address", "add", "2001:db8:60::128/64", "dev", "eth0", "nodad")
+	return a, b
+}
+
+var vipsV6 = []netip.Addr{netip.MustParseAddr("fe80::78"), netip.MustParseAddr("2001:db8:60::78")}
+
+// findV6 waits for the port: the kernel asks first whether the link-local address is free.
+func findV6(t *testing.T, h end) (p nic.Port) {
+	t.Helper()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(20 * time.Second)
+	for {
+		v, err := h.Refresh()
+		if err == nil {
+			p, err = v.Find(vipsV6, netip.Prefix{})
+		}
+		if err == nil {
+			return p
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestKernelAddressesV6(t *testing.T) {
+	t.Parallel()
+	h, _ := pairV6(t)
+	p := findV6(t, h)
+	if !p.Source.IsLinkLocalUnicast() || p.Own != netip.MustParseAddr("2001:db8:60::22") || p.Router {
+		t.Errorf("port %+v", p)
+	}
+	for _, vip := range vipsV6 {
+		for n, want := range []bool{true, false} {
+			if added, err := h.Add(p.Index, vip, time.Minute); err != nil || added != want {
+				t.Errorf("add %v %d: got %v %v, want %v", vip, n, added, err, want)
+			}
+		}
+	}
+	v, err := h.Refresh()
+	if err != nil || !v.On(p.Index, vipsV6[0]) || !v.On(p.Index, vipsV6[1]) || len(v.Single()) != 2 {
+		t.Errorf("added: %+v %v", v, err)
+	}
+	if again := findV6(t, h); again != p {
+		t.Errorf("with the virtual addresses the port is %+v, was %+v", again, p)
+	}
+	// One of somebody else's is not marked.
+	h.ns.Exec(t, "ip", "address", "add", "2001:db8:60::79/128", "dev", "eth0", "nodad")
+	h.ns.Exec(t, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/forwarding")
+	if v, err = h.Refresh(); err != nil || !slices.Equal(v.Marked(), []netip.Addr{vipsV6[1], vipsV6[0]}) {
+		t.Errorf("marked: %v %v", v.Marked(), err)
+	}
+	if p, err = v.Find(vipsV6, netip.Prefix{}); err != nil || !p.Router {
+		t.Errorf("a card that forwards: %+v %v", p, err)
+	}
+	for n, want := range []bool{true, false} {
+		if removed, err := h.Remove(p.Index, vipsV6[1]); err != nil || removed != want {
+			t.Errorf("remove %d: got %v %v, want %v", n, removed, err, want)
+		}
+	}
+	// What is not added again the kernel removes; this one had a minute before.
+	if _, err := h.Add(p.Index, vipsV6[0], time.Second); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for ticker := time.Tick(20 * time.Millisecond); h.mustSee(t).On(p.Index, vipsV6[0]); <-ticker {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatal("still there")
+		}
+	}
+	t.Logf("gone after %v", time.Since(begin))
+	if _, err := h.Add(4711, vipsV6[1], time.Minute); err == nil {
+		t.Error("add to a card that is not there")
+	}
+}
+
+func (e end) mustSee(t *testing.T) nic.View {
+	t.Helper()
+	v, err := e.Refresh()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestKernelWireV6 sends by multicast and by unicast, with both kinds of addresses, and hears claims.
+func TestKernelWireV6(t *testing.T) {
+	t.Parallel()
+	a, b := pairV6(t)
+	from, to := findV6(t, a), findV6(t, b)
+	sender, receiver := a.listen(t, from), b.listen(t, to)
+	expect := packet.Expect{Version: packet.V3, VirtualRouterID: 53, Self: to.Source, Also: to.Own}
+	advert := packet.Advertisement{VirtualRouterID: 53, Priority: 105, Interval: time.Second, Addresses: vipsV6}
+	buffer := make([]byte, 1500)
+	for _, destination := range []netip.Addr{packet.Group(true), to.Source, to.Own} {
+		f := packet.Format{Version: packet.V3, Source: from.Source, Destination: destination}
+		send := func() error { return sender.Send(advert.Append(nil, f)) }
+		if !destination.IsMulticast() {
+			f.Source = from.From(destination)
+			payload := advert.Append(nil, f)
+			send = func() error { return sender.SendTo(destination, payload) }
+		}
+		if err := send(); err != nil {
+			t.Fatal(err)
+		}
+		if err := receiver.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		n, err := receiver.Receive(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := expect.Receive(buffer[:n], nil); err != nil || got.Priority != 105 || got.From != f.Source || !slices.Equal(got.Addresses, vipsV6) {
+			t.Errorf("to %v: got %+v %v from %x", destination, got, err, buffer[:n])
+		}
+	}
+	if n, err := sender.Receive(buffer); n != 0 || err != nil {
+		t.Errorf("received %d bytes of our own, %v", n, err)
+	}
+	if err := receiver.Watch(vipsV6); err != nil {
+		t.Fatal(err)
+	}
+	// Only the last is a claim to one of ours.
+	for _, address := range []string{"2001:db8:60::79", "fe80::79", "2001:db8:60::78"} {
+		if err := sender.Announce(packet.NeighborAdvertisement(packet.MAC{2, 9}, netip.MustParseAddr(address), false)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, mac, err := receiver.Claims(); err != nil || a != vipsV6[1] || mac != (packet.MAC{2, 9}) {
+		t.Errorf("claim of %v by %v, %v", a, mac, err)
+	}
+	for _, w := range []*Wire{sender, receiver} {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -18,13 +18,14 @@ import (
 // packet, so that it holds less than a thousand.
 const receiveBuffer = 208 << 10
 
-// Wire sends and receives adverts and sends gratuitous ARP at one port. Send, Announce and Receive are for one
+// Wire sends and receives adverts and sends gratuitous ARP, or neighbor advertisements, at one port. Send, Announce and Receive are for one
 // goroutine, Wait for another, Claims for a third; Watch and Close may be called by any.
 type Wire struct {
-	adverts *os.File // raw socket
-	arp     *os.File // packet socket
-	claims  *os.File // packet socket that hears what Watch lets through
-	claim   [64]byte // what Claims works on
+	port    nic.Port
+	adverts *os.File  // raw socket
+	arp     *os.File  // packet socket
+	claims  *os.File  // packet socket that hears what Watch lets through
+	claim   [128]byte // what Claims works on
 	raw     syscall.RawConn
 	arpRaw  syscall.RawConn
 
@@ -36,6 +37,7 @@ type Wire struct {
 	sendTo               func(fd uintptr)
 	toPeer               unix.SockaddrInet4
 	toGroup              unix.SockaddrInet4
+	v6                   wireV6
 	toCard               unix.SockaddrLinklayer
 	advertsPoll          [1]unix.PollFd
 	readable             func(fd uintptr) bool
@@ -44,19 +46,23 @@ type Wire struct {
 
 // Listen joins the adverts of a port. Close the wire.
 func (h *Host) Listen(p nic.Port) (*Wire, error) {
-	adverts, err := openAdverts(p)
+	open, protocol := openAdverts, uint16(unix.ETH_P_ARP)
+	if p.Source.Is6() {
+		open, protocol = openAdvertsV6, unix.ETH_P_IPV6
+	}
+	adverts, err := open(p)
 	if err != nil {
 		return nil, fmt.Errorf("open the advert socket on %s: %w", p.Name, err)
 	}
 	arp, err := openARP()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the ARP socket on %s: %w", p.Name, err), adverts.Close())
+		return nil, errors.Join(fmt.Errorf("open the packet socket on %s: %w", p.Name, err), adverts.Close())
 	}
-	claims, err := openClaims(p)
+	claims, err := openClaims(p, protocol)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the ARP socket on %s: %w", p.Name, err), adverts.Close(), arp.Close())
+		return nil, errors.Join(fmt.Errorf("open the packet socket on %s: %w", p.Name, err), adverts.Close(), arp.Close())
 	}
-	w := &Wire{adverts: adverts, arp: arp, claims: claims}
+	w := &Wire{port: p, adverts: adverts, arp: arp, claims: claims}
 	w.raw, err = adverts.SyscallConn()
 	if err == nil {
 		w.arpRaw, err = arp.SyscallConn()
@@ -64,12 +70,15 @@ func (h *Host) Listen(p nic.Port) (*Wire, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
-	w.toGroup.Addr = packet.Group().As4()
-	w.toCard = unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: p.Index}
+	w.toGroup.Addr = packet.Group(false).As4()
+	w.toCard = unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: p.Index}
 	w.send = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toGroup) }
 	w.sendTo = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toPeer) }
-	w.announce = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toCard) }
 	w.recv = func(fd uintptr) { w.n, w.err = unix.Read(int(fd), w.buffer) }
+	if p.Source.Is6() {
+		w.prepareV6()
+	}
+	w.announce = func(fd uintptr) { w.err = unix.Sendto(int(fd), w.buffer, unix.MSG_DONTWAIT, &w.toCard) }
 	w.readable = func(fd uintptr) bool {
 		w.advertsPoll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 		n, err := unix.Poll(w.advertsPoll[:], 0)
@@ -91,7 +100,7 @@ func openAdverts(p nic.Port) (*os.File, error) {
 	set := func(option, value int) func() error {
 		return func() error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, option, value) }
 	}
-	membership := unix.IPMreqn{Multiaddr: packet.Group().As4(), Ifindex: int32(p.Index)}
+	membership := unix.IPMreqn{Multiaddr: packet.Group(false).As4(), Ifindex: int32(p.Index)}
 	sender := unix.IPMreqn{Address: p.Source.As4(), Ifindex: int32(p.Index)}
 	for _, step := range []func() error{
 		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) },
@@ -122,15 +131,15 @@ func openARP() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "arp"), nil
 }
 
-// openClaims opens a packet socket that hears ARP on one card, of others only. Until Watch it hears nothing.
-func openClaims(p nic.Port) (*os.File, error) {
+// openClaims opens a packet socket that hears ARP, or IPv6, on one card, of others only. Until Watch it hears nothing.
+func openClaims(p nic.Port, protocol uint16) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	if err := errors.Join(
 		filter(fd, nil),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ARP), Ifindex: p.Index}),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: p.Index}),
 	); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
@@ -140,6 +149,9 @@ func openClaims(p nic.Port) (*os.File, error) {
 // filter lets only ARP through whose sender says to have one of the addresses: a network has much ARP, and none of the
 // other is worth waking up for.
 func filter(fd int, addresses []netip.Addr) error {
+	if len(addresses) > 0 && addresses[0].Is6() {
+		return attach(fd, filterV6(addresses))
+	}
 	const senderAt = 14 + 14 // behind the Ethernet header; RFC 826
 	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: senderAt}}
 	for n, a := range addresses {
@@ -149,6 +161,10 @@ func filter(fd int, addresses []netip.Addr) error {
 		})
 	}
 	program = append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
+	return attach(fd, program)
+}
+
+func attach(fd int, program []unix.SockFilter) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }
 
@@ -163,7 +179,7 @@ func (w *Wire) Watch(addresses []netip.Addr) error {
 	return errors.Join(err, filterErr)
 }
 
-// Claims waits until somebody else says by ARP to have one of the addresses. It ends with an error when the wire is
+// Claims waits until somebody else says by ARP, or by a neighbor advertisement, to have one of the addresses. It ends with an error when the wire is
 // closed.
 func (w *Wire) Claims() (netip.Addr, packet.MAC, error) {
 	for {
@@ -191,7 +207,12 @@ func (w *Wire) Send(payload []byte) error {
 
 // SendTo sends an advert to one address. It never waits.
 func (w *Wire) SendTo(to netip.Addr, payload []byte) error {
-	w.buffer, w.toPeer.Addr = payload, to.As4()
+	w.buffer = payload
+	if to.Is6() {
+		w.v6.aim(w.port, to)
+	} else {
+		w.toPeer.Addr = to.As4()
+	}
 	if err := w.raw.Control(w.sendTo); err != nil {
 		return err
 	}
@@ -207,7 +228,7 @@ func (w *Wire) Announce(frame []byte) error {
 	return w.err
 }
 
-// Receive reads one IP packet into b, header included. It never waits: 0 means that there is none.
+// Receive reads one IP packet into b, header included; of IPv6 the fixed header, as packet.PutHeaderV6 makes it. It never waits: 0 means that there is none.
 func (w *Wire) Receive(b []byte) (int, error) {
 	w.buffer = b
 	if err := w.raw.Control(w.recv); err != nil {

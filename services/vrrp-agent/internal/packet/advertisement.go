@@ -1,7 +1,7 @@
 // Package packet answers: which bytes is a VRRP advertisement, and which advertisement are these bytes?
 //
-// It speaks versions 2 and 3 on IPv4. It also holds the gratuitous ARP frame, the other packet that an agent sends. The package is pure: bytes in, values
-// out.
+// It speaks version 2 on IPv4 and version 3 on both families. It also holds the frames that tell a network where an address
+// is, gratuitous ARP and the neighbor advertisement of IPv6. The package is pure: bytes in, values out.
 package packet
 
 import (
@@ -14,7 +14,8 @@ import (
 const (
 	// Protocol is VRRP's IP protocol number (RFC 3768, section 5.2.4).
 	Protocol = 112
-	// TTL is the only time to live that a receiver accepts: no router has passed the packet on (RFC 3768, section 5.2.3).
+	// TTL is the only time to live, or hop limit, that a receiver accepts: no router has passed the packet on (RFC 3768,
+	// section 5.2.3; RFC 9568, section 5.1.2.3).
 	TTL = 255
 	// TypeOfService marks adverts as internetwork control (precedence 6, RFC 791, section 3.1), as keepalived does.
 	TypeOfService = 0xc0
@@ -24,7 +25,6 @@ const (
 	typeAdvertisement = 1 // RFC 3768, section 5.3.2
 
 	headerLength       = 8 // version to checksum; RFC 3768, section 5.1; RFC 5798, section 5.1
-	addressLength      = 4
 	authenticationData = 8 // in V2 always there, zero without a password; RFC 2338, section 5.3.10
 
 	checksumAt = 6
@@ -45,7 +45,8 @@ const (
 	V3 Version = 3
 )
 
-// Checksum is what a V3 checksum on IPv4 covers. The standards do not agree, and many receivers take in only one form.
+// Checksum is what a V3 checksum on IPv4 covers. The standards do not agree, and many receivers take in only one form. On
+// IPv6 there is only ChecksumPseudoHeader (RFC 9568, section 5.2.8).
 type Checksum uint8
 
 const (
@@ -64,11 +65,19 @@ func (c Checksum) String() string {
 	return "pseudo-header"
 }
 
-// group is where adverts are sent (RFC 3768, section 5.2.2).
-var group = [4]byte{224, 0, 0, 18}
+var (
+	group4 = netip.AddrFrom4([4]byte{224, 0, 0, 18})
+	group6 = netip.AddrFrom16([16]byte{0xff, 0x02, 15: 0x12})
+)
 
-// Group returns the multicast address that adverts are sent to, 224.0.0.18 (RFC 3768, section 5.2.2).
-func Group() netip.Addr { return netip.AddrFrom4(group) }
+// Group returns the multicast address that adverts are sent to: 224.0.0.18 (RFC 3768, section 5.2.2), or ff02::12 on IPv6
+// (RFC 9568, section 5.1.2.2).
+func Group(v6 bool) netip.Addr {
+	if v6 {
+		return group6
+	}
+	return group4
+}
 
 // Authentication is what proves an advert to be of our instance. The zero value is authentication type 0, none.
 type Authentication struct {
@@ -101,7 +110,8 @@ type Advertisement struct {
 	Priority uint8
 	// Interval between two adverts of the sender. V2: whole seconds, 1 s to 255 s; V3: centiseconds, 10 ms to 40.95 s.
 	Interval time.Duration
-	// Addresses that the instance stands for, IPv4, at most 255.
+	// Addresses that the instance stands for, of one family, at most 255. On IPv6 the first is link-local (RFC 9568,
+	// section 5.2.9).
 	Addresses []netip.Addr
 }
 
@@ -113,7 +123,8 @@ type Format struct {
 	Authentication Authentication
 	// Checksum is the form of the checksum, with V3.
 	Checksum Checksum
-	// Source is the address that the adverts are sent from; V3 needs it for ChecksumPseudoHeader.
+	// Source is the address that the adverts are sent from; V3 needs it for ChecksumPseudoHeader. With one of IPv6 that is the
+	// form, whatever Checksum says.
 	Source netip.Addr
 	// Ring makes room for a trailer, which Ring.Sign fills in before each sending. nil: there is none.
 	Ring *Ring
@@ -122,11 +133,11 @@ type Format struct {
 }
 
 // destination is where the adverts go.
-func (f Format) destination() [4]byte {
-	if f.Destination.Is4() {
-		return f.Destination.As4()
+func (f Format) destination() netip.Addr {
+	if f.Destination.IsValid() {
+		return f.Destination
 	}
-	return group
+	return Group(f.Source.Is6())
 }
 
 // Append appends the advert to b: the payload of the IP packet. The kernel writes the IP header.
@@ -140,14 +151,13 @@ func (a Advertisement) Append(b []byte, f Format) []byte {
 	}
 	b = append(b, 0, 0) // the checksum
 	for _, address := range a.Addresses {
-		raw := address.As4()
-		b = append(b, raw[:]...)
+		b = append(b, address.AsSlice()...)
 	}
 	var covered uint32
 	if f.Version != V3 {
 		b = append(b, f.Authentication.data[:]...)
-	} else if f.Checksum == ChecksumPseudoHeader && f.Source.Is4() {
-		covered = pseudoHeader(f.Source.As4(), f.destination(), len(b)-start)
+	} else if f.Source.Is6() || f.Checksum == ChecksumPseudoHeader && f.Source.Is4() {
+		covered = pseudoHeader(f.Source, f.destination(), Protocol, len(b)-start)
 	}
 	binary.BigEndian.PutUint16(b[start+checksumAt:], checksum(covered, b[start:]))
 	if f.Ring != nil {
@@ -157,10 +167,19 @@ func (a Advertisement) Append(b []byte, f Format) []byte {
 }
 
 // pseudoHeader is the sum of the pseudo-header that goes before a message: source, destination, protocol, length (RFC
-// 793, section 3.1).
-func pseudoHeader(source, destination [4]byte, length int) uint32 {
-	word := func(b [4]byte, at int) uint32 { return uint32(binary.BigEndian.Uint16(b[at:])) }
-	return word(source, 0) + word(source, 2) + word(destination, 0) + word(destination, 2) + Protocol + uint32(length)
+// 793, section 3.1; RFC 8200, section 8.1, whose wider fields add the same).
+func pseudoHeader(source, destination netip.Addr, protocol, length int) uint32 {
+	sum := uint32(protocol) + uint32(length)
+	for _, a := range [2]netip.Addr{source, destination} {
+		raw, from := a.As16(), 0
+		if a.Is4() {
+			from = 12
+		}
+		for at := from; at < len(raw); at += 2 {
+			sum += uint32(binary.BigEndian.Uint16(raw[at:]))
+		}
+	}
+	return sum
 }
 
 // checksum is the Internet checksum over the whole message (RFC 3768, section 5.3.8; with V2 authentication data

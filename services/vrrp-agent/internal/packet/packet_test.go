@@ -227,11 +227,11 @@ func TestGratuitousARP(t *testing.T) {
 
 // FuzzReceive looks for packets that panic, and for accepted ones that do not come out of Append again.
 func FuzzReceive(f *testing.F) {
-	for _, text := range []string{golden, goldenV3, goldenMessage, "", golden[:57]} {
+	for _, text := range []string{golden, goldenV3, goldenMessage, goldenV6, "", golden[:57]} {
 		f.Add(unhex(f, text))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, e := range []Expect{goldenExpect(), goldenExpectV3()} {
+		for _, e := range []Expect{goldenExpect(), goldenExpectV3(), goldenExpectV6()} {
 			r, err := e.Receive(b, nil)
 			if err != nil {
 				var d Drop
@@ -240,7 +240,11 @@ func FuzzReceive(f *testing.F) {
 				}
 				continue
 			}
-			payload := bytes.Clone(b[int(b[0]&0x0f)*4:])
+			header := int(b[0]&0x0f) * 4
+			if e.Self.Is6() {
+				header = HeaderV6
+			}
+			payload := bytes.Clone(b[header:])
 			if e.Version == V3 {
 				payload[4] &= intervalBits >> 8 // the reserved bits are not looked at
 			}
@@ -261,7 +265,10 @@ func equalButChecksum(a, b []byte) bool {
 
 func TestSteadySendDoesNotAllocate(t *testing.T) {
 	a, b := goldenAdvertisement(), make([]byte, 0, 64)
-	for _, f := range []Format{goldenFormat(), {Version: V3, Source: netip.MustParseAddr("192.168.60.1")}} {
+	for _, f := range []Format{goldenFormat(), {Version: V3, Source: netip.MustParseAddr("192.168.60.1")}, {Version: V3, Source: goldenSourceV6}} {
+		if f.Source.Is6() {
+			a = goldenAdvertisementV6()
+		}
 		if n := testing.AllocsPerRun(100, func() { b = a.Append(b[:0], f) }); n != 0 {
 			t.Errorf("version %d: %v allocations per advert", f.Version, n)
 		}
@@ -288,9 +295,9 @@ func TestUnicast(t *testing.T) {
 			}
 		}
 		multicast := append([]byte(nil), datagram...)
-		copy(multicast[16:], group[:])
+		copy(multicast[16:], group4.AsSlice())
 		multicast[26], multicast[27] = 0, 0
-		binary.BigEndian.PutUint16(multicast[26:], checksum(pseudoHeader(from.As4(), group, len(payload)), multicast[20:]))
+		binary.BigEndian.PutUint16(multicast[26:], checksum(pseudoHeader(from, group4, Protocol, len(payload)), multicast[20:]))
 		e.Peers = []netip.Addr{from}
 		if _, err := e.Receive(multicast, nil); err != DropPeer {
 			t.Errorf("multicast where unicast is wanted: %v", err)

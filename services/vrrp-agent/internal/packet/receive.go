@@ -13,11 +13,11 @@ type Drop uint8
 
 // The reasons, in the order of the checks (RFC 3768 and RFC 5798, section 7.1).
 const (
-	// DropHeader: not a whole IPv4 packet of protocol 112.
+	// DropHeader: not a whole IP packet of the instance's family and of protocol 112.
 	DropHeader Drop = iota
-	// DropDestination: not sent to 224.0.0.18, nor by unicast to us.
+	// DropDestination: not sent to the group, nor by unicast to us.
 	DropDestination
-	// DropTTL: the time to live is not 255; the packet may come from another network.
+	// DropTTL: the time to live, or hop limit, is not 255; the packet may come from another network.
 	DropTTL
 	// DropVersion: of another version of VRRP than the instance's.
 	DropVersion
@@ -75,9 +75,11 @@ type Expect struct {
 	Signed bool
 	// Peers are the only senders, by unicast, if there are any.
 	Peers []netip.Addr
-	// Self is our own address. Adverts that come from it are not for us; those by unicast to it are. The zero value leaves
-	// both out.
+	// Self is our own address, whose family is the instance's; IPv4 with the zero value. Adverts that come from it are not for
+	// us; those by unicast to it are. The zero value leaves both out.
 	Self netip.Addr
+	// Also is another address of ours that is like Self, if there is one: on IPv6 the one that is not link-local.
+	Also netip.Addr
 }
 
 // Received is an advert that was taken in.
@@ -92,8 +94,8 @@ type Received struct {
 	Sequence Sequence
 }
 
-// Receive makes the receive checks of RFC 3768 or RFC 5798, section 7.1 on an IPv4 packet, header included, as a raw
-// socket gives it. The error is a Drop.
+// Receive makes the receive checks of RFC 3768 or RFC 5798, section 7.1 on an IP packet, header included. Of IPv6 it is the
+// fixed header, and right behind it the advert. The error is a Drop.
 //
 // FRR reckons with the group as destination even by unicast, so that is right too.
 //
@@ -101,11 +103,11 @@ type Received struct {
 // reason either form of V3's checksum is right. The list is appended to into, which may be nil; with room for it nothing
 // is allocated.
 func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
-	source, destination, payload, err := e.ipv4Payload(datagram)
+	source, destination, payload, err := e.open(datagram)
 	if err != nil {
 		return Received{}, err
 	}
-	r := Received{From: netip.AddrFrom4(source)}
+	r := Received{From: source}
 	if len(payload) < headerLength {
 		return Received{}, DropLength
 	}
@@ -115,6 +117,7 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	if payload[0]&0x0f != typeAdvertisement {
 		return Received{}, DropType
 	}
+	addressLength := source.BitLen() / 8
 	end := headerLength + int(payload[3])*addressLength
 	whole := payload
 	switch len(payload) {
@@ -128,10 +131,10 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 		return Received{}, DropLength
 	}
 	switch {
-	case e.Version == V3 && (checksum(pseudoHeader(source, destination, len(payload)), payload) == 0 ||
-		destination != group && checksum(pseudoHeader(source, group, len(payload)), payload) == 0):
+	case e.Version == V3 && (checksum(pseudoHeader(source, destination, Protocol, len(payload)), payload) == 0 ||
+		checksum(pseudoHeader(source, Group(source.Is6()), Protocol, len(payload)), payload) == 0):
 		r.Checksum = ChecksumPseudoHeader
-	case checksum(0, payload) == 0:
+	case source.Is4() && checksum(0, payload) == 0:
 		r.Checksum = ChecksumMessage
 	default:
 		return Received{}, DropChecksum
@@ -143,10 +146,10 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	if r.Interval, err = e.judge(payload, payload[end:]); err != nil {
 		return Received{}, err
 	}
-	if e.Self.IsValid() && r.From == e.Self {
+	if e.ours(r.From) {
 		return Received{}, DropOwn
 	}
-	if len(e.Peers) > 0 && (destination == group || !slices.Contains(e.Peers, r.From)) {
+	if len(e.Peers) > 0 && (destination.IsMulticast() || !slices.Contains(e.Peers, r.From)) {
 		return Received{}, DropPeer
 	}
 	if e.Ring != nil && (e.Signed || r.Signed) {
@@ -159,7 +162,8 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	}
 	r.Addresses = into
 	for at := headerLength; at < end; at += addressLength {
-		r.Addresses = append(r.Addresses, netip.AddrFrom4([4]byte(payload[at:])))
+		address, _ := netip.AddrFromSlice(payload[at : at+addressLength]) // 4 or 16 bytes
+		r.Addresses = append(r.Addresses, address)
 	}
 	return r, nil
 }
@@ -191,6 +195,9 @@ func (e Expect) judge(header, tail []byte) (time.Duration, error) {
 	return interval, nil
 }
 
+// ours tells whether an address is one of our own.
+func (e Expect) ours(a netip.Addr) bool { return a == e.Self || a == e.Also }
+
 // Offsets in the IPv4 header (RFC 791, section 3.1).
 const (
 	ipHeaderMin     = 20
@@ -201,23 +208,66 @@ const (
 	ipDestinationAt = 16
 )
 
-func (e Expect) ipv4Payload(b []byte) (source, destination [4]byte, payload []byte, err error) {
-	if len(b) < ipHeaderMin || b[0]>>4 != 4 {
+// HeaderV6 is the length of the fixed IPv6 header, and what follows are the offsets in it (RFC 8200, section 3).
+const (
+	HeaderV6          = 40
+	ip6LengthAt       = 4
+	ip6NextHeaderAt   = 6
+	ip6HopLimitAt     = 7
+	ip6SourceAt       = 8
+	ip6DestinationAt  = 24
+	ip6VersionTraffic = 0x60
+)
+
+// PutHeaderV6 writes the IPv6 header that a packet of VRRP had, into the first HeaderV6 bytes of b, before its payload:
+// raw sockets of IPv6 do not show it.
+func PutHeaderV6(b []byte, source, destination [16]byte, hopLimit byte, payload int) {
+	clear(b[:HeaderV6])
+	b[0] = ip6VersionTraffic
+	binary.BigEndian.PutUint16(b[ip6LengthAt:], uint16(payload))
+	b[ip6NextHeaderAt], b[ip6HopLimitAt] = Protocol, hopLimit
+	copy(b[ip6SourceAt:], source[:])
+	copy(b[ip6DestinationAt:], destination[:])
+}
+
+// open reads the IP header.
+func (e Expect) open(b []byte) (source, destination netip.Addr, payload []byte, err error) {
+	var ttl byte
+	var whole bool
+	if e.Self.Is6() {
+		source, destination, ttl, payload, whole = openV6(b)
+	} else {
+		source, destination, ttl, payload, whole = openV4(b)
+	}
+	switch {
+	case !whole:
 		return source, destination, nil, DropHeader
+	case destination != Group(source.Is6()) && !e.ours(destination):
+		return source, destination, nil, DropDestination
+	case ttl != TTL:
+		return source, destination, nil, DropTTL
+	}
+	return source, destination, payload, nil
+}
+
+func openV4(b []byte) (source, destination netip.Addr, ttl byte, payload []byte, whole bool) {
+	if len(b) < ipHeaderMin || b[0]>>4 != 4 {
+		return source, destination, 0, nil, false
 	}
 	header := int(b[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(b[ipTotalLengthAt:]))
 	if header < ipHeaderMin || total != len(b) || header > total || b[ipProtocolAt] != Protocol {
-		return source, destination, nil, DropHeader
+		return source, destination, 0, nil, false
 	}
-	destination = [4]byte(b[ipDestinationAt:])
-	if destination != group && !(e.Self.Is4() && destination == e.Self.As4()) {
-		return source, destination, nil, DropDestination
+	return netip.AddrFrom4([4]byte(b[ipSourceAt:])), netip.AddrFrom4([4]byte(b[ipDestinationAt:])), b[ipTTLAt], b[header:], true
+}
+
+func openV6(b []byte) (source, destination netip.Addr, hopLimit byte, payload []byte, whole bool) {
+	if len(b) < HeaderV6 || b[0]>>4 != 6 || int(binary.BigEndian.Uint16(b[ip6LengthAt:])) != len(b)-HeaderV6 || b[ip6NextHeaderAt] != Protocol {
+		return source, destination, 0, nil, false
 	}
-	if b[ipTTLAt] != TTL {
-		return source, destination, nil, DropTTL
-	}
-	return [4]byte(b[ipSourceAt:]), destination, b[header:], nil
+	source, destination = netip.AddrFrom16([16]byte(b[ip6SourceAt:])), netip.AddrFrom16([16]byte(b[ip6DestinationAt:]))
+	return source, destination, b[ip6HopLimitAt], b[HeaderV6:], !source.Is4In6()
 }
 
 // equal compares the password in constant time. Without a password the authentication data is not looked at: a

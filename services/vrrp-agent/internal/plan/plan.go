@@ -21,7 +21,7 @@ import (
 type Have struct {
 	// Running instances, in the order of their names.
 	Running []Instance
-	// Single addresses (/32) on the node's network cards, whoever put them there.
+	// Single addresses (/32, /128) on the node's network cards, whoever put them there.
 	Single []netip.Addr
 	// Marked addresses: those that an agent has put on the cards, in this life or an earlier one.
 	Marked []netip.Addr
@@ -211,6 +211,8 @@ func restart(have, want spec.Local) string {
 	switch {
 	case have.VirtualRouterID != want.VirtualRouterID:
 		return fmt.Sprintf("virtual router %d -> %d", have.VirtualRouterID, want.VirtualRouterID)
+	case have.V6() != want.V6():
+		return fmt.Sprintf("addresses %v -> %v", have.Addresses, want.Addresses)
 	case have.Version != want.Version:
 		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
 	case have.Unicast != want.Unicast:

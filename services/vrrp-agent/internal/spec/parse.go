@@ -69,12 +69,21 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 	i.Routes = c.routes(at, m.GetVirtualRoutes(), i.Addresses)
 	i.Version, i.Interval = c.rhythm(at, m)
 	i.Checksum = c.checksum(at, m.GetChecksum(), i.Version)
+	if i.V6() && i.Version != packet.V3 {
+		c.bad(at+"version", "IPv6 needs version 3")
+	}
+	if i.V6() && i.Checksum == ChecksumMessage {
+		c.bad(at+"checksum", "on IPv6 the checksum always covers the pseudo-header")
+	}
 	i.PasswordFile, i.HMAC = c.authentication(at+"authentication", m.GetAuthentication(), i.Version)
 	i.Hooks, i.Mail = c.hooks(at, m), c.mail(at+"mail.", m.GetMail())
 	if i.Unicast = m.GetUnicast(); i.Unicast {
 		for n, member := range i.Members {
+			field := fmt.Sprintf("%smembers[%d].addresses", at, n)
 			if len(member.Addresses) == 0 {
-				c.bad(fmt.Sprintf("%smembers[%d].addresses", at, n), "want the address for adverts by unicast")
+				c.bad(field, "want the address for adverts by unicast")
+			} else if member.Addresses[0].Is6() != i.V6() {
+				c.bad(field+"[0]", "want an address of the family of virtual_addresses for adverts by unicast, got %v", member.Addresses[0])
 			}
 		}
 	}
@@ -209,24 +218,40 @@ func (c *checker) addresses(at string, texts []string) []netip.Addr {
 		c.bad(at+"virtual_addresses", "want 1 to %d addresses, got %d", MaxAddresses, len(texts))
 	}
 	var all []netip.Addr
+	located := false
 	for n, text := range texts {
 		field := fmt.Sprintf("%svirtual_addresses[%d]", at, n)
 		a, err := netip.ParseAddr(text)
 		switch {
-		case err != nil || !a.Is4():
-			c.bad(field, "want an IPv4 address without a mask, got %q", text)
+		case err != nil || a.Zone() != "" || a.Is4In6():
+			c.bad(field, "want an IPv4 or IPv6 address without a mask, got %q", text)
+			continue
 		case !ordinary(a):
 			c.bad(field, "want an address that one machine can have, got %v", a)
-		default:
-			all = append(all, a)
+			continue
+		case len(all) > 0 && a.Is6() != all[0].Is6():
+			c.bad(field, "want one family in all addresses: %v and %v are two instances, which a sync group can hold together", all[0], a)
+		case a.Is6() && n == 0 && !linkLocal(a):
+			c.bad(field, "want a link-local address first (RFC 9568, section 5.2.9), such as fe80::%x, got %v", a.As16()[15], a)
 		}
+		located = located || !linkLocal(a)
+		all = append(all, a)
+	}
+	if len(all) > 0 && !located {
+		c.bad(at+"virtual_addresses", "want one that is not link-local: the network card is found by its subnet")
 	}
 	return all
 }
 
-// ordinary leaves out what no network card can have as a floating address: this network (0/8), loopback, link-local,
-// multicast and what lies above (RFC 6890).
+// linkLocal tells whether an address of IPv6 is link-local, and so in a subnet that every card has.
+func linkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// ordinary leaves out what no network card can have as a floating address: of IPv4 this network (0/8), loopback,
+// link-local, multicast and what lies above; of IPv6 loopback and multicast (RFC 6890).
 func ordinary(a netip.Addr) bool {
+	if a.Is6() {
+		return !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
+	}
 	first := a.As4()[0]
 	return first != 0 && first < 224 && !a.IsLoopback() && !a.IsLinkLocalUnicast()
 }
@@ -270,8 +295,8 @@ func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
 	var all []netip.Addr
 	for n, text := range texts {
 		a, err := netip.ParseAddr(text)
-		if err != nil || !a.Is4() || !ordinary(a) {
-			c.bad(fmt.Sprintf("%s.addresses[%d]", at, n), "want an IPv4 address of that node, without a mask, got %q", text)
+		if err != nil || a.Zone() != "" || a.Is4In6() || !ordinary(a) {
+			c.bad(fmt.Sprintf("%s.addresses[%d]", at, n), "want an IPv4 or IPv6 address of that node, without a mask, got %q", text)
 			continue
 		}
 		all = append(all, a)
@@ -283,6 +308,10 @@ func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
 func (c *checker) routes(at string, messages []*vrrpv1.VirtualRoute, addresses []netip.Addr) []Route {
 	if len(messages) > MaxRoutes {
 		c.bad(at+"virtual_routes", "want %d routes at most, got %d", MaxRoutes, len(messages))
+	}
+	if len(messages) > 0 && len(addresses) > 0 && addresses[0].Is6() {
+		c.bad(at+"virtual_routes", "want none with addresses of IPv6: routes are of IPv4")
+		return nil
 	}
 	var all []Route
 	for n, m := range messages {
@@ -323,26 +352,37 @@ func (c *checker) network(at string, m *vrrpv1.Instance, i Instance) netip.Prefi
 		if m.GetOutsideNetwork() {
 			c.bad(at+"network", "want the network that the addresses may lie outside of")
 		}
+		var first netip.Addr
 		for n, a := range i.Addresses {
-			if p, err := i.Addresses[0].Prefix(widest); err != nil || !p.Contains(a) {
+			if linkLocal(a) {
+				continue
+			}
+			if !first.IsValid() {
+				first = a
+			}
+			if p, err := first.Prefix(widest); a.Is6() == first.Is6() && (err != nil || !p.Contains(a)) {
 				c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n),
-					"%v and %v are in no network together; use an instance for each, or give network and outside_network", i.Addresses[0], a)
+					"%v and %v are in no network together; use an instance for each, or give network and outside_network", first, a)
 			}
 		}
 		return netip.Prefix{}
 	}
 	p, err := netip.ParsePrefix(m.GetNetwork())
-	if err != nil || p != p.Masked() || p.Bits() < widest || p.IsSingleIP() {
+	if err != nil || p != p.Masked() || p.Bits() < widest || p.IsSingleIP() || linkLocal(p.Addr()) {
 		c.bad(at+"network", "want a network as in 192.168.60.0/24, got %q", m.GetNetwork())
 		return netip.Prefix{}
 	}
+	if len(i.Addresses) > 0 && p.Addr().Is6() != i.V6() {
+		c.bad(at+"network", "want a network of the family of virtual_addresses, got %v", p)
+		return netip.Prefix{}
+	}
 	for n, a := range i.Addresses {
-		if !m.GetOutsideNetwork() && !p.Contains(a) {
+		if !m.GetOutsideNetwork() && !p.Contains(a) && !linkLocal(a) {
 			c.bad(fmt.Sprintf("%svirtual_addresses[%d]", at, n), "%v is not in network %v; with outside_network it may be elsewhere", a, p)
 		}
 	}
 	for n, member := range i.Members {
-		if m.GetUnicast() && len(member.Addresses) > 0 && !p.Contains(member.Addresses[0]) {
+		if m.GetUnicast() && len(member.Addresses) > 0 && !p.Contains(member.Addresses[0]) && !linkLocal(member.Addresses[0]) {
 			c.bad(fmt.Sprintf("%smembers[%d].addresses[0]", at, n), "%v is not in network %v, where adverts go", member.Addresses[0], p)
 		}
 	}
@@ -415,17 +455,22 @@ func (c *checker) count(field string, n uint32) int {
 
 // together checks what must differ between instances.
 func (c *checker) together(instances []Instance) {
-	names, ids, addresses := map[string]bool{}, map[uint8]string{}, map[netip.Addr]string{}
+	type router struct { // the two families of one network do not know each other
+		id uint8
+		v6 bool
+	}
+	names, ids, addresses := map[string]bool{}, map[router]string{}, map[netip.Addr]string{}
 	for _, i := range instances {
 		at := "instance/" + i.Name + "."
 		if names[i.Name] {
 			c.bad(at+"name", "there is another instance of this name")
 		}
 		names[i.Name] = true
-		if other, taken := ids[i.VirtualRouterID]; taken && i.VirtualRouterID != 0 {
+		own := router{i.VirtualRouterID, i.V6()}
+		if other, taken := ids[own]; taken && i.VirtualRouterID != 0 {
 			c.bad(at+"virtual_router_id", "%d belongs to instance %s already", i.VirtualRouterID, other)
 		} else {
-			ids[i.VirtualRouterID] = i.Name
+			ids[own] = i.Name
 		}
 		for n, a := range i.Addresses {
 			if other, taken := addresses[a]; taken {

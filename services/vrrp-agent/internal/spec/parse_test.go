@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
@@ -136,6 +138,24 @@ func TestOn(t *testing.T) {
 
 func mailed(m *vrrpv1.Mail) func([]*vrrpv1.Instance) {
 	return func(i []*vrrpv1.Instance) { i[1].Mail = m }
+}
+
+// TestParseIPv6: an instance of IPv6 may share the identifier of one of IPv4, and a sync group with it.
+func TestParseIPv6(t *testing.T) {
+	t.Parallel()
+	messages := tutorial()
+	v4, v6 := messages[0], proto.Clone(messages[0]).(*vrrpv1.Instance)
+	v4.Version, v4.SyncGroup = 3, "both"
+	v6.Name, v6.Version, v6.VirtualAddresses, v6.SyncGroup = "VI_6", 3, []string{"fe80::55", "fd00::55"}, "both"
+	v6.Members[0].Addresses = []string{"10.99.0.22", "fd00::22"}
+	got, violations := Parse([]*vrrpv1.Instance{v4, v6})
+	if len(violations) > 0 || len(got) != 2 {
+		t.Fatal(violations)
+	}
+	want := []netip.Addr{netip.MustParseAddr("fe80::55"), netip.MustParseAddr("fd00::55")}
+	if i := got[1]; !slices.Equal(i.Addresses, want) || !i.V6() || got[0].V6() || len(i.Members[0].Addresses) != 2 {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestParseTelling(t *testing.T) {
@@ -286,13 +306,16 @@ func TestParseRefuses(t *testing.T) {
 	address := func(a ...string) func([]*vrrpv1.Instance) {
 		return func(i []*vrrpv1.Instance) { i[0].VirtualAddresses = a }
 	}
+	addressV6 := func(a ...string) func([]*vrrpv1.Instance) {
+		return func(i []*vrrpv1.Instance) { i[0].VirtualAddresses, i[0].Version = a, 3 }
+	}
 	tests := []struct {
 		name   string
 		change func(i []*vrrpv1.Instance)
 		want   string // field: description, without the instance's name
 	}{
-		{"member's address", func(i []*vrrpv1.Instance) { i[1].Members[1].Addresses = []string{"192.168.60.128", "2001:db8::1"} },
-			`instance/VI_1.members[1].addresses[1]: want an IPv4 address of that node, without a mask, got "2001:db8::1"`},
+		{"member's address", func(i []*vrrpv1.Instance) { i[1].Members[1].Addresses = []string{"192.168.60.128", "2001:db8::1/64"} },
+			`instance/VI_1.members[1].addresses[1]: want an IPv4 or IPv6 address of that node, without a mask, got "2001:db8::1/64"`},
 		{"too many addresses of a member", func(i []*vrrpv1.Instance) {
 			for n := range 17 {
 				i[1].Members[0].Addresses = append(i[1].Members[0].Addresses, fmt.Sprintf("192.168.60.%d", n+1))
@@ -316,8 +339,42 @@ func TestParseRefuses(t *testing.T) {
 		{"address twice", address("192.168.60.55", "192.168.60.55"),
 			"instance/VI_3.virtual_addresses[1]: 192.168.60.55 belongs to instance VI_3 already"},
 		{"address with mask", address("192.168.60.55/24"),
-			`instance/VI_3.virtual_addresses[0]: want an IPv4 address without a mask, got "192.168.60.55/24"`},
-		{"IPv6", address("fd00::1"), `instance/VI_3.virtual_addresses[0]: want an IPv4 address without a mask, got "fd00::1"`},
+			`instance/VI_3.virtual_addresses[0]: want an IPv4 or IPv6 address without a mask, got "192.168.60.55/24"`},
+		{"IPv6 in version 2", address("fe80::55", "fd00::55"), "instance/VI_3.version: IPv6 needs version 3"},
+		{"IPv6 without a link-local address", addressV6("fd00::55"),
+			"instance/VI_3.virtual_addresses[0]: want a link-local address first (RFC 9568, section 5.2.9), such as fe80::55, got fd00::55"},
+		{"IPv6, link-local only", addressV6("fe80::55"),
+			"instance/VI_3.virtual_addresses: want one that is not link-local: the network card is found by its subnet"},
+		{"both families", addressV6("fe80::55", "fd00::55", "192.168.60.55"),
+			"instance/VI_3.virtual_addresses[2]: want one family in all addresses: fe80::55 and 192.168.60.55 are two instances, which a sync group can hold together"},
+		{"IPv6 with a zone", addressV6("fe80::55%eth0", "fd00::55"),
+			`instance/VI_3.virtual_addresses[0]: want an IPv4 or IPv6 address without a mask, got "fe80::55%eth0"`},
+		{"IPv4 in IPv6", address("::ffff:192.168.60.55"),
+			`instance/VI_3.virtual_addresses[0]: want an IPv4 or IPv6 address without a mask, got "::ffff:192.168.60.55"`},
+		{"IPv6 multicast", addressV6("fe80::55", "ff02::12"),
+			"instance/VI_3.virtual_addresses[1]: want an address that one machine can have, got ff02::12\n" +
+				"instance/VI_3.virtual_addresses: want one that is not link-local: the network card is found by its subnet"},
+		{"IPv6 with the sum of the message", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].Checksum = vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE
+		}, "instance/VI_3.checksum: on IPv6 the checksum always covers the pseudo-header"},
+		{"IPv6 with a network of IPv4", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			inNetwork("192.168.60.0/24", false)(i)
+		}, "instance/VI_3.network: want a network of the family of virtual_addresses, got 192.168.60.0/24"},
+		{"IPv6 outside the network", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00:60::55")(i)
+			inNetwork("fd00:61::/64", false)(i)
+		}, "instance/VI_3.virtual_addresses[1]: fd00:60::55 is not in network fd00:61::/64; with outside_network it may be elsewhere"},
+		{"IPv6 with routes", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].VirtualRoutes = []*vrrpv1.VirtualRoute{{Destination: "10.0.0.0/8"}}
+		}, "instance/VI_3.virtual_routes: want none with addresses of IPv6: routes are of IPv4"},
+		{"unicast of another family", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].Unicast = true
+			i[0].Members[0].Addresses, i[0].Members[1].Addresses = []string{"fd00::22"}, []string{"192.168.60.128", "fd00::128"}
+		}, "instance/VI_3.members[1].addresses[0]: want an address of the family of virtual_addresses for adverts by unicast, got 192.168.60.128"},
 		{"loopback", address("127.0.0.1"), "instance/VI_3.virtual_addresses[0]: want an address that one machine can have, got 127.0.0.1"},
 		{"unspecified", address("0.0.0.0"), "instance/VI_3.virtual_addresses[0]: want an address that one machine can have, got 0.0.0.0"},
 		{"multicast", address("224.0.0.18"), "instance/VI_3.virtual_addresses[0]: want an address that one machine can have, got 224.0.0.18"},

@@ -100,7 +100,8 @@ type Instance struct {
 	Name string
 	// VirtualRouterID, 1 to 255, unique among the instances.
 	VirtualRouterID uint8
-	// Addresses that one member holds, IPv4, in the order of the adverts.
+	// Addresses that one member holds, of one family, in the order of the adverts. On IPv6 the first is link-local, and at
+	// least one is not.
 	Addresses []netip.Addr
 	// Network whose card carries the instance. Invalid: the narrowest that holds the addresses.
 	Network netip.Prefix
@@ -380,6 +381,12 @@ func On(node string, instances []Instance) []Local {
 	}
 	return all
 }
+
+// V6 tells whether the instance is one of IPv6.
+func (i Instance) V6() bool { return len(i.Addresses) > 0 && i.Addresses[0].Is6() }
+
+// V6 tells whether the instance is one of IPv6.
+func (l Local) V6() bool { return len(l.Addresses) > 0 && l.Addresses[0].Is6() }
 
 func (i Instance) on(m Member) Local {
 	l := Local{
