@@ -61,6 +61,7 @@ func main() {
 func run() (err error) {
 	origin := flag.String("origin", "", "be the server behind the proxies, on this address; the bench starts itself so")
 	name := flag.String("name", "origin", "with -origin: what it answers")
+	small := flag.String("small-origin", "", "be the server of small answers on this address; the bench starts itself so")
 	router := flag.String("router", "dist/bin/l7-router", "our program")
 	options := flag.String("options", "", "more flags for our program, separated by spaces")
 	rounds := flag.Int("rounds", 0, "rounds of each case (default 5; 3 with BENCH=quick)")
@@ -68,6 +69,9 @@ func run() (err error) {
 	flag.Parse()
 	if *origin != "" {
 		return serveOrigin(*origin, *name)
+	}
+	if *small != "" {
+		return serveSmall(*small)
 	}
 
 	quick := os.Getenv("BENCH") == "quick"

@@ -259,15 +259,8 @@ func (b *bench) startHAProxyWith(address string, servers []string, maxconn int, 
 	return b.haproxy(proxyCore, address, text.String())
 }
 
-// startSmallOrigin runs a server that answers everything with 100 bytes; HAProxy does that faster than most.
-func (b *bench) startSmallOrigin() (*process, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	return b.haproxy(loadCore, address, fmt.Sprintf("global\n maxconn 5000\n nbthread 1\ndefaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 1s\nfrontend f\n bind %s\n http-request return status 200 content-type text/plain string %q\n",
-		address, strings.Repeat("x", 100)))
-}
+// startSmallOrigin runs this program as a server of 100 bytes.
+func (b *bench) startSmallOrigin() (*process, error) { return startSelf("-small-origin") }
 
 func (b *bench) haproxy(core, address, config string) (*process, error) {
 	file, err := os.CreateTemp(b.folder, "haproxy")
@@ -281,8 +274,13 @@ func (b *bench) haproxy(core, address, config string) (*process, error) {
 	return start(core, address, "haproxy", "-db", "-q", "-f", file.Name())
 }
 
-// startOrigin runs this program as a server.
+// startOrigin runs this program as a server of large bodies.
 func (b *bench) startOrigin(name string) (*process, error) {
+	return startSelf("-name", name, "-origin")
+}
+
+// startSelf runs this program with these words and an address.
+func startSelf(words ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -291,7 +289,7 @@ func (b *bench) startOrigin(name string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(loadCore, address, self, "-origin", address, "-name", name)
+	return start(loadCore, address, append(append([]string{self}, words...), address)...)
 }
 
 // serveOrigin answers /large with largeBody bytes out of the page cache, everything else with a name.
