@@ -87,17 +87,17 @@ func (l *Loop) count(ctx context.Context) error {
 	return l.countErr
 }
 
-// reset ends the connections of those that have left, where that is wanted. Those that it cannot end, or that the kernel still
-// has, are for the next pass.
+// reset ends the connections of those that have left or died, where that is wanted. Those that it cannot end, or that the kernel still
+// gives new ones, are for the next pass.
 func (l *Loop) reset(ctx context.Context, have plan.Have) error {
 	resetter, ok := l.plane.(Resetter)
 	if !ok {
 		return nil
 	}
-	there := in(have)
+	takes := takers(have)
 	var gone []steer.Key
 	for key := range l.resets {
-		if !there[key] {
+		if !takes[key] {
 			gone = append(gone, key)
 		}
 	}
@@ -115,22 +115,24 @@ func (l *Loop) reset(ctx context.Context, have plan.Have) error {
 
 // toReset notes whose connections are to be ended. One that has come back keeps them.
 func (l *Loop) toReset(keys []steer.Key, have plan.Have) {
-	there := in(have)
-	maps.DeleteFunc(l.resets, func(k steer.Key, _ bool) bool { return there[k] })
+	takes := takers(have)
+	maps.DeleteFunc(l.resets, func(k steer.Key, _ bool) bool { return takes[k] })
 	for _, key := range keys {
 		l.resets[key] = true
 	}
 }
 
-// in are the real servers that the kernel has.
-func in(have plan.Have) map[steer.Key]bool {
-	there := map[steer.Key]bool{}
+// takers are the real servers that the kernel gives new connections.
+func takers(have plan.Have) map[steer.Key]bool {
+	takes := map[steer.Key]bool{}
 	for _, s := range have.Services {
 		for _, r := range s.Reals {
-			there[steer.Key{VIP: s.VIP, Real: r.Address}] = true
+			if r.Weight > 0 {
+				takes[steer.Key{VIP: s.VIP, Real: r.Address}] = true
+			}
 		}
 	}
-	return there
+	return takes
 }
 
 // changes are those that a course leads to. An address does not come up before the health of what it is for is known, and

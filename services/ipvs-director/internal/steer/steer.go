@@ -101,7 +101,8 @@ type Course struct {
 	Reasons map[Key]string
 	// Leaving are those whose open connections are to be counted until the next moment.
 	Leaving []Key
-	// Reset are those that left with connections open that shall be cut, once they are out of the kernel.
+	// Reset are those whose open connections shall be cut once the kernel gives them no new ones: that left with connections open, if
+	// that is wanted, and, for UDP, that left or have died. A client that does not know of any end would send to them for ever.
 	Reset []Key
 	// Pending are the VIPs of services whose health is not known yet: no address of theirs comes up before.
 	Pending map[netip.Addr]bool
@@ -207,6 +208,9 @@ func (s *steering) service(want spec.Service) {
 			s.reason(want.VIP, r.Address, "no new connections: the quorum is not met")
 		case down[r.Address] && !panics:
 			s.reason(want.VIP, r.Address, "no new connections: its checks fail, or it has not been checked")
+			if have[r.Address].Weight > 0 && want.VIP.Protocol == spec.UDP {
+				s.course.Reset = append(s.course.Reset, Key{want.VIP, r.Address})
+			}
 		default:
 			s.reason(want.VIP, r.Address, "takes connections")
 			now.Reals = append(now.Reals, r)
@@ -306,7 +310,7 @@ func (s *steering) leave(vip spec.VIP, reals []spec.Real, holds func(netip.AddrP
 		case known && counted && open == 0 && s.drained(key):
 			continue
 		case !s.w.Now.Before(leave.Until):
-			if leave.Reset {
+			if leave.Reset || vip.Protocol == spec.UDP {
 				s.course.Reset = append(s.course.Reset, key)
 			}
 			continue

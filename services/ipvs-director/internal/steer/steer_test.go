@@ -172,6 +172,27 @@ func TestResetAfterDrain(t *testing.T) {
 	}
 }
 
+// A client of UDP learns of no end: what a dead or removed real server had goes elsewhere.
+func TestDatagramsLeaveTheDead(t *testing.T) {
+	t.Parallel()
+	s := service(1, 1)
+	s.VIP.Protocol = spec.UDP
+	kernel := func(words string) plan.Have { have := kernel(words); have.Services[0].VIP = s.VIP; return have }
+	w := World{Want: spec.Want{Services: []spec.Service{s}}, Have: kernel("0:1 1:1 2:1*1"), Health: health("DU"), Now: start}
+	course := Steer(w, Memory{})
+	if !slices.Equal(course.Reset, []Key{{s.VIP, real(0)}}) {
+		t.Errorf("one has died: got %v", course.Reset)
+	}
+	w.Have = kernel("0:0 1:1 2:0*1")
+	if course = Steer(w, course.Memory); len(course.Reset) > 0 {
+		t.Errorf("it is dead: got %v", course.Reset)
+	}
+	w.Now = start.Add(s.DrainTimeout)
+	if course = Steer(w, course.Memory); !slices.Equal(course.Reset, []Key{{s.VIP, real(2)}}) {
+		t.Errorf("one has left: got %v", course.Reset)
+	}
+}
+
 // A damaged table is made anew with those that were leaving.
 func TestDamageForgetsNoLeaving(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	mdl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
@@ -22,44 +23,68 @@ import (
 // include/uapi/linux/netfilter/nf_conntrack_tcp.h. Behind it are last acknowledgement, time wait and close.
 const lastOpen = 5
 
-// CountOpen counts the connections that real servers have open, by looking through all that conntrack knows.
+// CountOpen counts the connections that real servers have open, by looking through all that conntrack knows. A flow of UDP is
+// open for as long as conntrack remembers it (net.netfilter.nf_conntrack_udp_timeout and ..._udp_timeout_stream).
 func (p *Plane) CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-	if err != nil {
-		return nil, fmt.Errorf("list connections: %w", err)
-	}
 	open := make(map[steer.Key]uint64, len(keys))
 	for _, key := range keys {
 		open[key] = 0
 	}
-	for _, f := range flows {
-		if !isOpen(f) {
-			continue
+	for _, family := range families(keys) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		for _, key := range keysOfFlow(f) {
-			if n, asked := open[key]; asked {
-				open[key] = n + 1
-				break
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		if err != nil {
+			return nil, fmt.Errorf("list connections: %w", err)
+		}
+		for _, f := range flows {
+			if !isOpen(f) {
+				continue
+			}
+			for _, key := range keysOfFlow(f) {
+				if n, asked := open[key]; asked {
+					open[key] = n + 1
+					break
+				}
 			}
 		}
 	}
 	return open, nil
 }
 
+// families are those of the services of keys.
+func families(keys []steer.Key) (all []netlink.InetFamily) {
+	for _, six := range []bool{false, true} {
+		if slices.ContainsFunc(keys, func(k steer.Key) bool { return k.VIP.Is6() == six }) {
+			all = append(all, netlink.InetFamily(familyOf(six)))
+		}
+	}
+	return all
+}
+
+func familyOf(six bool) uint8 {
+	if six {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
 func isOpen(f *netlink.ConntrackFlow) bool {
 	tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
-	return ok && tcp.State <= lastOpen
+	return ok && tcp.State <= lastOpen || f.Forward.Protocol == unix.IPPROTO_UDP
 }
 
 // keysOfFlow are the two ways to read a connection: its first packet came from the client, or, when it was taken up from
 // another director, from the real server.
 func keysOfFlow(f *netlink.ConntrackFlow) [2]steer.Key {
+	protocol := spec.TCP
+	if f.Forward.Protocol == unix.IPPROTO_UDP {
+		protocol = spec.UDP
+	}
 	return [2]steer.Key{
-		{VIP: spec.VIP{AddrPort: end(f.Forward.DstIP, f.Forward.DstPort)}, Real: end(f.Reverse.SrcIP, f.Reverse.SrcPort)},
-		{VIP: spec.VIP{AddrPort: end(f.Reverse.DstIP, f.Reverse.DstPort)}, Real: end(f.Forward.SrcIP, f.Forward.SrcPort)},
+		{VIP: spec.VIP{AddrPort: end(f.Forward.DstIP, f.Forward.DstPort), Protocol: protocol}, Real: end(f.Reverse.SrcIP, f.Reverse.SrcPort)},
+		{VIP: spec.VIP{AddrPort: end(f.Reverse.DstIP, f.Reverse.DstPort), Protocol: protocol}, Real: end(f.Forward.SrcIP, f.Forward.SrcPort)},
 	}
 }
 
@@ -77,8 +102,8 @@ func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.
 	// The kernel marks its one answer as one of many, without an end to them: the acknowledgement behind it is the end, which
 	// this library takes for one and the other does not.
 	request := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
-	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
-	request.AddData(tupleOf(client, vip.AddrPort))
+	request.AddData(&nl.Nfgenmsg{NfgenFamily: familyOf(vip.Is6()), Version: nl.NFNETLINK_V0})
+	request.AddData(tupleOf(client, vip))
 	answers, err := request.Execute(unix.NETLINK_NETFILTER, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return real, false, nil
@@ -108,15 +133,20 @@ func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.
 	return original, true, nil // taken up from the real server
 }
 
-// tupleOf is one direction of a TCP connection (CTA_TUPLE_IP and CTA_TUPLE_PROTO of
+// tupleOf is one direction of a connection (CTA_TUPLE_IP and CTA_TUPLE_PROTO of
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h).
-func tupleOf(from, to netip.AddrPort) *nl.RtAttr {
+func tupleOf(from netip.AddrPort, to spec.VIP) *nl.RtAttr {
 	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
 	ip := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil)
-	ip.AddRtAttr(nl.CTA_IP_V4_SRC, from.Addr().AsSlice())
-	ip.AddRtAttr(nl.CTA_IP_V4_DST, to.Addr().AsSlice())
+	if to.Is6() {
+		ip.AddRtAttr(nl.CTA_IP_V6_SRC, from.Addr().AsSlice())
+		ip.AddRtAttr(nl.CTA_IP_V6_DST, to.Addr().AsSlice())
+	} else {
+		ip.AddRtAttr(nl.CTA_IP_V4_SRC, from.Addr().AsSlice())
+		ip.AddRtAttr(nl.CTA_IP_V4_DST, to.Addr().AsSlice())
+	}
 	ports := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
-	ports.AddRtAttr(nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_TCP})
+	ports.AddRtAttr(nl.CTA_PROTO_NUM, []byte{protocols[to.Protocol]})
 	ports.AddRtAttr(nl.CTA_PROTO_SRC_PORT, binary.BigEndian.AppendUint16(nil, from.Port()))
 	ports.AddRtAttr(nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, to.Port()))
 	return tuple
@@ -132,7 +162,7 @@ func source(tuple *mdl.AttributeDecoder) netip.AddrPort {
 			for part.Next() {
 				b := part.Bytes()
 				switch {
-				case kind == nl.CTA_TUPLE_IP && part.Type() == nl.CTA_IP_V4_SRC:
+				case kind == nl.CTA_TUPLE_IP && (part.Type() == nl.CTA_IP_V4_SRC || part.Type() == nl.CTA_IP_V6_SRC):
 					address, _ = netip.AddrFromSlice(b)
 				case kind == nl.CTA_TUPLE_PROTO && part.Type() == nl.CTA_PROTO_SRC_PORT && len(b) == 2:
 					port = binary.BigEndian.Uint16(b)
@@ -145,13 +175,15 @@ func source(tuple *mdl.AttributeDecoder) netip.AddrPort {
 }
 
 // Reset makes the kernel forget the connections of real servers that get no new ones. The next segment of the client goes
-// to another real server, which answers with a reset.
+// to another real server, which answers with a reset; the next datagram begins a new flow there.
 func (p *Plane) Reset(ctx context.Context, keys []steer.Key) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, ofKeys(keys)); err != nil {
-		return fmt.Errorf("forget connections: %w", err)
+	for _, family := range families(keys) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, ofKeys(keys)); err != nil {
+			return fmt.Errorf("forget connections: %w", err)
+		}
 	}
 	return nil
 }

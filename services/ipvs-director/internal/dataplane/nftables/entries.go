@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -25,22 +26,43 @@ func present(have plan.Have) services {
 	return all
 }
 
+// endpoint is one end of a connection.
+type endpoint struct {
+	netip.AddrPort
+	spec.Protocol
+}
+
+// String tells it from the others of the same address.
+func (e endpoint) String() string { return e.Protocol.String() + " " + e.AddrPort.String() }
+
+// Compare orders endpoints.
+func (e endpoint) Compare(o endpoint) int {
+	return cmp.Or(e.AddrPort.Compare(o.AddrPort), cmp.Compare(e.Protocol, o.Protocol))
+}
+
+// front is where clients connect to.
+func front(vip spec.VIP) endpoint { return endpoint{vip.AddrPort, vip.Protocol} }
+
+// behind is where a real server of a service listens.
+func behind(vip spec.VIP, real netip.AddrPort) endpoint { return endpoint{real, vip.Protocol} }
+
 // entries are what the maps and sets of the whole table hold.
 type entries struct {
-	vips, reals map[netip.AddrPort]bool
+	vips, reals map[endpoint]bool
 	// back holds the VIP of each real server that one service alone uses.
-	back map[netip.AddrPort]spec.VIP
+	back map[endpoint]spec.VIP
 }
 
 func (all services) entries() entries {
-	e := entries{vips: map[netip.AddrPort]bool{}, reals: map[netip.AddrPort]bool{}, back: map[netip.AddrPort]spec.VIP{}}
+	e := entries{vips: map[endpoint]bool{}, reals: map[endpoint]bool{}, back: map[endpoint]spec.VIP{}}
 	for vip, s := range all {
-		e.vips[vip.AddrPort] = true
+		e.vips[front(vip)] = true
 		for _, r := range s.Reals {
-			if e.reals[r.Address] {
-				delete(e.back, r.Address)
+			real := behind(vip, r.Address)
+			if e.reals[real] {
+				delete(e.back, real)
 			} else {
-				e.reals[r.Address], e.back[r.Address] = true, vip
+				e.reals[real], e.back[real] = true, vip
 			}
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ask sends one request to nf_tables and returns the answers. The library has no call for it.
-func ask(message, flags int, attributes []netlink.Attribute) (answers []netlink.Message, err error) {
+// ask sends one request about the tables of a family to nf_tables and returns the answers. The library has no call for it.
+func ask(family nft.TableFamily, message, flags int, attributes []netlink.Attribute) (answers []netlink.Message, err error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ func ask(message, flags int, attributes []netlink.Attribute) (answers []netlink.
 		return nil, err
 	}
 	// struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h: family, version, and no resource.
-	header := []byte{byte(nft.TableFamilyIPv4), unix.NFNETLINK_V0, 0, 0}
+	header := []byte{byte(family), unix.NFNETLINK_V0, 0, 0}
 	return conn.Execute(netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
@@ -41,7 +41,7 @@ const headerSize = 4
 // generation is the number of the rules of this network namespace (NFT_MSG_GETGEN): each transaction makes another,
 // whoever's tables it changes. Counters do not.
 func generation() (uint32, error) {
-	answers, err := ask(unix.NFT_MSG_GETGEN, 0, nil)
+	answers, err := ask(nft.TableFamilyUnspecified, unix.NFT_MSG_GETGEN, 0, nil)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the generation of the rules: %w", err)
 	}
@@ -59,9 +59,9 @@ func generation() (uint32, error) {
 	return 0, errors.New("the kernel does not tell the generation of the rules")
 }
 
-// counters reads how many packets the counter of each chain of the table has seen, in one listing.
-func counters() (map[string]uint64, error) {
-	answers, err := ask(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(TableName + "\x00")}})
+// counters reads how many packets the counter of each chain of the table of a family has seen, in one listing.
+func counters(family nft.TableFamily) (map[string]uint64, error) {
+	answers, err := ask(family, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(TableName + "\x00")}})
 	if err != nil {
 		return nil, fmt.Errorf("read the counters: %w", err)
 	}

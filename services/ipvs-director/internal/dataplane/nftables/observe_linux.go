@@ -51,7 +51,7 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		}
 		have, err := p.read()
 		if err != nil {
-			return plan.Have{}, fmt.Errorf("read table ip %s: %w", TableName, err)
+			return plan.Have{}, err
 		}
 		after, err := generation()
 		if err != nil {
@@ -64,10 +64,26 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 			return have, nil
 		}
 		if try == readings {
-			return plan.Have{}, fmt.Errorf("read table ip %s: somebody changes rules all the time", TableName)
+			return plan.Have{}, fmt.Errorf("read the tables %s: somebody changes rules all the time", TableName)
 		}
 		now = after
 	}
+}
+
+// read reads both tables.
+func (p *Plane) read() (all plan.Have, err error) {
+	for _, h := range p.halves {
+		have, err := h.read()
+		if err != nil {
+			return plan.Have{}, fmt.Errorf("read table %s: %w", h, err)
+		}
+		if have.Damage != "" {
+			return plan.Have{Damage: have.Damage}, nil
+		}
+		all.Services = append(all.Services, have.Services...)
+	}
+	slices.SortFunc(all.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
+	return all, nil
 }
 
 // count returns have with the counters of now.
@@ -75,9 +91,16 @@ func (p *Plane) count(have plan.Have) (plan.Have, error) {
 	if len(have.Services) == 0 {
 		return have, nil
 	}
-	packets, err := counters()
-	if err != nil {
-		return plan.Have{}, err
+	packets := map[string]uint64{}
+	for _, h := range p.halves {
+		if !slices.ContainsFunc(have.Services, func(s plan.Service) bool { return h.has(s.VIP) }) {
+			continue
+		}
+		counted, err := counters(h.table.Family)
+		if err != nil {
+			return plan.Have{}, err
+		}
+		maps.Copy(packets, counted) // no chain of the one has the name of one of the other
 	}
 	have.Services = slices.Clone(have.Services) // what was handed out before stays as it is
 	for i := range have.Services {
@@ -102,17 +125,17 @@ type content struct {
 }
 
 // list reads the table through one socket: thousands of real servers are as many questions.
-func (p *Plane) list() (c content, err error) {
+func (p *half) list() (c content, err error) {
 	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
 	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(prepare))
 	if err != nil {
 		return c, err
 	}
 	defer func() { err = errors.Join(err, conn.CloseLasting()) }()
-	if c.table, err = findTable(conn); err != nil || c.table == nil {
+	if c.table, err = p.findTable(conn); err != nil || c.table == nil {
 		return c, err
 	}
-	chains, err := conn.ListChainsOfTableFamily(nft.TableFamilyIPv4)
+	chains, err := conn.ListChainsOfTableFamily(p.table.Family)
 	if err != nil {
 		return c, fmt.Errorf("list chains: %w", err)
 	}
@@ -121,11 +144,11 @@ func (p *Plane) list() (c content, err error) {
 			continue
 		}
 		c.chains[chain.Name] = chain
-		if c.rules[chain.Name], err = conn.GetRules(p.layout.table, chain); err != nil {
+		if c.rules[chain.Name], err = conn.GetRules(p.table, chain); err != nil {
 			return c.unread("the rules of chain "+chain.Name, err)
 		}
 	}
-	sets, err := conn.GetSets(p.layout.table)
+	sets, err := conn.GetSets(p.table)
 	if err != nil {
 		return c.unread("the maps", err)
 	}
@@ -148,7 +171,7 @@ func (c content) unread(what string, err error) (content, error) {
 	return c, nil
 }
 
-func (p *Plane) read() (plan.Have, error) {
+func (p *half) read() (plan.Have, error) {
 	c, err := p.list()
 	if err != nil || c.table == nil {
 		return plan.Have{}, err
@@ -162,7 +185,7 @@ func (p *Plane) read() (plan.Have, error) {
 	if c.table.Flags != 0 {
 		return damage("the table has the flags 0x%x", c.table.Flags) // 0x1 is dormant: no chain is called
 	}
-	for _, h := range p.layout.hooks() {
+	for _, h := range p.hooks() {
 		if !sameHook(c.chains[h.chain.Name], h.chain) {
 			return damage("chain %s is not the hook that it was", h.chain.Name)
 		}
@@ -176,12 +199,12 @@ func (p *Plane) read() (plan.Have, error) {
 	}
 	var have plan.Have
 	for _, e := range c.elements[servicesMap] {
-		at, isKey := parseKey(e.Key)
-		vip := spec.VIP{AddrPort: at}
+		end, isKey := parseEndpoint(e.Key)
+		vip := spec.VIP{AddrPort: end.AddrPort, Protocol: end.Protocol}
 		if chain, isGoto := gotoChain(e); !isKey || !isGoto || chain != serviceChain(vip) {
 			return damage("an entry of map %s leads elsewhere", servicesMap)
 		}
-		service, flaw := c.service(vip)
+		service, flaw := p.service(c, vip)
 		if flaw != "" {
 			return damage("service %s: %s", vip, flaw)
 		}
@@ -191,7 +214,6 @@ func (p *Plane) read() (plan.Have, error) {
 		return damage("%s", flaw)
 	}
 	delete(c.elements, servicesMap)
-	slices.SortFunc(have.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
 	if strays := slices.Sorted(maps.Keys(c.chains)); len(strays) > 0 {
 		return damage("chain %s belongs to no service", strings.Join(strays, ", "))
 	}
@@ -203,7 +225,7 @@ func (p *Plane) read() (plan.Have, error) {
 
 // entries compares the sets and the ways back of the whole table with what its services make, and takes them out of c.
 func (c content) entries(want entries) (flaw string) {
-	for name, keys := range map[string][]netip.AddrPort{vipsSet: keysOf(want.vips), realsSet: keysOf(want.reals)} {
+	for name, keys := range map[string][]endpoint{vipsSet: keysOf(want.vips), realsSet: keysOf(want.reals)} {
 		if !sameElements(c.elements[name], plainElements(keys)) {
 			return fmt.Sprintf("set %s does not hold what the services make", name)
 		}
@@ -240,7 +262,7 @@ func sameElements(have, want []nft.SetElement) bool {
 
 // service reads one service from its weights and compares all its objects with what those weights make. What it has
 // read, it takes out of c.
-func (c content) service(vip spec.VIP) (s plan.Service, flaw string) {
+func (l layout) service(c content, vip spec.VIP) (s plan.Service, flaw string) {
 	s.VIP = vip
 	chain, slotsName, weightsName := serviceChain(vip), slotsPrefix+suffix(vip), weightsPrefix+suffix(vip)
 	defer func() {
@@ -262,7 +284,7 @@ func (c content) service(vip spec.VIP) (s plan.Service, flaw string) {
 	slices.SortFunc(reals, func(a, b spec.Real) int { return a.Address.Compare(b.Address) })
 	for _, r := range reals {
 		name := realChain(vip, r.Address)
-		if !sameRule(c.rules[name], realRule(r.Address)) {
+		if !sameRule(c.rules[name], l.realRule(r.Address)) {
 			return s, fmt.Sprintf("the rule of real server %s is not the one that it was", r.Address)
 		}
 		delete(c.chains, name)
@@ -281,10 +303,10 @@ func (c content) service(vip spec.VIP) (s plan.Service, flaw string) {
 	if !sameSlots(vip, c.elements[slotsName], table.Slots) {
 		return s, "its slots are not what its weights make"
 	}
-	if !sameRule(c.rules[chain], serviceRule(vip, table)) {
+	if !sameRule(c.rules[chain], l.serviceRule(vip, table)) {
 		return s, "its rule is not what its slots make"
 	}
-	if !sameRule(c.rules[backChain(vip)], backRule(vip)) {
+	if !sameRule(c.rules[backChain(vip)], l.backRule(vip)) {
 		return s, "its way back is not the one that it was"
 	}
 	return s, ""

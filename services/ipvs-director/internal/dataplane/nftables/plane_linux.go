@@ -33,38 +33,50 @@ const (
 	elementsPerMessage = 200
 )
 
-// Plane is the nftables data plane of the network namespace that its methods are called in, always the same one.
+// Plane is the nftables data plane of the network namespace that its methods are called in, always the same one. It has a table
+// for each family of addresses; nothing of the one touches the other.
 type Plane struct {
-	conn   *nft.Conn
-	layout layout
+	halves [2]*half
 	last   sight
 }
 
-// Probe tells whether this kernel can do what the plane needs, by making its objects in a transaction of a table of
+// half is the table of one family.
+type half struct {
+	conn *nft.Conn
+	layout
+}
+
+// Probe tells whether this kernel can do what the plane needs, by making its objects in transactions of tables of
 // another name and removing them in the same transaction: the kernel checks everything and nothing remains.
 func Probe() dataplane.Report {
-	r := dataplane.Report{Name: dataplane.NFTables, Lacks: lacks}
-	p := open()
-	p.layout.table.Name = TableName + "_probe"
-	vip := spec.MustParseVIP("192.0.2.1:80") // RFC 5737: documentation only
-	p.addBase()
-	if err := p.addService(spec.Service{VIP: vip, Reals: []spec.Real{{Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1}}}); err != nil {
-		r.Reason = err.Error()
-		return r
-	}
-	p.conn.DelTable(p.layout.table)
-	if err := p.conn.Flush(); err != nil {
+	r := dataplane.Report{Name: dataplane.NFTables, Lacks: maps.Clone(lacks)}
+	// RFC 5737 and RFC 3849: documentation only.
+	if err := probe(layout4, "192.0.2.1:80", "192.0.2.2:80"); err != nil {
 		r.Reason = fmt.Sprintf("this kernel refuses a table with nat, numgen and maps: %v", err)
 		return r
+	}
+	if err := probe(layout6, "[2001:db8::1]:80", "[2001:db8::2]:80"); err != nil {
+		r.Lacks[spec.FeatureIPv6] = fmt.Sprintf("this kernel refuses a table of the family ip6: %v", err)
 	}
 	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
 	return r
 }
 
+func probe(l layout, vip, real string) error {
+	l.table = &nft.Table{Name: TableName + "_probe", Family: l.table.Family}
+	p := openHalf(l)
+	p.addBase()
+	if err := p.addService(spec.Service{VIP: spec.MustParseVIP(vip), Reals: []spec.Real{{Address: netip.MustParseAddrPort(real), Weight: 1}}}); err != nil {
+		return err
+	}
+	p.conn.DelTable(p.table)
+	return p.conn.Flush()
+}
+
 // lacks are the features that the plane has not.
 var lacks = func() spec.Lacks {
 	l := spec.Lacks{}
-	for _, f := range []spec.Feature{spec.FeatureUDP, spec.FeatureIPv6, spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds} {
+	for _, f := range []spec.Feature{spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds} {
 		l[f] = "the director does not do it with nf_tables"
 	}
 	for _, f := range []spec.Feature{spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies} {
@@ -79,14 +91,14 @@ var lacks = func() spec.Lacks {
 }()
 
 // Open makes the plane. Nothing is changed.
-func Open() *Plane { return open() }
+func Open() *Plane { return &Plane{halves: [2]*half{openHalf(layout4), openHalf(layout6)}} }
 
-func open() *Plane {
+func openHalf(l layout) *half {
 	conn, err := nft.New(nft.WithSockOptions(prepare))
 	if err != nil { // only a lasting connection can fail here, and this one is opened anew for each exchange
 		panic("nftables: " + err.Error())
 	}
-	return &Plane{conn: conn, layout: newLayout()}
+	return &half{conn: conn, layout: l}
 }
 
 // prepare sets up a socket for one exchange.
@@ -100,15 +112,20 @@ func prepare(c *netlink.Conn) error {
 // Close lets go of the kernel. The rules stay and go on forwarding.
 func (p *Plane) Close() error { return nil }
 
-// Remove takes the whole table away, as a director that now uses another plane must. No table is no error.
+// Remove takes the tables away, as a director that now uses another plane must. No table is no error.
 func (p *Plane) Remove(ctx context.Context) error {
-	there, err := p.tableThere()
-	if err != nil || !there || ctx.Err() != nil {
-		return errors.Join(err, ctx.Err())
-	}
-	p.conn.DelTable(p.layout.table)
-	if err := p.conn.Flush(); err != nil {
-		return fmt.Errorf("remove table ip %s: %w", TableName, err)
+	for _, h := range p.halves {
+		there, err := h.tableThere()
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		h.conn.DelTable(h.table)
+		if err := h.conn.Flush(); err != nil {
+			return fmt.Errorf("remove table %s: %w", h, err)
+		}
 	}
 	return nil
 }
@@ -124,10 +141,54 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	if err != nil {
 		return nil, err
 	}
+	if len(changes) == 1 && changes[0].Kind == plan.Rebuild {
+		for _, h := range p.halves {
+			services := slices.DeleteFunc(slices.Clone(changes[0].Services), func(s spec.Service) bool { return !h.has(s.VIP) })
+			if there, err := h.tableThere(); err != nil || !there && len(services) == 0 {
+				if err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if _, err := h.apply(ctx, nil, have.Damage, []plan.Change{{Kind: plan.Rebuild, Services: services, Reason: changes[0].Reason}}); err != nil {
+				return nil, err
+			}
+		}
+		return changes, nil
+	}
 	is := present(have)
-	if list, ok := fromNothing(is, have.Damage, changes); ok {
+	for _, h := range p.halves {
+		own := slices.DeleteFunc(slices.Clone(changes), func(c plan.Change) bool { return !h.has(c.VIP) })
+		if len(own) == 0 {
+			continue
+		}
+		theirs := maps.Clone(is)
+		maps.DeleteFunc(theirs, func(vip spec.VIP, _ spec.Service) bool { return !h.has(vip) })
+		made, err := h.apply(ctx, theirs, have.Damage, own)
+		done = append(done, made...)
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// has tells whether a service belongs to this family.
+func (p *half) has(vip spec.VIP) bool { return vip.Is6() == (p.table.Family == nft.TableFamilyIPv6) }
+
+// String names the table for people.
+func (p *half) String() string {
+	if p.table.Family == nft.TableFamilyIPv6 {
+		return "ip6 " + TableName
+	}
+	return "ip " + TableName
+}
+
+// apply does changes of services of this family.
+func (p *half) apply(ctx context.Context, is services, damage string, changes []plan.Change) (done []plan.Change, err error) {
+	if list, ok := fromNothing(is, damage, changes); ok {
 		if _, err := p.rebuild(list); err != nil {
-			p.conn = open().conn // the one there may hold a part of the transaction
+			p.conn = openHalf(p.layout).conn // the one there may hold a part of the transaction
 			return nil, fmt.Errorf("make %d services: %w", len(list), err)
 		}
 		return changes, nil
@@ -136,9 +197,9 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 		if err := ctx.Err(); err != nil {
 			return done, err
 		}
-		becomes, err := p.transact(is, have.Damage, batch)
+		becomes, err := p.transact(is, damage, batch)
 		if err != nil {
-			p.conn = open().conn // the one there may hold a part of the transaction
+			p.conn = openHalf(p.layout).conn // the one there may hold a part of the transaction
 			return done, fmt.Errorf("%s: %w", batch[0], err)
 		}
 		is = becomes
@@ -187,7 +248,7 @@ func perService(changes []plan.Change) (batches [][]plan.Change) {
 }
 
 // transact carries out the changes of one service and returns the services that there are then.
-func (p *Plane) transact(is services, damage string, batch []plan.Change) (becomes services, err error) {
+func (p *half) transact(is services, damage string, batch []plan.Change) (becomes services, err error) {
 	if batch[0].Kind == plan.Rebuild {
 		return p.rebuild(batch[0].Services)
 	}
@@ -238,10 +299,10 @@ func (p *Plane) transact(is services, damage string, batch []plan.Change) (becom
 
 // rebuild makes the table anew, in one transaction unless that would not fit through the socket: then the services
 // beyond the first rebuildMost follow in transactions of their own. What guards them all is in the first.
-func (p *Plane) rebuild(list []spec.Service) (services, error) {
+func (p *half) rebuild(list []spec.Service) (services, error) {
 	// Adding a table that is there changes nothing, so that the deletion always finds one.
-	p.conn.AddTable(p.layout.table)
-	p.conn.DelTable(p.layout.table)
+	p.conn.AddTable(p.table)
+	p.conn.DelTable(p.table)
 	p.addBase()
 	becomes := services{}
 	for _, s := range list {
@@ -273,25 +334,25 @@ func (p *Plane) rebuild(list []spec.Service) (services, error) {
 func size(s spec.Service) int { return 8<<10 + 2<<10*len(s.Reals) + 128*len(slots.Of(s).Slots) }
 
 // addBase queues the table, its hooks, and the maps and sets that they look into.
-func (p *Plane) addBase() {
-	p.conn.AddTable(p.layout.table)
-	for _, set := range []*nft.Set{p.layout.services(), p.layout.reverse(), p.layout.vips(), p.layout.reals()} {
+func (p *half) addBase() {
+	p.conn.AddTable(p.table)
+	for _, set := range []*nft.Set{p.services(), p.reverse(), p.vips(), p.reals()} {
 		_ = p.conn.AddSet(set, nil) // fails for anonymous sets only
 	}
-	for _, h := range p.layout.hooks() {
+	for _, h := range p.hooks() {
 		p.addRule(h.chain, h.rule, nil)
 	}
 }
 
 // addRule queues a chain and its one rule.
-func (p *Plane) addRule(chain *nft.Chain, rule []expr.Any, note []byte) {
+func (p *half) addRule(chain *nft.Chain, rule []expr.Any, note []byte) {
 	p.conn.AddChain(chain)
-	p.conn.AddRule(&nft.Rule{Table: p.layout.table, Chain: chain, Exprs: rule, UserData: note})
+	p.conn.AddRule(&nft.Rule{Table: p.table, Chain: chain, Exprs: rule, UserData: note})
 }
 
 // addService queues the objects of a new service, last of all its entry in the map of services.
-func (p *Plane) addService(s spec.Service) error {
-	for _, set := range []*nft.Set{p.layout.slots(s.VIP), p.layout.weights(s.VIP)} {
+func (p *half) addService(s spec.Service) error {
+	for _, set := range []*nft.Set{p.slots(s.VIP), p.weights(s.VIP)} {
 		if err := p.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("add %s: %w", set.Name, err)
 		}
@@ -299,16 +360,16 @@ func (p *Plane) addService(s spec.Service) error {
 	for _, r := range s.Reals {
 		p.addReal(s.VIP, r)
 	}
-	p.addRule(p.layout.chain(backChain(s.VIP)), backRule(s.VIP), nil)
+	p.addRule(p.chain(backChain(s.VIP)), p.backRule(s.VIP), nil)
 	if err := p.fillService(s); err != nil {
 		return err
 	}
-	return p.addElements(p.layout.services(), []nft.SetElement{serviceElement(s.VIP)})
+	return p.addElements(p.services(), []nft.SetElement{serviceElement(s.VIP)})
 }
 
 // changeService queues what makes one state of a service into another. The chains of real servers that stay are not
 // touched, because their counters would start again.
-func (p *Plane) changeService(was, becomes spec.Service) error {
+func (p *half) changeService(was, becomes spec.Service) error {
 	p.emptyService(was.VIP)
 	for _, r := range without(becomes.Reals, was.Reals) {
 		p.addReal(was.VIP, r)
@@ -321,12 +382,12 @@ func (p *Plane) changeService(was, becomes spec.Service) error {
 
 // enter queues what makes the sets of VIPs and real servers, and takes ways back away that no longer hold. It comes before
 // the changes of a service: the chain of a way back can go only when nothing leads there.
-func (p *Plane) enter(is, becomes services) error {
+func (p *half) enter(is, becomes services) error {
 	was, now := is.entries(), becomes.entries()
 	for _, set := range []struct {
 		set      *nft.Set
-		was, now map[netip.AddrPort]bool
-	}{{p.layout.vips(), was.vips, now.vips}, {p.layout.reals(), was.reals, now.reals}} {
+		was, now map[endpoint]bool
+	}{{p.vips(), was.vips, now.vips}, {p.reals(), was.reals, now.reals}} {
 		if err := p.deleteElements(set.set, plainElements(beyond(set.was, set.now))); err != nil {
 			return err
 		}
@@ -334,61 +395,61 @@ func (p *Plane) enter(is, becomes services) error {
 			return err
 		}
 	}
-	return p.deleteElements(p.layout.reverse(), backElements(beyond(was.back, now.back), was.back))
+	return p.deleteElements(p.reverse(), backElements(beyond(was.back, now.back), was.back))
 }
 
 // leadBack queues the ways back that are new; the chains of their services are there.
-func (p *Plane) leadBack(is, becomes services) error {
+func (p *half) leadBack(is, becomes services) error {
 	was, now := is.entries(), becomes.entries()
-	return p.addElements(p.layout.reverse(), backElements(beyond(now.back, was.back), now.back))
+	return p.addElements(p.reverse(), backElements(beyond(now.back, was.back), now.back))
 }
 
 // removeService queues the removal of a service. Whatever leads back to it goes before it does; see leadBack.
-func (p *Plane) removeService(s spec.Service) {
-	_ = p.conn.SetDeleteElements(p.layout.services(), []nft.SetElement{serviceElement(s.VIP)}) // fails for anonymous sets only
+func (p *half) removeService(s spec.Service) {
+	_ = p.conn.SetDeleteElements(p.services(), []nft.SetElement{serviceElement(s.VIP)}) // fails for anonymous sets only
 	p.emptyService(s.VIP)
 	for _, name := range []string{serviceChain(s.VIP), backChain(s.VIP)} {
-		chain := p.layout.chain(name)
+		chain := p.chain(name)
 		p.conn.FlushChain(chain)
 		p.conn.DelChain(chain)
 	}
-	p.conn.DelSet(p.layout.slots(s.VIP))
-	p.conn.DelSet(p.layout.weights(s.VIP))
+	p.conn.DelSet(p.slots(s.VIP))
+	p.conn.DelSet(p.weights(s.VIP))
 	for _, r := range s.Reals {
 		p.removeReal(s.VIP, r)
 	}
 }
 
 // emptyService queues the removal of a service's rule, slots and weights.
-func (p *Plane) emptyService(vip spec.VIP) {
-	p.conn.FlushChain(p.layout.chain(serviceChain(vip)))
-	p.conn.FlushSet(p.layout.slots(vip))
-	p.conn.FlushSet(p.layout.weights(vip))
+func (p *half) emptyService(vip spec.VIP) {
+	p.conn.FlushChain(p.chain(serviceChain(vip)))
+	p.conn.FlushSet(p.slots(vip))
+	p.conn.FlushSet(p.weights(vip))
 }
 
 // fillService queues rule, slots and weights of a service that has none; the chains of its real servers are there.
-func (p *Plane) fillService(s spec.Service) error {
+func (p *half) fillService(s spec.Service) error {
 	table := slots.Of(s)
-	if err := p.addElements(p.layout.slots(s.VIP), slotElements(s.VIP, table.Slots)); err != nil {
+	if err := p.addElements(p.slots(s.VIP), slotElements(s.VIP, table.Slots)); err != nil {
 		return err
 	}
 	var weights []nft.SetElement
 	for _, r := range s.Reals {
 		weights = append(weights, nft.SetElement{Key: key(r.Address), Val: weight(r.Weight)})
 	}
-	if err := p.addElements(p.layout.weights(s.VIP), weights); err != nil {
+	if err := p.addElements(p.weights(s.VIP), weights); err != nil {
 		return err
 	}
-	p.addRule(p.layout.chain(serviceChain(s.VIP)), serviceRule(s.VIP, table), comment(s.Scheduler))
+	p.addRule(p.chain(serviceChain(s.VIP)), p.serviceRule(s.VIP, table), comment(s.Scheduler))
 	return nil
 }
 
-func (p *Plane) addReal(vip spec.VIP, r spec.Real) {
-	p.addRule(p.layout.chain(realChain(vip, r.Address)), realRule(r.Address), nil)
+func (p *half) addReal(vip spec.VIP, r spec.Real) {
+	p.addRule(p.chain(realChain(vip, r.Address)), p.realRule(r.Address), nil)
 }
 
-func (p *Plane) removeReal(vip spec.VIP, r spec.Real) {
-	chain := p.layout.chain(realChain(vip, r.Address))
+func (p *half) removeReal(vip spec.VIP, r spec.Real) {
+	chain := p.chain(realChain(vip, r.Address))
 	p.conn.FlushChain(chain)
 	p.conn.DelChain(chain)
 }
@@ -400,7 +461,7 @@ func without(all, others []spec.Real) []spec.Real {
 	})
 }
 
-func (p *Plane) addElements(set *nft.Set, elements []nft.SetElement) error {
+func (p *half) addElements(set *nft.Set, elements []nft.SetElement) error {
 	for part := range slices.Chunk(elements, elementsPerMessage) {
 		if err := p.conn.SetAddElements(set, part); err != nil {
 			return fmt.Errorf("add to %s: %w", set.Name, err)
@@ -409,7 +470,7 @@ func (p *Plane) addElements(set *nft.Set, elements []nft.SetElement) error {
 	return nil
 }
 
-func (p *Plane) deleteElements(set *nft.Set, elements []nft.SetElement) error {
+func (p *half) deleteElements(set *nft.Set, elements []nft.SetElement) error {
 	for part := range slices.Chunk(elements, elementsPerMessage) {
 		if err := p.conn.SetDeleteElements(set, part); err != nil {
 			return fmt.Errorf("delete from %s: %w", set.Name, err)
@@ -418,14 +479,14 @@ func (p *Plane) deleteElements(set *nft.Set, elements []nft.SetElement) error {
 	return nil
 }
 
-func (p *Plane) tableThere() (bool, error) {
-	table, err := findTable(p.conn)
+func (p *half) tableThere() (bool, error) {
+	table, err := p.findTable(p.conn)
 	return table != nil, err
 }
 
 // findTable returns the table as the kernel has it; nil when there is none.
-func findTable(conn *nft.Conn) (*nft.Table, error) {
-	tables, err := conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+func (l layout) findTable(conn *nft.Conn) (*nft.Table, error) {
+	tables, err := conn.ListTablesOfFamily(l.table.Family)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
@@ -442,22 +503,22 @@ func slotElements(vip spec.VIP, table []netip.AddrPort) (elements []nft.SetEleme
 	return elements
 }
 
-func plainElements(keys []netip.AddrPort) (elements []nft.SetElement) {
-	for _, k := range keys {
-		elements = append(elements, nft.SetElement{Key: key(k)})
+func plainElements(ends []endpoint) (elements []nft.SetElement) {
+	for _, e := range ends {
+		elements = append(elements, nft.SetElement{Key: endpointKey(e)})
 	}
 	return elements
 }
 
-func backElements(reals []netip.AddrPort, back map[netip.AddrPort]spec.VIP) (elements []nft.SetElement) {
+func backElements(reals []endpoint, back map[endpoint]spec.VIP) (elements []nft.SetElement) {
 	for _, real := range reals {
-		elements = append(elements, gotoElement(key(real), backChain(back[real])))
+		elements = append(elements, gotoElement(endpointKey(real), backChain(back[real])))
 	}
 	return elements
 }
 
 func serviceElement(vip spec.VIP) nft.SetElement {
-	return gotoElement(key(vip.AddrPort), serviceChain(vip))
+	return gotoElement(endpointKey(front(vip)), serviceChain(vip))
 }
 
 func gotoElement(key []byte, chain string) nft.SetElement {

@@ -93,7 +93,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	l := newLayout()
+	l := layout4
 	foreign := &nft.Table{Name: "somebody_else", Family: nft.TableFamilyIPv4}
 	for _, c := range []struct {
 		name string
@@ -111,7 +111,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		{"way back deleted", func(c *nft.Conn) { c.FlushChain(l.chain(backChain(vip))) }},
 		{"ways back emptied", func(c *nft.Conn) { c.FlushSet(l.reverse()) }},
 		{"guarded VIPs emptied", func(c *nft.Conn) { c.FlushSet(l.vips()) }},
-		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]netip.AddrPort{vip.AddrPort})) }},
+		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]endpoint{front(vip)})) }},
 		{"guard deleted", func(c *nft.Conn) { c.FlushChain(l.chain(guardChain)) }},
 		{"slots emptied", func(c *nft.Conn) { c.FlushSet(l.slots(vip)) }},
 		{"weights emptied", func(c *nft.Conn) { c.FlushSet(l.weights(vip)) }},
@@ -120,7 +120,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		{"service led elsewhere", func(c *nft.Conn) {
 			_ = c.SetDeleteElements(l.services(), []nft.SetElement{serviceElement(vip)})
 			e := serviceElement(want.Services[1].VIP)
-			e.Key = key(vip.AddrPort)
+			e.Key = endpointKey(front(vip))
 			_ = c.SetAddElements(l.services(), []nft.SetElement{e})
 		}},
 		{"chain added", func(c *nft.Conn) { c.AddChain(&nft.Chain{Table: l.table, Name: "stray"}) }},
@@ -136,7 +136,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.Director.Do(t, func() {
-				conn := open().conn
+				conn := openHalf(layout4).conn
 				conn.AddTable(foreign)
 				c.edit(conn)
 				if err := conn.Flush(); err != nil {
@@ -163,7 +163,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		if err := Open().Remove(t.Context()); err != nil {
 			t.Errorf("again: %v", err)
 		}
-		tables, err := open().conn.ListTablesOfFamily(nft.TableFamilyIPv4)
+		tables, err := openHalf(layout4).conn.ListTablesOfFamily(nft.TableFamilyIPv4)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -345,8 +345,8 @@ func TestKernelRebuildOfManyServices(t *testing.T) {
 		t.Errorf("the first %d services took %d transactions", len(want.Services), n)
 	}
 	n.Director.Do(t, func() {
-		conn := open().conn
-		conn.FlushChain(newLayout().chain(hookChain))
+		conn := openHalf(layout4).conn
+		conn.FlushChain(layout4.chain(hookChain))
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}

@@ -330,8 +330,8 @@ func TestKernelTakeOverWithoutItsParts(t *testing.T) {
 		{"without the way back", func(p *pair) {
 			p.load(1)
 			p.directors[1].Do(p.t, func() {
-				conn := open().conn
-				conn.FlushSet(newLayout().reverse())
+				conn := openHalf(layout4).conn
+				conn.FlushSet(layout4.reverse())
 				if err := conn.Flush(); err != nil {
 					p.t.Fatal(err)
 				}
@@ -378,10 +378,10 @@ func TestKernelGuardHoldsUntilTheRulesCome(t *testing.T) {
 	p.settled(all)
 	p.cut(0, "down")
 	p.load(1)
-	l := newLayout()
+	l := layout4
 	element := []nft.SetElement{serviceElement(p.want.VIP)}
 	p.directors[1].Do(t, func() { // the table as it is before the service is in it
-		conn := open().conn
+		conn := openHalf(layout4).conn
 		_ = conn.SetDeleteElements(l.services(), element)
 		conn.FlushSet(l.reverse())
 		if err := conn.Flush(); err != nil {

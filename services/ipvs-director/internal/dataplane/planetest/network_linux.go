@@ -3,6 +3,7 @@ package planetest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,11 +17,13 @@ import (
 	"github.com/twotier/twotier/services/internal/netnstest"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 // The addresses of the test network.
 const (
 	VIP      = "10.10.60.22"
+	VIP6     = "2001:db8:10::22"
 	VIPPort  = 80
 	VIP2Port = 81
 	realPort = 8080
@@ -32,8 +35,9 @@ const (
 // the director: each in a namespace of its own.
 type Network struct {
 	Client, Director *netnstest.NS
-	// Reals are the addresses of the real servers, each answering with its own address and then echoing lines.
-	Reals []netip.AddrPort
+	// Reals are the addresses of the real servers, each answering with its own address and then echoing lines; a datagram is answered
+	// with the address and the datagram. Reals6 are the same by IPv6.
+	Reals, Reals6 []netip.AddrPort
 	// Servers are their namespaces.
 	Servers []*netnstest.NS
 }
@@ -45,9 +49,18 @@ func NewNetwork(t testing.TB) *Network {
 	n := &Network{Client: netnstest.New(t), Director: netnstest.New(t)}
 	netnstest.Veth(t, n.Client, "outer", "10.10.60.1/24", n.Director, "outer", "10.10.60.21/24")
 	n.Director.Exec(t, "ip", "address", "add", VIP+"/24", "dev", "outer")
+	// nodad: no address waits until nobody has objected to it (RFC 4862 section 5.4).
+	for _, a := range []struct {
+		ns      *netnstest.NS
+		address string
+	}{{n.Client, "2001:db8:10::1"}, {n.Director, "2001:db8:10::21"}, {n.Director, VIP6}} {
+		a.ns.Exec(t, "ip", "address", "add", a.address+"/64", "dev", "outer", "nodad")
+	}
 	n.Director.Do(t, func() {
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
-			t.Fatal(err)
+		for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+setting, []byte("1"), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 	for i := range 3 {
@@ -55,9 +68,19 @@ func NewNetwork(t testing.TB) *Network {
 		inner := fmt.Sprintf("192.168.%d", 60+i)
 		netnstest.Veth(t, real, "inner", inner+".78/24", n.Director, fmt.Sprintf("inner%d", i), inner+".99/24")
 		real.Exec(t, "ip", "route", "add", "default", "via", inner+".99")
+		inner6 := fmt.Sprintf("2001:db8:%d::", 60+i)
+		real.Exec(t, "ip", "address", "add", inner6+"78/64", "dev", "inner", "nodad")
+		n.Director.Exec(t, "ip", "address", "add", inner6+"99/64", "dev", fmt.Sprintf("inner%d", i), "nodad")
+		real.Exec(t, "ip", "route", "add", "default", "via", inner6+"99")
 		address := netip.MustParseAddrPort(fmt.Sprintf("%s.78:%d", inner, realPort))
-		real.Do(t, func() { serve(t, address) })
-		n.Reals, n.Servers = append(n.Reals, address), append(n.Servers, real)
+		address6 := netip.MustParseAddrPort(fmt.Sprintf("[%s78]:%d", inner6, realPort))
+		real.Do(t, func() {
+			for _, a := range []netip.AddrPort{address, address6} {
+				serve(t, a)
+				answer(t, a)
+			}
+		})
+		n.Reals, n.Reals6, n.Servers = append(n.Reals, address), append(n.Reals6, address6), append(n.Servers, real)
 	}
 	return n
 }
@@ -65,7 +88,7 @@ func NewNetwork(t testing.TB) *Network {
 // serve answers each connection with the server's own address and echoes lines until the test ends.
 func serve(t testing.TB, address netip.AddrPort) {
 	t.Helper()
-	listener, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(address))
+	listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +112,72 @@ func serve(t testing.TB, address netip.AddrPort) {
 	})
 }
 
+// answer answers each datagram with the server's own address and the datagram until the test ends.
+func answer(t testing.TB, address netip.AddrPort) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	t.Cleanup(func() { _ = conn.Close(); running.Wait() })
+	running.Go(func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil { // else an ICMP error for an earlier answer
+				_, _ = conn.WriteToUDPAddrPort(fmt.Appendf(nil, "%s %s", address, buf[:n]), from) // the client judges
+			}
+		}
+	})
+}
+
+// Flow is a client's flow of datagrams to a VIP: one socket.
+type Flow struct {
+	net.Conn
+}
+
+// Open makes a socket for datagrams to a VIP.
+func (n *Network) Open(t testing.TB, vip spec.VIP) *Flow {
+	t.Helper()
+	var conn net.Conn
+	var err error
+	n.Client.Do(t, func() { conn, err = net.Dial("udp", vip.AddrPort.String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &Flow{conn}
+}
+
+// Ask sends a datagram and tells which real server answered it. One that is lost is sent again.
+func (f *Flow) Ask(text string) (real netip.AddrPort, err error) {
+	buf := make([]byte, 1500)
+	for deadline := time.Now().Add(patience); ; {
+		if _, err := f.Write([]byte(text)); err != nil {
+			return real, err
+		}
+		if err := f.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return real, err
+		}
+		n, err := f.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			return real, err
+		}
+		who, echo, _ := strings.Cut(string(buf[:n]), " ")
+		if echo != text {
+			continue // the answer to an earlier one
+		}
+		return netip.ParseAddrPort(who)
+	}
+}
+
 // Conn is a client's connection to a VIP.
 type Conn struct {
 	net.Conn
@@ -100,9 +189,15 @@ type Conn struct {
 // Dial connects from the client to a port of the VIP and reads who answers.
 func (n *Network) Dial(t testing.TB, port int) (*Conn, error) {
 	t.Helper()
+	return n.DialVIP(t, spec.VIP{AddrPort: netip.AddrPortFrom(netip.MustParseAddr(VIP), uint16(port))})
+}
+
+// DialVIP connects from the client to a VIP and reads who answers.
+func (n *Network) DialVIP(t testing.TB, vip spec.VIP) (*Conn, error) {
+	t.Helper()
 	var conn net.Conn
 	var err error
-	n.Client.Do(t, func() { conn, err = net.DialTimeout("tcp4", fmt.Sprintf("%s:%d", VIP, port), patience) })
+	n.Client.Do(t, func() { conn, err = net.DialTimeout("tcp", vip.AddrPort.String(), patience) })
 	if err != nil {
 		return nil, err
 	}

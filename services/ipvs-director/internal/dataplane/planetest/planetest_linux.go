@@ -71,6 +71,9 @@ var suite = []test{
 	{"a removed real server gets none", nil, true, removed},
 	{"connections survive changes beside them", nil, true, survive},
 	{"without a taker the connection is refused", nil, true, refused},
+	{"datagrams: a flow stays, and a drained real server keeps what it has", []spec.Feature{spec.FeatureUDP}, true, datagrams},
+	{"IPv6: connections are spread, drained and refused as by IPv4", []spec.Feature{spec.FeatureIPv6}, true, ipv6},
+	{"IPv6: datagrams", []spec.Feature{spec.FeatureIPv6, spec.FeatureUDP}, true, datagrams6},
 	{"a director that dies between two changes loses nothing", nil, true, dies},
 }
 
