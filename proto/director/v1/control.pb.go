@@ -870,6 +870,116 @@ func (x *ListServicesResponse) GetServices() []*ServiceState {
 	return nil
 }
 
+// WatchServicesRequest asks to be told.
+type WatchServicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchServicesRequest) Reset() {
+	*x = WatchServicesRequest{}
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchServicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchServicesRequest) ProtoMessage() {}
+
+func (x *WatchServicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchServicesRequest.ProtoReflect.Descriptor instead.
+func (*WatchServicesRequest) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+}
+
+// WatchServicesResponse is what has become otherwise.
+type WatchServicesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// These are all there are: forget what was told before. So in the first message, and when some were missed.
+	Whole bool `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
+	// So many messages were left out before this one, because they were not read as fast as they came; 32 wait for a slow reader.
+	Missed uint32 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"`
+	// The services that are new or otherwise, each whole, in the order of address and port.
+	Services []*ServiceState `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	// Addresses of services that are not there any more.
+	Gone          []string `protobuf:"bytes,4,rep,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchServicesResponse) Reset() {
+	*x = WatchServicesResponse{}
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchServicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchServicesResponse) ProtoMessage() {}
+
+func (x *WatchServicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchServicesResponse.ProtoReflect.Descriptor instead.
+func (*WatchServicesResponse) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WatchServicesResponse) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *WatchServicesResponse) GetMissed() uint32 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+func (x *WatchServicesResponse) GetServices() []*ServiceState {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *WatchServicesResponse) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 // ServiceState is one virtual service as the kernel has it.
 type ServiceState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -889,7 +999,7 @@ type ServiceState struct {
 
 func (x *ServiceState) Reset() {
 	*x = ServiceState{}
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1011,7 @@ func (x *ServiceState) String() string {
 func (*ServiceState) ProtoMessage() {}
 
 func (x *ServiceState) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[14]
+	mi := &file_director_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1024,7 @@ func (x *ServiceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceState.ProtoReflect.Descriptor instead.
 func (*ServiceState) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServiceState) GetAddress() string {
@@ -969,14 +1079,16 @@ type RealServerState struct {
 	// The result of the last check, for a person. Example: "good in 1.2ms"
 	LastCheck string `protobuf:"bytes,6,opt,name=last_check,json=lastCheck,proto3" json:"last_check,omitempty"`
 	// Whether it takes new connections, and why or why not. Example: "no new connections: drained (kernel update)"
-	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// New connections a second, since the pass before. 0 also when it is not known yet.
+	ConnectionRate float64 `protobuf:"fixed64,8,opt,name=connection_rate,json=connectionRate,proto3" json:"connection_rate,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RealServerState) Reset() {
 	*x = RealServerState{}
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1100,7 @@ func (x *RealServerState) String() string {
 func (*RealServerState) ProtoMessage() {}
 
 func (x *RealServerState) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[15]
+	mi := &file_director_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1113,7 @@ func (x *RealServerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RealServerState.ProtoReflect.Descriptor instead.
 func (*RealServerState) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RealServerState) GetAddress() string {
@@ -1053,6 +1165,13 @@ func (x *RealServerState) GetReason() string {
 	return ""
 }
 
+func (x *RealServerState) GetConnectionRate() float64 {
+	if x != nil {
+		return x.ConnectionRate
+	}
+	return 0
+}
+
 // DrainRequest names a real server.
 type DrainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1070,7 +1189,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1201,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[16]
+	mi := &file_director_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1214,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DrainRequest) GetService() string {
@@ -1141,7 +1260,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1272,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[17]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1285,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UndrainRequest) GetService() string {
@@ -1203,7 +1322,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1334,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1347,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainRequest) GetClient() string {
@@ -1263,7 +1382,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1394,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1407,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExplainResponse) GetService() string {
@@ -1328,7 +1447,7 @@ type ExamineRequest struct {
 
 func (x *ExamineRequest) Reset() {
 	*x = ExamineRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1459,7 @@ func (x *ExamineRequest) String() string {
 func (*ExamineRequest) ProtoMessage() {}
 
 func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1472,7 @@ func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineRequest.ProtoReflect.Descriptor instead.
 func (*ExamineRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 // ExamineResponse tells it.
@@ -1367,7 +1486,7 @@ type ExamineResponse struct {
 
 func (x *ExamineResponse) Reset() {
 	*x = ExamineResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1498,7 @@ func (x *ExamineResponse) String() string {
 func (*ExamineResponse) ProtoMessage() {}
 
 func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1511,7 @@ func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineResponse.ProtoReflect.Descriptor instead.
 func (*ExamineResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExamineResponse) GetFindings() []*Finding {
@@ -1418,7 +1537,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1549,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1562,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Finding) GetCode() string {
@@ -1478,7 +1597,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1609,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1622,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SimulateRequest) GetObject() *Object {
@@ -1524,7 +1643,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1655,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1668,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SimulateResponse) GetServices() []*ServiceMoves {
@@ -1579,7 +1698,7 @@ type ServiceMoves struct {
 
 func (x *ServiceMoves) Reset() {
 	*x = ServiceMoves{}
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1710,7 @@ func (x *ServiceMoves) String() string {
 func (*ServiceMoves) ProtoMessage() {}
 
 func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1723,7 @@ func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMoves.ProtoReflect.Descriptor instead.
 func (*ServiceMoves) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ServiceMoves) GetAddress() string {
@@ -1657,7 +1776,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1788,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1801,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Move) GetFrom() string {
@@ -1721,7 +1840,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1852,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1865,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Share) GetRealServer() string {
@@ -1770,18 +1889,20 @@ func (x *Share) GetThen() uint32 {
 	return 0
 }
 
-// ImportRequest sends in IPVS rules.
+// ImportRequest sends in one of the two.
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What ipvsadm -S -n prints, in JSON as base64.
-	Rules         []byte `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
+	Rules []byte `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
+	// keepalived.conf, in JSON as base64: its blocks virtual_server and virtual_server_group.
+	Keepalived    []byte `protobuf:"bytes,2,opt,name=keepalived,proto3" json:"keepalived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[28]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1914,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[28]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,12 +1927,19 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImportRequest) GetRules() []byte {
 	if x != nil {
 		return x.Rules
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetKeepalived() []byte {
+	if x != nil {
+		return x.Keepalived
 	}
 	return nil
 }
@@ -1829,7 +1957,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[29]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1969,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[29]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1982,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1880,7 +2008,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[30]
+	mi := &file_director_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +2020,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[30]
+	mi := &file_director_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +2033,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -1920,7 +2048,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[31]
+	mi := &file_director_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2060,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[31]
+	mi := &file_director_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2073,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -2000,13 +2128,19 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x15\n" +
 	"\x13ListServicesRequest\"U\n" +
 	"\x14ListServicesResponse\x12=\n" +
-	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\xbd\x01\n" +
+	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\x16\n" +
+	"\x14WatchServicesRequest\"\x98\x01\n" +
+	"\x15WatchServicesResponse\x12\x14\n" +
+	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x16\n" +
+	"\x06missed\x18\x02 \x01(\rR\x06missed\x12=\n" +
+	"\bservices\x18\x03 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\x12\x12\n" +
+	"\x04gone\x18\x04 \x03(\tR\x04gone\"\xbd\x01\n" +
 	"\fServiceState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tscheduler\x18\x02 \x01(\tR\tscheduler\x12G\n" +
 	"\freal_servers\x18\x03 \x03(\v2$.twotier.director.v1.RealServerStateR\vrealServers\x12\x18\n" +
 	"\aforeign\x18\x04 \x01(\bR\aforeign\x12\x12\n" +
-	"\x04note\x18\x05 \x01(\tR\x04note\"\xa7\x02\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\xd0\x02\n" +
 	"\x0fRealServerState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x122\n" +
@@ -2015,7 +2149,8 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06health\x18\x05 \x01(\x0e2\x1b.twotier.director.v1.HealthR\x06health\x12\x1d\n" +
 	"\n" +
 	"last_check\x18\x06 \x01(\tR\tlastCheck\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reasonB\x15\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12'\n" +
+	"\x0fconnection_rate\x18\b \x01(\x01R\x0econnectionRateB\x15\n" +
 	"\x13_active_connections\"n\n" +
 	"\fDrainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
@@ -2060,9 +2195,12 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\vreal_server\x18\x01 \x01(\tR\n" +
 	"realServer\x12\x10\n" +
 	"\x03now\x18\x02 \x01(\rR\x03now\x12\x12\n" +
-	"\x04then\x18\x03 \x01(\rR\x04then\"%\n" +
+	"\x04then\x18\x03 \x01(\rR\x04then\"E\n" +
 	"\rImportRequest\x12\x14\n" +
-	"\x05rules\x18\x01 \x01(\fR\x05rules\"\x80\x01\n" +
+	"\x05rules\x18\x01 \x01(\fR\x05rules\x12\x1e\n" +
+	"\n" +
+	"keepalived\x18\x02 \x01(\fR\n" +
+	"keepalived\"\x80\x01\n" +
 	"\x0eImportResponse\x125\n" +
 	"\aobjects\x18\x01 \x03(\v2\x1b.twotier.director.v1.ObjectR\aobjects\x127\n" +
 	"\x06report\x18\x02 \x01(\v2\x1f.twotier.common.v1.ImportReportR\x06report\"\x0f\n" +
@@ -2072,7 +2210,7 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_UP\x10\x01\x12\x0f\n" +
-	"\vHEALTH_DOWN\x10\x022\xf3\a\n" +
+	"\vHEALTH_DOWN\x10\x022\xdd\b\n" +
 	"\bDirector\x12K\n" +
 	"\tGetStatus\x12#.twotier.common.v1.GetStatusRequest\x1a\x19.twotier.common.v1.Status\x12Q\n" +
 	"\vWatchStatus\x12%.twotier.common.v1.WatchStatusRequest\x1a\x19.twotier.common.v1.Status0\x01\x12W\n" +
@@ -2080,7 +2218,8 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\vPreviewPlan\x12'.twotier.director.v1.PreviewPlanRequest\x1a&.twotier.common.v1.PreviewPlanResponse\x12c\n" +
 	"\fGetDataplane\x12(.twotier.director.v1.GetDataplaneRequest\x1a).twotier.director.v1.GetDataplaneResponse\x12l\n" +
 	"\x0fGetCapabilities\x12+.twotier.director.v1.GetCapabilitiesRequest\x1a,.twotier.director.v1.GetCapabilitiesResponse\x12c\n" +
-	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12T\n" +
+	"\fListServices\x12(.twotier.director.v1.ListServicesRequest\x1a).twotier.director.v1.ListServicesResponse\x12h\n" +
+	"\rWatchServices\x12).twotier.director.v1.WatchServicesRequest\x1a*.twotier.director.v1.WatchServicesResponse0\x01\x12T\n" +
 	"\aExplain\x12#.twotier.director.v1.ExplainRequest\x1a$.twotier.director.v1.ExplainResponse\x12W\n" +
 	"\bSimulate\x12$.twotier.director.v1.SimulateRequest\x1a%.twotier.director.v1.SimulateResponse\x12T\n" +
 	"\aExamine\x12#.twotier.director.v1.ExamineRequest\x1a$.twotier.director.v1.ExamineResponse\x12Q\n" +
@@ -2106,7 +2245,7 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_director_v1_control_proto_goTypes = []any{
 	(Health)(0),                     // 0: twotier.director.v1.Health
 	(*Object)(nil),                  // 1: twotier.director.v1.Object
@@ -2123,43 +2262,45 @@ var file_director_v1_control_proto_goTypes = []any{
 	(*Feature)(nil),                 // 12: twotier.director.v1.Feature
 	(*ListServicesRequest)(nil),     // 13: twotier.director.v1.ListServicesRequest
 	(*ListServicesResponse)(nil),    // 14: twotier.director.v1.ListServicesResponse
-	(*ServiceState)(nil),            // 15: twotier.director.v1.ServiceState
-	(*RealServerState)(nil),         // 16: twotier.director.v1.RealServerState
-	(*DrainRequest)(nil),            // 17: twotier.director.v1.DrainRequest
-	(*UndrainRequest)(nil),          // 18: twotier.director.v1.UndrainRequest
-	(*ExplainRequest)(nil),          // 19: twotier.director.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 20: twotier.director.v1.ExplainResponse
-	(*ExamineRequest)(nil),          // 21: twotier.director.v1.ExamineRequest
-	(*ExamineResponse)(nil),         // 22: twotier.director.v1.ExamineResponse
-	(*Finding)(nil),                 // 23: twotier.director.v1.Finding
-	(*SimulateRequest)(nil),         // 24: twotier.director.v1.SimulateRequest
-	(*SimulateResponse)(nil),        // 25: twotier.director.v1.SimulateResponse
-	(*ServiceMoves)(nil),            // 26: twotier.director.v1.ServiceMoves
-	(*Move)(nil),                    // 27: twotier.director.v1.Move
-	(*Share)(nil),                   // 28: twotier.director.v1.Share
-	(*ImportRequest)(nil),           // 29: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),          // 30: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),           // 31: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),          // 32: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),          // 33: twotier.director.v1.VirtualService
-	(*Address)(nil),                 // 34: twotier.director.v1.Address
-	(*Drain)(nil),                   // 35: twotier.director.v1.Drain
-	(*v1.ImportReport)(nil),         // 36: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),     // 37: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),   // 38: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),          // 39: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),        // 40: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),     // 41: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),               // 42: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil),  // 43: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),        // 44: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),       // 45: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),    // 46: twotier.common.v1.ReconcileResponse
+	(*WatchServicesRequest)(nil),    // 15: twotier.director.v1.WatchServicesRequest
+	(*WatchServicesResponse)(nil),   // 16: twotier.director.v1.WatchServicesResponse
+	(*ServiceState)(nil),            // 17: twotier.director.v1.ServiceState
+	(*RealServerState)(nil),         // 18: twotier.director.v1.RealServerState
+	(*DrainRequest)(nil),            // 19: twotier.director.v1.DrainRequest
+	(*UndrainRequest)(nil),          // 20: twotier.director.v1.UndrainRequest
+	(*ExplainRequest)(nil),          // 21: twotier.director.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 22: twotier.director.v1.ExplainResponse
+	(*ExamineRequest)(nil),          // 23: twotier.director.v1.ExamineRequest
+	(*ExamineResponse)(nil),         // 24: twotier.director.v1.ExamineResponse
+	(*Finding)(nil),                 // 25: twotier.director.v1.Finding
+	(*SimulateRequest)(nil),         // 26: twotier.director.v1.SimulateRequest
+	(*SimulateResponse)(nil),        // 27: twotier.director.v1.SimulateResponse
+	(*ServiceMoves)(nil),            // 28: twotier.director.v1.ServiceMoves
+	(*Move)(nil),                    // 29: twotier.director.v1.Move
+	(*Share)(nil),                   // 30: twotier.director.v1.Share
+	(*ImportRequest)(nil),           // 31: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),          // 32: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),           // 33: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),          // 34: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),          // 35: twotier.director.v1.VirtualService
+	(*Address)(nil),                 // 36: twotier.director.v1.Address
+	(*Drain)(nil),                   // 37: twotier.director.v1.Drain
+	(*v1.ImportReport)(nil),         // 38: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),     // 39: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),   // 40: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),          // 41: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),        // 42: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),     // 43: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),               // 44: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil),  // 45: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),        // 46: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),       // 47: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),    // 48: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	33, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	34, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	35, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	35, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	36, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	37, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
 	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
 	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
 	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
@@ -2167,55 +2308,58 @@ var file_director_v1_control_proto_depIdxs = []int32{
 	8,  // 7: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
 	11, // 8: twotier.director.v1.GetCapabilitiesResponse.planes:type_name -> twotier.director.v1.PlaneCapabilities
 	12, // 9: twotier.director.v1.PlaneCapabilities.features:type_name -> twotier.director.v1.Feature
-	15, // 10: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
-	16, // 11: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
-	0,  // 12: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
-	23, // 13: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
-	1,  // 14: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
-	26, // 15: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
-	27, // 16: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
-	28, // 17: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
-	1,  // 18: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	36, // 19: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	37, // 20: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	38, // 21: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	39, // 22: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 23: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	6,  // 24: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	9,  // 25: twotier.director.v1.Director.GetCapabilities:input_type -> twotier.director.v1.GetCapabilitiesRequest
-	13, // 26: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	19, // 27: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
-	24, // 28: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
-	21, // 29: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
-	31, // 30: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	5,  // 31: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	40, // 32: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	41, // 33: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	29, // 34: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	17, // 35: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
-	18, // 36: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
-	42, // 37: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	42, // 38: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 39: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	43, // 40: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 41: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	10, // 42: twotier.director.v1.Director.GetCapabilities:output_type -> twotier.director.v1.GetCapabilitiesResponse
-	14, // 43: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	20, // 44: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
-	25, // 45: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
-	22, // 46: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
-	32, // 47: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	44, // 48: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	45, // 49: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	46, // 50: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	30, // 51: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	44, // 52: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
-	45, // 53: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
-	37, // [37:54] is the sub-list for method output_type
-	20, // [20:37] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	17, // 10: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	17, // 11: twotier.director.v1.WatchServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	18, // 12: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
+	0,  // 13: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
+	25, // 14: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
+	1,  // 15: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
+	28, // 16: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
+	29, // 17: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
+	30, // 18: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
+	1,  // 19: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	38, // 20: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	39, // 21: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	40, // 22: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	41, // 23: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 24: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 25: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 26: twotier.director.v1.Director.GetCapabilities:input_type -> twotier.director.v1.GetCapabilitiesRequest
+	13, // 27: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	15, // 28: twotier.director.v1.Director.WatchServices:input_type -> twotier.director.v1.WatchServicesRequest
+	21, // 29: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
+	26, // 30: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
+	23, // 31: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
+	33, // 32: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 33: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	42, // 34: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	43, // 35: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	31, // 36: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	19, // 37: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	20, // 38: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	44, // 39: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	44, // 40: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 41: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	45, // 42: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 43: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 44: twotier.director.v1.Director.GetCapabilities:output_type -> twotier.director.v1.GetCapabilitiesResponse
+	14, // 45: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	16, // 46: twotier.director.v1.Director.WatchServices:output_type -> twotier.director.v1.WatchServicesResponse
+	22, // 47: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
+	27, // 48: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
+	24, // 49: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
+	34, // 50: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	46, // 51: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	47, // 52: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	48, // 53: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	32, // 54: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	46, // 55: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	47, // 56: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	39, // [39:57] is the sub-list for method output_type
+	21, // [21:39] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -2229,14 +2373,14 @@ func file_director_v1_control_proto_init() {
 		(*Object_Address)(nil),
 		(*Object_Drain)(nil),
 	}
-	file_director_v1_control_proto_msgTypes[15].OneofWrappers = []any{}
+	file_director_v1_control_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

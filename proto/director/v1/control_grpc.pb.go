@@ -29,6 +29,7 @@ const (
 	Director_GetDataplane_FullMethodName    = "/twotier.director.v1.Director/GetDataplane"
 	Director_GetCapabilities_FullMethodName = "/twotier.director.v1.Director/GetCapabilities"
 	Director_ListServices_FullMethodName    = "/twotier.director.v1.Director/ListServices"
+	Director_WatchServices_FullMethodName   = "/twotier.director.v1.Director/WatchServices"
 	Director_Explain_FullMethodName         = "/twotier.director.v1.Director/Explain"
 	Director_Simulate_FullMethodName        = "/twotier.director.v1.Director/Simulate"
 	Director_Examine_FullMethodName         = "/twotier.director.v1.Director/Examine"
@@ -57,6 +58,9 @@ type DirectorClient interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
+	// WatchServices sends all virtual services now, and after that what has become otherwise: services, real servers, weights, health,
+	// drains. Counters that grow are no change by themselves. UNAVAILABLE: the kernel could not be read.
+	WatchServices(ctx context.Context, in *WatchServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServicesResponse], error)
 	// Explain tells which real server a connection has, or would get, and why. NOT_FOUND: no service has that VIP. UNAVAILABLE:
 	// the kernel could not be read.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
@@ -159,6 +163,25 @@ func (c *directorClient) ListServices(ctx context.Context, in *ListServicesReque
 	return out, nil
 }
 
+func (c *directorClient) WatchServices(ctx context.Context, in *WatchServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServicesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Director_ServiceDesc.Streams[1], Director_WatchServices_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchServicesRequest, WatchServicesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Director_WatchServicesClient = grpc.ServerStreamingClient[WatchServicesResponse]
+
 func (c *directorClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainResponse)
@@ -221,6 +244,9 @@ type DirectorServer interface {
 	// ListServices shows the virtual services as the kernel had them at the last pass, a second ago at most, with
 	// counters. UNAVAILABLE: the kernel could not be read.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
+	// WatchServices sends all virtual services now, and after that what has become otherwise: services, real servers, weights, health,
+	// drains. Counters that grow are no change by themselves. UNAVAILABLE: the kernel could not be read.
+	WatchServices(*WatchServicesRequest, grpc.ServerStreamingServer[WatchServicesResponse]) error
 	// Explain tells which real server a connection has, or would get, and why. NOT_FOUND: no service has that VIP. UNAVAILABLE:
 	// the kernel could not be read.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
@@ -264,6 +290,9 @@ func (UnimplementedDirectorServer) GetCapabilities(context.Context, *GetCapabili
 }
 func (UnimplementedDirectorServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
+}
+func (UnimplementedDirectorServer) WatchServices(*WatchServicesRequest, grpc.ServerStreamingServer[WatchServicesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchServices not implemented")
 }
 func (UnimplementedDirectorServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
@@ -417,6 +446,17 @@ func _Director_ListServices_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Director_WatchServices_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchServicesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DirectorServer).WatchServices(m, &grpc.GenericServerStream[WatchServicesRequest, WatchServicesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Director_WatchServicesServer = grpc.ServerStreamingServer[WatchServicesResponse]
+
 func _Director_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainRequest)
 	if err := dec(in); err != nil {
@@ -543,6 +583,11 @@ var Director_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Director_WatchStatus_Handler,
 			ServerStreams: true,
 		},
+		{
+			StreamName:    "WatchServices",
+			Handler:       _Director_WatchServices_Handler,
+			ServerStreams: true,
+		},
 	},
 	Metadata: "director/v1/control.proto",
 }
@@ -573,7 +618,7 @@ type DirectorAdminClient interface {
 	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
 	// plane cannot be used here, with the reason.
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
-	// Import reads what ipvsadm -S -n prints and tells which objects say the same, and what became of each
+	// Import reads what ipvsadm -S -n prints, or keepalived.conf, and tells which objects say the same, and what became of each
 	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.
@@ -671,7 +716,7 @@ type DirectorAdminServer interface {
 	// Reconcile compares the world with the desired state at once and mends what differs. FAILED_PRECONDITION: the data
 	// plane cannot be used here, with the reason.
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
-	// Import reads what ipvsadm -S -n prints and tells which objects say the same, and what became of each
+	// Import reads what ipvsadm -S -n prints, or keepalived.conf, and tells which objects say the same, and what became of each
 	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
 	// INVALID_ARGUMENT: more than 1 MiB or 20,000 lines. RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import
 	// the parts.

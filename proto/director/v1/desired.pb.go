@@ -768,6 +768,7 @@ type Check struct {
 	//	*Check_Udp
 	//	*Check_Dns
 	//	*Check_Icmp
+	//	*Check_Exec
 	Kind isCheck_Kind `protobuf_oneof:"kind"`
 	// Port to check. Default: the real server's.
 	Port uint32 `protobuf:"varint,8,opt,name=port,proto3" json:"port,omitempty"`
@@ -878,6 +879,15 @@ func (x *Check) GetIcmp() *IcmpCheck {
 	return nil
 }
 
+func (x *Check) GetExec() *ExecCheck {
+	if x != nil {
+		if x, ok := x.Kind.(*Check_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
 func (x *Check) GetPort() uint32 {
 	if x != nil {
 		return x.Port
@@ -954,6 +964,11 @@ type Check_Icmp struct {
 	Icmp *IcmpCheck `protobuf:"bytes,6,opt,name=icmp,proto3,oneof"`
 }
 
+type Check_Exec struct {
+	// A program ends with 0.
+	Exec *ExecCheck `protobuf:"bytes,14,opt,name=exec,proto3,oneof"`
+}
+
 func (*Check_Tcp) isCheck_Kind() {}
 
 func (*Check_Http) isCheck_Kind() {}
@@ -965,6 +980,8 @@ func (*Check_Udp) isCheck_Kind() {}
 func (*Check_Dns) isCheck_Kind() {}
 
 func (*Check_Icmp) isCheck_Kind() {}
+
+func (*Check_Exec) isCheck_Kind() {}
 
 // TcpCheck makes a TCP connection and closes it.
 type TcpCheck struct {
@@ -1003,7 +1020,7 @@ func (*TcpCheck) Descriptor() ([]byte, []int) {
 	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
-// HttpCheck is one HTTP/1.1 request; a status of 200 to 399 is good.
+// HttpCheck is one HTTP/1.1 request. Redirects are not followed.
 type HttpCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Method. Default GET.
@@ -1011,7 +1028,15 @@ type HttpCheck struct {
 	// Path, with its query if it has one. Default /
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Host header. Default: the address.
-	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// Ask over TLS (HTTPS). Default: in the clear.
+	Tls *CheckTls `protobuf:"bytes,4,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Statuses that are good, 100 to 599, 32 at most. Default: 200 to 399.
+	Statuses []uint32 `protobuf:"varint,5,rep,packed,name=statuses,proto3" json:"statuses,omitempty"`
+	// What the first 64 KiB of the body must contain, 512 bytes at most. Default: anything.
+	Body string `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
+	// A field that the answer must have. Default: none.
+	Header        *CheckHeader `protobuf:"bytes,7,opt,name=header,proto3" json:"header,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1067,6 +1092,155 @@ func (x *HttpCheck) GetHost() string {
 	return ""
 }
 
+func (x *HttpCheck) GetTls() *CheckTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *HttpCheck) GetStatuses() []uint32 {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *HttpCheck) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetHeader() *CheckHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+// CheckTls is how a check speaks TLS, 1.2 or newer.
+type CheckTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name that is asked for (SNI) and that the certificate must bear. Default: the host of the check, else the address of the real
+	// server, which is not asked for, but must be in the certificate.
+	ServerName string `protobuf:"bytes,1,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// File of the authorities that the certificate may come from, PEM, by its absolute path; it is read at each check. Default: those
+	// of the system.
+	CaFile string `protobuf:"bytes,2,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Take any certificate, also one that has expired or is somebody else's. Not with ca_file. Default: no.
+	AnyCertificate bool `protobuf:"varint,3,opt,name=any_certificate,json=anyCertificate,proto3" json:"any_certificate,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CheckTls) Reset() {
+	*x = CheckTls{}
+	mi := &file_director_v1_desired_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckTls) ProtoMessage() {}
+
+func (x *CheckTls) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckTls.ProtoReflect.Descriptor instead.
+func (*CheckTls) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CheckTls) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *CheckTls) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *CheckTls) GetAnyCertificate() bool {
+	if x != nil {
+		return x.AnyCertificate
+	}
+	return false
+}
+
+// CheckHeader is a field of an answer.
+type CheckHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the field, in any case. Example: X-Ready
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What its value must contain, 512 bytes at most. Default: anything.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckHeader) Reset() {
+	*x = CheckHeader{}
+	mi := &file_director_v1_desired_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckHeader) ProtoMessage() {}
+
+func (x *CheckHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckHeader.ProtoReflect.Descriptor instead.
+func (*CheckHeader) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CheckHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // GrpcCheck asks grpc.health.v1.
 type GrpcCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1078,7 +1252,7 @@ type GrpcCheck struct {
 
 func (x *GrpcCheck) Reset() {
 	*x = GrpcCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[7]
+	mi := &file_director_v1_desired_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1264,7 @@ func (x *GrpcCheck) String() string {
 func (*GrpcCheck) ProtoMessage() {}
 
 func (x *GrpcCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[7]
+	mi := &file_director_v1_desired_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1277,7 @@ func (x *GrpcCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcCheck.ProtoReflect.Descriptor instead.
 func (*GrpcCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GrpcCheck) GetService() string {
@@ -1127,7 +1301,7 @@ type UdpCheck struct {
 
 func (x *UdpCheck) Reset() {
 	*x = UdpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[8]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1313,7 @@ func (x *UdpCheck) String() string {
 func (*UdpCheck) ProtoMessage() {}
 
 func (x *UdpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[8]
+	mi := &file_director_v1_desired_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1326,7 @@ func (x *UdpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UdpCheck.ProtoReflect.Descriptor instead.
 func (*UdpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{8}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UdpCheck) GetPayload() []byte {
@@ -1182,7 +1356,7 @@ type DnsCheck struct {
 
 func (x *DnsCheck) Reset() {
 	*x = DnsCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[9]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1368,7 @@ func (x *DnsCheck) String() string {
 func (*DnsCheck) ProtoMessage() {}
 
 func (x *DnsCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[9]
+	mi := &file_director_v1_desired_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1381,7 @@ func (x *DnsCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsCheck.ProtoReflect.Descriptor instead.
 func (*DnsCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{9}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DnsCheck) GetName() string {
@@ -1233,7 +1407,7 @@ type IcmpCheck struct {
 
 func (x *IcmpCheck) Reset() {
 	*x = IcmpCheck{}
-	mi := &file_director_v1_desired_proto_msgTypes[10]
+	mi := &file_director_v1_desired_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1419,7 @@ func (x *IcmpCheck) String() string {
 func (*IcmpCheck) ProtoMessage() {}
 
 func (x *IcmpCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[10]
+	mi := &file_director_v1_desired_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1432,65 @@ func (x *IcmpCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IcmpCheck.ProtoReflect.Descriptor instead.
 func (*IcmpCheck) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{10}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{12}
+}
+
+// ExecCheck runs a program on the node of the director: no shell, no environment but a PATH. What it prints is shown when it
+// does not end with 0. At the end of the timeout it is killed with all that it has started.
+type ExecCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program, by its absolute path, and its arguments; 32 of 1024 bytes at most. {address} and {port} in an argument stand for
+	// those of the real server. The file and every folder above it must belong to root, or to the user, and must not be writable
+	// for others or the group. Example: ["/usr/local/bin/check-web", "{address}", "{port}"]
+	Argv []string `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	// Who runs it. Default: nobody. A director without CAP_SETUID and CAP_SETGID can only run it as its own user.
+	User          string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecCheck) Reset() {
+	*x = ExecCheck{}
+	mi := &file_director_v1_desired_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecCheck) ProtoMessage() {}
+
+func (x *ExecCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecCheck.ProtoReflect.Descriptor instead.
+func (*ExecCheck) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExecCheck) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *ExecCheck) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
 }
 
 // Drain takes a real server out of the balance: it gets no new connections, those that are open go on. The verb Drain makes
@@ -1282,7 +1514,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_director_v1_desired_proto_msgTypes[11]
+	mi := &file_director_v1_desired_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1526,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[11]
+	mi := &file_director_v1_desired_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1539,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{11}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Drain) GetName() string {
@@ -1370,7 +1602,7 @@ type RealServer struct {
 
 func (x *RealServer) Reset() {
 	*x = RealServer{}
-	mi := &file_director_v1_desired_proto_msgTypes[12]
+	mi := &file_director_v1_desired_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1614,7 @@ func (x *RealServer) String() string {
 func (*RealServer) ProtoMessage() {}
 
 func (x *RealServer) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[12]
+	mi := &file_director_v1_desired_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1627,7 @@ func (x *RealServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RealServer.ProtoReflect.Descriptor instead.
 func (*RealServer) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{12}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RealServer) GetAddress() string {
@@ -1465,7 +1697,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_director_v1_desired_proto_msgTypes[13]
+	mi := &file_director_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1709,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_desired_proto_msgTypes[13]
+	mi := &file_director_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1722,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_director_v1_desired_proto_rawDescGZIP(), []int{13}
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Address) GetName() string {
@@ -1554,14 +1786,15 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x1e\n" +
 	"\n" +
 	"hysteresis\x18\x02 \x01(\rR\n" +
-	"hysteresis\"\xb2\x04\n" +
+	"hysteresis\"\xe8\x04\n" +
 	"\x05Check\x121\n" +
 	"\x03tcp\x18\x01 \x01(\v2\x1d.twotier.director.v1.TcpCheckH\x00R\x03tcp\x124\n" +
 	"\x04http\x18\x02 \x01(\v2\x1e.twotier.director.v1.HttpCheckH\x00R\x04http\x124\n" +
 	"\x04grpc\x18\x03 \x01(\v2\x1e.twotier.director.v1.GrpcCheckH\x00R\x04grpc\x121\n" +
 	"\x03udp\x18\x04 \x01(\v2\x1d.twotier.director.v1.UdpCheckH\x00R\x03udp\x121\n" +
 	"\x03dns\x18\x05 \x01(\v2\x1d.twotier.director.v1.DnsCheckH\x00R\x03dns\x124\n" +
-	"\x04icmp\x18\x06 \x01(\v2\x1e.twotier.director.v1.IcmpCheckH\x00R\x04icmp\x12\x12\n" +
+	"\x04icmp\x18\x06 \x01(\v2\x1e.twotier.director.v1.IcmpCheckH\x00R\x04icmp\x124\n" +
+	"\x04exec\x18\x0e \x01(\v2\x1e.twotier.director.v1.ExecCheckH\x00R\x04exec\x12\x12\n" +
 	"\x04port\x18\b \x01(\rR\x04port\x125\n" +
 	"\binterval\x18\t \x01(\v2\x19.google.protobuf.DurationR\binterval\x12>\n" +
 	"\rfast_interval\x18\n" +
@@ -1571,11 +1804,23 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\x04fall\x18\r \x01(\rR\x04fallB\x06\n" +
 	"\x04kind\"\n" +
 	"\n" +
-	"\bTcpCheck\"K\n" +
+	"\bTcpCheck\"\xe6\x01\n" +
 	"\tHttpCheck\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"%\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12/\n" +
+	"\x03tls\x18\x04 \x01(\v2\x1d.twotier.director.v1.CheckTlsR\x03tls\x12\x1a\n" +
+	"\bstatuses\x18\x05 \x03(\rR\bstatuses\x12\x12\n" +
+	"\x04body\x18\x06 \x01(\tR\x04body\x128\n" +
+	"\x06header\x18\a \x01(\v2 .twotier.director.v1.CheckHeaderR\x06header\"m\n" +
+	"\bCheckTls\x12\x1f\n" +
+	"\vserver_name\x18\x01 \x01(\tR\n" +
+	"serverName\x12\x17\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12'\n" +
+	"\x0fany_certificate\x18\x03 \x01(\bR\x0eanyCertificate\"7\n" +
+	"\vCheckHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"%\n" +
 	"\tGrpcCheck\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"<\n" +
 	"\bUdpCheck\x12\x18\n" +
@@ -1584,7 +1829,10 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\bDnsCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\"\v\n" +
-	"\tIcmpCheck\"{\n" +
+	"\tIcmpCheck\"3\n" +
+	"\tExecCheck\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"{\n" +
 	"\x05Drain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
@@ -1651,7 +1899,7 @@ func file_director_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_director_v1_desired_proto_goTypes = []any{
 	(Protocol)(0),               // 0: twotier.director.v1.Protocol
 	(Family)(0),                 // 1: twotier.director.v1.Family
@@ -1666,47 +1914,53 @@ var file_director_v1_desired_proto_goTypes = []any{
 	(*Check)(nil),               // 10: twotier.director.v1.Check
 	(*TcpCheck)(nil),            // 11: twotier.director.v1.TcpCheck
 	(*HttpCheck)(nil),           // 12: twotier.director.v1.HttpCheck
-	(*GrpcCheck)(nil),           // 13: twotier.director.v1.GrpcCheck
-	(*UdpCheck)(nil),            // 14: twotier.director.v1.UdpCheck
-	(*DnsCheck)(nil),            // 15: twotier.director.v1.DnsCheck
-	(*IcmpCheck)(nil),           // 16: twotier.director.v1.IcmpCheck
-	(*Drain)(nil),               // 17: twotier.director.v1.Drain
-	(*RealServer)(nil),          // 18: twotier.director.v1.RealServer
-	(*Address)(nil),             // 19: twotier.director.v1.Address
-	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(*CheckTls)(nil),            // 13: twotier.director.v1.CheckTls
+	(*CheckHeader)(nil),         // 14: twotier.director.v1.CheckHeader
+	(*GrpcCheck)(nil),           // 15: twotier.director.v1.GrpcCheck
+	(*UdpCheck)(nil),            // 16: twotier.director.v1.UdpCheck
+	(*DnsCheck)(nil),            // 17: twotier.director.v1.DnsCheck
+	(*IcmpCheck)(nil),           // 18: twotier.director.v1.IcmpCheck
+	(*ExecCheck)(nil),           // 19: twotier.director.v1.ExecCheck
+	(*Drain)(nil),               // 20: twotier.director.v1.Drain
+	(*RealServer)(nil),          // 21: twotier.director.v1.RealServer
+	(*Address)(nil),             // 22: twotier.director.v1.Address
+	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
 }
 var file_director_v1_desired_proto_depIdxs = []int32{
 	3,  // 0: twotier.director.v1.Tunnel.type:type_name -> twotier.director.v1.TunnelType
 	4,  // 1: twotier.director.v1.Tunnel.checksum:type_name -> twotier.director.v1.TunnelChecksum
-	20, // 2: twotier.director.v1.Persistence.timeout:type_name -> google.protobuf.Duration
+	23, // 2: twotier.director.v1.Persistence.timeout:type_name -> google.protobuf.Duration
 	0,  // 3: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
 	2,  // 4: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
-	18, // 5: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
+	21, // 5: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
 	10, // 6: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
 	9,  // 7: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
-	18, // 8: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
-	20, // 9: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
+	21, // 8: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
+	23, // 9: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
 	1,  // 10: twotier.director.v1.VirtualService.family:type_name -> twotier.director.v1.Family
 	6,  // 11: twotier.director.v1.VirtualService.tunnel:type_name -> twotier.director.v1.Tunnel
 	7,  // 12: twotier.director.v1.VirtualService.persistence:type_name -> twotier.director.v1.Persistence
-	20, // 13: twotier.director.v1.VirtualService.slow_start:type_name -> google.protobuf.Duration
+	23, // 13: twotier.director.v1.VirtualService.slow_start:type_name -> google.protobuf.Duration
 	5,  // 14: twotier.director.v1.VirtualService.foreign:type_name -> twotier.director.v1.Foreign
 	11, // 15: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
 	12, // 16: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
-	13, // 17: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
-	14, // 18: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
-	15, // 19: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
-	16, // 20: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
-	20, // 21: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
-	20, // 22: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	20, // 23: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
-	2,  // 24: twotier.director.v1.RealServer.forwarding:type_name -> twotier.director.v1.Forwarding
-	6,  // 25: twotier.director.v1.RealServer.tunnel:type_name -> twotier.director.v1.Tunnel
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	15, // 17: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
+	16, // 18: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
+	17, // 19: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
+	18, // 20: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
+	19, // 21: twotier.director.v1.Check.exec:type_name -> twotier.director.v1.ExecCheck
+	23, // 22: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
+	23, // 23: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	23, // 24: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
+	13, // 25: twotier.director.v1.HttpCheck.tls:type_name -> twotier.director.v1.CheckTls
+	14, // 26: twotier.director.v1.HttpCheck.header:type_name -> twotier.director.v1.CheckHeader
+	2,  // 27: twotier.director.v1.RealServer.forwarding:type_name -> twotier.director.v1.Forwarding
+	6,  // 28: twotier.director.v1.RealServer.tunnel:type_name -> twotier.director.v1.Tunnel
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_desired_proto_init() }
@@ -1721,15 +1975,16 @@ func file_director_v1_desired_proto_init() {
 		(*Check_Udp)(nil),
 		(*Check_Dns)(nil),
 		(*Check_Icmp)(nil),
+		(*Check_Exec)(nil),
 	}
-	file_director_v1_desired_proto_msgTypes[12].OneofWrappers = []any{}
+	file_director_v1_desired_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_desired_proto_rawDesc), len(file_director_v1_desired_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -99,8 +99,11 @@ func Run(ctx context.Context, cfg Config, p Prober, report func(Result)) error {
 	}
 }
 
+// ErrOwnFault marks an error that speaks of this side alone.
+var ErrOwnFault = errors.New("nothing was asked")
+
 // wants are the errors of socket(2) and connect(2) that speak of this side alone. EADDRNOTAVAIL: no port is free.
-var wants = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL}
+var wants = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, ErrOwnFault}
 
 func ownFault(err error) bool {
 	return slices.ContainsFunc(wants, func(want error) bool { return errors.Is(err, want) })

@@ -18,6 +18,7 @@ import (
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsadm"
+	"github.com/twotier/twotier/services/ipvs-director/internal/keepalived"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -30,6 +31,8 @@ const Service = "twotier.director.v1.Director"
 // World tells what the last pass saw, and what would be.
 type World interface {
 	View() loop.View
+	// News is closed when the next pass has ended.
+	News() <-chan struct{}
 	// Find tells which real server a connection has; false: the kernel does not know it.
 	Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
 	// Would tells which services the kernel would have with another desired state, which must be valid.
@@ -125,7 +128,7 @@ func (d *director) ListServices(context.Context, *directorv1.ListServicesRequest
 	}
 	answer := &directorv1.ListServicesResponse{}
 	for _, s := range view.Have.Services {
-		answer.Services = append(answer.Services, d.serviceState(s, view.Course.Reasons))
+		answer.Services = append(answer.Services, d.serviceState(s, view))
 	}
 	return answer, nil
 }
@@ -172,11 +175,18 @@ func (d *director) Export(context.Context, *directorv1.ExportRequest) (*director
 	return &directorv1.ExportResponse{Rules: ipvsadm.Export(want.Services)}, nil
 }
 
-// Import tells what IPVS rules say in our words.
+// Import tells what IPVS rules, or keepalived's virtual servers, say in our words.
 func (a *admin) Import(_ context.Context, request *directorv1.ImportRequest) (*directorv1.ImportResponse, error) {
-	services, report, err := ipvsadm.Import(request.GetRules())
+	read, field, text := ipvsadm.Import, "rules", request.GetRules()
+	if len(request.GetKeepalived()) > 0 {
+		if len(text) > 0 {
+			return nil, badField("keepalived", "rules are given too: import one after the other")
+		}
+		read, field, text = keepalived.Import, "keepalived", request.GetKeepalived()
+	}
+	services, report, err := read(text)
 	if err != nil {
-		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "rules", Description: err.Error()}})
+		return nil, badField(field, "%v", err)
 	}
 	answer := &directorv1.ImportResponse{Report: report}
 	for _, s := range services {
@@ -213,7 +223,8 @@ func usable(world World) error {
 	return nil
 }
 
-func (d *director) serviceState(s plan.Service, reasons map[steer.Key]string) *directorv1.ServiceState {
+func (d *director) serviceState(s plan.Service, view loop.View) *directorv1.ServiceState {
+	reasons := view.Course.Reasons
 	state := &directorv1.ServiceState{
 		Address: s.VIP.String(), Scheduler: string(s.Scheduler), Foreign: s.Foreign, Note: reasons[steer.Key{VIP: s.VIP}],
 	}
@@ -228,6 +239,7 @@ func (d *director) serviceState(s plan.Service, reasons map[steer.Key]string) *d
 			Health:            healths[health],
 			LastCheck:         last,
 			Reason:            reasons[key],
+			ConnectionRate:    view.Rates[key],
 		})
 	}
 	return state

@@ -29,6 +29,8 @@ type fixed loop.View
 
 func (f fixed) View() loop.View { return loop.View(f) }
 
+func (f fixed) News() <-chan struct{} { return nil }
+
 func (f fixed) Find(_ context.Context, client netip.AddrPort, _ spec.VIP) (netip.AddrPort, bool, error) {
 	return netip.MustParseAddrPort("192.168.60.99:80"), client.Port() == 1, nil
 }
@@ -132,6 +134,14 @@ func TestImport(t *testing.T) {
 	}}}}
 	if err != nil || len(got.GetObjects()) != 1 || !proto.Equal(got.GetObjects()[0], want[0]) || len(got.GetReport().GetLines()) != 1 {
 		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	got, err = (&admin{}).Import(t.Context(), &directorv1.ImportRequest{Keepalived: []byte("virtual_server 10.10.60.22 80 {\nlb_algo rr\nlb_kind NAT\n}\n")})
+	if err != nil || len(got.GetObjects()) != 1 || got.GetObjects()[0].GetVirtualService().GetScheduler() != "rr" || len(got.GetReport().GetLines()) != 4 {
+		t.Errorf("keepalived: got %v, %v", got, err)
+	}
+	_, err = (&admin{}).Import(t.Context(), &directorv1.ImportRequest{Keepalived: []byte("a"), Rules: []byte("b")})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("both: %v", err)
 	}
 	_, err = (&admin{}).Import(t.Context(), &directorv1.ImportRequest{Rules: make([]byte, importing.MaxBytes+1)})
 	if status.Code(err) != codes.InvalidArgument {

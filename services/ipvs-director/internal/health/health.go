@@ -3,8 +3,11 @@
 package health
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/internal/probe"
+	"github.com/twotier/twotier/services/internal/program"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
@@ -162,7 +166,9 @@ func Prober(how spec.Check, real netip.AddrPort) probe.Prober {
 	}
 	switch how.Kind {
 	case spec.CheckHTTP:
-		return probe.HTTP{Address: at.String(), Method: how.Method, Path: how.Path, Host: how.Host}
+		return overHTTP(how, at)
+	case spec.CheckExec:
+		return exec{how.Arguments(at), how.User}
 	case spec.CheckGRPC:
 		return probe.NewGRPCHealth(at.String(), how.Service, nil)
 	case spec.CheckUDP:
@@ -173,4 +179,34 @@ func Prober(how spec.Check, real netip.AddrPort) probe.Prober {
 		return probe.ICMP{Address: at.Addr()}
 	}
 	return probe.TCP{Address: at.String()}
+}
+
+func overHTTP(how spec.Check, at netip.AddrPort) probe.Prober {
+	p := probe.HTTP{
+		Address: at.String(), Method: how.Method, Path: how.Path, Host: how.Host,
+		Statuses: how.Statuses(), Body: how.Body, Header: how.Header, Value: how.Value,
+	}
+	if how.TLS {
+		name := cmp.Or(how.ServerName, how.Host, at.Addr().String())
+		if host, _, err := net.SplitHostPort(name); err == nil {
+			name = host
+		}
+		p.TLS = &probe.TLS{ServerName: name, CAFile: how.CAFile, AnyCertificate: how.AnyCertificate}
+	}
+	return p
+}
+
+// exec is good when a program ends with 0.
+type exec struct {
+	argv []string
+	user string
+}
+
+// Probe runs it. A program that cannot be run says nothing of the real server.
+func (e exec) Probe(ctx context.Context) error {
+	err := program.Run(ctx, e.argv, e.user)
+	if errors.Is(err, program.ErrNotRun) {
+		return fmt.Errorf("%w: %w", probe.ErrOwnFault, err)
+	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -129,6 +130,8 @@ type View struct {
 	Course steer.Course
 	// Memory is what was remembered before.
 	Memory steer.Memory
+	// Rates are new connections a second, the mean of RateOver or more.
+	Rates map[steer.Key]float64
 }
 
 // Why tells why the plane in use is that one, for people.
@@ -150,10 +153,12 @@ func (v View) Why() string {
 
 // Loop keeps the kernel as wanted.
 type Loop struct {
-	cfg  Config
-	log  *zap.Logger
-	pump *reconcile.Pump
-	view atomic.Pointer[View]
+	cfg    Config
+	log    *zap.Logger
+	pump   *reconcile.Pump
+	view   atomic.Pointer[View]
+	newsMu sync.Mutex
+	news   chan struct{} // closed at the end of the next pass
 	// chosen is the report of the plane in use; nil: not chosen yet.
 	chosen atomic.Pointer[dataplane.Report]
 
@@ -166,6 +171,7 @@ type Loop struct {
 	memory      steer.Memory
 	recalled    bool // memory was loaded
 	course      steer.Course
+	rates       rates
 	open        map[steer.Key]uint64 // connections of those that leave, on a plane that has to be asked
 	counted     time.Time
 	countErr    error              // of the last time
@@ -177,7 +183,7 @@ type Loop struct {
 
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
-	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}}
+	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}, news: make(chan struct{})}
 	l.pump = reconcile.NewPump(reconcile.Config{Resync: Resync, Log: l.log}, l.pass)
 	l.view.Store(&View{Unusable: fmt.Errorf("%w: not looked for yet", dataplane.ErrUnusable)})
 	return l
@@ -195,6 +201,22 @@ func (l *Loop) Run(ctx context.Context, kicks ...<-chan struct{}) error {
 
 // View is what the last pass saw. Any goroutine may call.
 func (l *Loop) View() View { return *l.view.Load() }
+
+// News is closed when the next pass has ended and View is that of it. Any goroutine may call.
+func (l *Loop) News() <-chan struct{} {
+	l.newsMu.Lock()
+	defer l.newsMu.Unlock()
+	return l.news
+}
+
+// publish makes a view the one to be seen.
+func (l *Loop) publish(view *View) {
+	l.view.Store(view)
+	l.newsMu.Lock()
+	defer l.newsMu.Unlock()
+	close(l.news)
+	l.news = make(chan struct{})
+}
 
 // Reconcile makes a pass now and waits for its result. Any goroutine may call.
 func (l *Loop) Reconcile(ctx context.Context) (reconcile.Result, error) { return l.pump.Now(ctx) }
@@ -416,8 +438,11 @@ func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string,
 // report publishes what the pass saw and tells how it ended.
 func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violations []*commonv1.Violation, have plan.Have, observed bool) reconcile.Result {
 	view := l.choice
-	view.Have, view.Observed, view.Course, view.Memory = have, observed, l.course, l.memory
-	l.view.Store(&view)
+	if observed {
+		l.rates.count(have, time.Now())
+	}
+	view.Have, view.Observed, view.Course, view.Memory, view.Rates = have, observed, l.course, l.memory, l.rates.perSecond
+	l.publish(&view)
 	if len(done) > 0 {
 		l.lastChanges = done
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,6 +27,7 @@ const (
 	CheckUDP
 	CheckDNS
 	CheckICMP
+	CheckExec
 )
 
 // Check is how the real servers of a service are checked. It can be compared.
@@ -35,6 +37,17 @@ type Check struct {
 	Port uint16
 	// Method, Path and Host of an HTTP request; an empty Host is the address.
 	Method, Path, Host string
+	// TLS: the HTTP request goes over TLS. The certificate must bear ServerName (empty: Host, or the address) and come from an authority
+	// of CAFile (empty: one of the system), unless AnyCertificate is taken.
+	TLS                bool
+	ServerName, CAFile string
+	AnyCertificate     bool
+	// statuses that are good, one after the other in text; empty: 200 to 399.
+	statuses string
+	// Body is what the answer's must contain; Header the field that it must have, with Value in it.
+	Body, Header, Value string
+	// command of CheckExec, each argument ended by a zero byte, and who runs it.
+	command, User string
 	// Service is the name that gRPC health is asked for.
 	Service string
 	// Payload is what is sent in a datagram; Expect what the answer begins with, empty: anything.
@@ -49,8 +62,27 @@ type Check struct {
 	Rise, Fall int
 }
 
+// Statuses are those that are good; none: 200 to 399.
+func (c Check) Statuses() (all []int) {
+	for word := range strings.FieldsSeq(c.statuses) {
+		n, _ := strconv.Atoi(word) // written by the parser
+		all = append(all, n)
+	}
+	return all
+}
+
+// Arguments are the program of a check and its arguments, for the real server at an address.
+func (c Check) Arguments(real netip.AddrPort) (all []string) {
+	stands := strings.NewReplacer("{address}", real.Addr().String(), "{port}", strconv.Itoa(int(real.Port())))
+	for argument := range strings.SplitSeq(strings.TrimSuffix(c.command, "\x00"), "\x00") {
+		all = append(all, stands.Replace(argument))
+	}
+	return all
+}
+
 // What holds where nothing is said.
 const (
+	DefaultUser         = "nobody"
 	DefaultInterval     = 2 * time.Second
 	MaxDefaultTimeout   = 2 * time.Second
 	DefaultRise         = 2
@@ -64,6 +96,9 @@ const (
 // Bounds of what can be said.
 const (
 	MaxDatagram   = 512
+	MaxArguments  = 32
+	MaxArgument   = 1024
+	MaxStatuses   = 32
 	MaxReason     = 200
 	MaxQuorum     = MaxRealServers * MaxWeight
 	maxWord       = 255  // a host, a name, a method
@@ -137,6 +172,8 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 		c.Method = p.word(path+".http.method", kind.Http.GetMethod(), "GET", maxWord)
 		c.Path = p.word(path+".http.path", kind.Http.GetPath(), "/", maxPath)
 		c.Host = p.word(path+".http.host", kind.Http.GetHost(), "", maxWord)
+		p.encryption(path+".http.tls", kind.Http.GetTls(), &c)
+		p.answer(path+".http", kind.Http, &c)
 		p.request(path+".http", c)
 	case *directorv1.Check_Grpc:
 		c.Kind = CheckGRPC
@@ -164,8 +201,11 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 		}
 	case *directorv1.Check_Icmp:
 		c.Kind = CheckICMP
+	case *directorv1.Check_Exec:
+		c.Kind = CheckExec
+		p.command(path+".exec", kind.Exec, &c)
 	default:
-		p.bad(path+".kind", "want one of tcp, http, grpc, udp, dns, icmp")
+		p.bad(path+".kind", "want one of tcp, http, grpc, udp, dns, icmp, exec")
 	}
 	if m.GetPort() != 0 {
 		if c.Kind == CheckICMP {
@@ -179,6 +219,66 @@ func (p *parser) check(path string, m *directorv1.Check) Check {
 	c.Rise = p.number(path+".rise", m.GetRise(), DefaultRise, 1, maxRiseOrFall)
 	c.Fall = p.number(path+".fall", m.GetFall(), DefaultFall, 1, maxRiseOrFall)
 	return c
+}
+
+// encryption reads how an HTTP check speaks TLS, if it does.
+func (p *parser) encryption(path string, m *directorv1.CheckTls, c *Check) {
+	if m == nil {
+		return
+	}
+	c.TLS, c.AnyCertificate = true, m.GetAnyCertificate()
+	if c.ServerName = p.word(path+".server_name", m.GetServerName(), "", maxWord); !isDomain(c.ServerName) {
+		p.bad(path+".server_name", "want a name, got %q", c.ServerName)
+	}
+	c.CAFile = p.word(path+".ca_file", m.GetCaFile(), "", maxPath)
+	switch {
+	case c.CAFile != "" && !strings.HasPrefix(c.CAFile, "/"):
+		p.bad(path+".ca_file", "want an absolute path, got %q", c.CAFile)
+	case c.CAFile != "" && c.AnyCertificate:
+		p.bad(path+".any_certificate", "the authorities of ca_file do not matter when any certificate is taken: say one of both")
+	}
+}
+
+// answer reads what an HTTP check wants to hear.
+func (p *parser) answer(path string, m *directorv1.HttpCheck, c *Check) {
+	if n := len(m.GetStatuses()); n > MaxStatuses {
+		p.bad(path+".statuses", "%d, at most %d are taken", n, MaxStatuses)
+	}
+	for i, s := range m.GetStatuses() {
+		if s < 100 || s > 599 {
+			p.bad(fmt.Sprintf("%s.statuses[%d]", path, i), "want 100 to 599, got %d", s)
+		}
+		c.statuses += fmt.Sprintf("%d ", s)
+	}
+	if c.Body = m.GetBody(); len(c.Body) > MaxDatagram {
+		p.bad(path+".body", "%d bytes, at most %d are looked for", len(c.Body), MaxDatagram)
+	}
+	if c.Body != "" && c.Method == "HEAD" {
+		p.bad(path+".body", "an answer to HEAD has no body")
+	}
+	c.Header, c.Value = m.GetHeader().GetName(), m.GetHeader().GetValue()
+	if m.GetHeader() != nil && (c.Header == "" || len(c.Header) > maxWord || strings.ContainsFunc(c.Header, func(r rune) bool { return !isToken(r) })) {
+		p.bad(path+".header.name", "want the name of a field such as X-Ready, got %q", c.Header[:min(len(c.Header), maxWord)])
+	}
+	if len(c.Value) > MaxDatagram {
+		p.bad(path+".header.value", "%d bytes, at most %d are looked for", len(c.Value), MaxDatagram)
+	}
+}
+
+// command reads the program of a check.
+func (p *parser) command(path string, m *directorv1.ExecCheck, c *Check) {
+	if n := len(m.GetArgv()); n < 1 || n > MaxArguments {
+		p.bad(path+".argv", "want a program and its arguments, %d at most, got %d", MaxArguments, n)
+	} else if !strings.HasPrefix(m.GetArgv()[0], "/") {
+		p.bad(path+".argv[0]", "want the absolute path of a program, got %q", m.GetArgv()[0][:min(len(m.GetArgv()[0]), maxWord)])
+	}
+	for i, a := range m.GetArgv() {
+		if len(a) > MaxArgument || strings.ContainsRune(a, 0) {
+			p.bad(fmt.Sprintf("%s.argv[%d]", path, i), "want %d bytes at most, none of them 0", MaxArgument)
+		}
+		c.command += a + "\x00"
+	}
+	c.User = p.word(path+".user", m.GetUser(), DefaultUser, maxWord)
 }
 
 // request refuses an HTTP check that could never be sent: all real servers would count as dead.

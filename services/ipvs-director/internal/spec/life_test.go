@@ -3,6 +3,7 @@ package spec
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,16 @@ func TestParseChecks(t *testing.T) {
 	}{
 		{tcp(), with(func(c *Check) { c.Kind = CheckTCP })},
 		{&directorv1.Check{Kind: &directorv1.Check_Http{Http: &directorv1.HttpCheck{}}, Port: 8080}, with(func(c *Check) { c.Kind, c.Method, c.Path, c.Port = CheckHTTP, "GET", "/", 8080 })},
+		{&directorv1.Check{Kind: &directorv1.Check_Http{Http: &directorv1.HttpCheck{
+			Tls: &directorv1.CheckTls{ServerName: "www.9527du.com", CaFile: "/etc/ca.pem"}, Statuses: []uint32{200, 204}, Body: "all well",
+			Header: &directorv1.CheckHeader{Name: "X-Ready", Value: "yes"},
+		}}}, with(func(c *Check) {
+			c.Kind, c.Method, c.Path, c.TLS, c.ServerName, c.CAFile = CheckHTTP, "GET", "/", true, "www.9527du.com", "/etc/ca.pem"
+			c.statuses, c.Body, c.Header, c.Value = "200 204 ", "all well", "X-Ready", "yes"
+		})},
+		{&directorv1.Check{Kind: &directorv1.Check_Exec{Exec: &directorv1.ExecCheck{Argv: []string{"/bin/check", "", "-a={address}"}}}}, with(func(c *Check) {
+			c.Kind, c.command, c.User = CheckExec, "/bin/check\x00\x00-a={address}\x00", "nobody"
+		})},
 		{&directorv1.Check{Kind: &directorv1.Check_Grpc{Grpc: &directorv1.GrpcCheck{Service: "forum"}}}, with(func(c *Check) { c.Kind, c.Service = CheckGRPC, "forum" })},
 		{&directorv1.Check{Kind: &directorv1.Check_Udp{Udp: &directorv1.UdpCheck{Expect: []byte{1}}}}, with(func(c *Check) { c.Kind, c.Payload, c.Expect = CheckUDP, "\x00", "\x01" })},
 		{&directorv1.Check{Kind: &directorv1.Check_Dns{Dns: &directorv1.DnsCheck{Type: "a"}}}, with(func(c *Check) { c.Kind, c.Name, c.Type = CheckDNS, ".", "A" })},
@@ -41,6 +52,18 @@ func TestParseChecks(t *testing.T) {
 		if len(violations) > 0 || got.Services[0].Check != c.want {
 			t.Errorf("%v: got  %+v, %v\nwant %+v", c.check, got.Services[0].Check, violations, c.want)
 		}
+	}
+}
+
+func TestWhatACheckSays(t *testing.T) {
+	t.Parallel()
+	real := netip.MustParseAddrPort("[2001:db8::78]:80")
+	c := Check{statuses: "200 204 ", command: "/bin/check\x00\x00{address} {port}\x00{other}\x00"}
+	if got := c.Statuses(); !reflect.DeepEqual(got, []int{200, 204}) {
+		t.Errorf("statuses %v", got)
+	}
+	if got := c.Arguments(real); !reflect.DeepEqual(got, []string{"/bin/check", "", "2001:db8::78 80", "{other}"}) {
+		t.Errorf("arguments %q", got)
 	}
 }
 
@@ -78,6 +101,9 @@ func TestParseNamesWhatIsWrongAboutLife(t *testing.T) {
 			change(h)
 			c.Kind = &directorv1.Check_Http{Http: h}
 		})
+	}
+	exec := func(argv ...string) []proto.Message {
+		return check(func(c *directorv1.Check) { c.Kind = &directorv1.Check_Exec{Exec: &directorv1.ExecCheck{Argv: argv}} })
 	}
 	drain := func(change func(*directorv1.Drain)) []proto.Message {
 		d := &directorv1.Drain{Name: "d", Service: "web", Address: "192.168.60.78"}
@@ -121,6 +147,28 @@ func TestParseNamesWhatIsWrongAboutLife(t *testing.T) {
 		}), life + ".dns.name"},
 		{"method", http(func(h *directorv1.HttpCheck) { h.Method = "GET /" }), life + ".http.method"},
 		{"host", http(func(h *directorv1.HttpCheck) { h.Host = "a\nb" }), life + ".http.host"},
+		{"name with a port", http(func(h *directorv1.HttpCheck) { h.Tls = &directorv1.CheckTls{ServerName: "a..b"} }), life + ".http.tls.server_name"},
+		{"relative authorities", http(func(h *directorv1.HttpCheck) { h.Tls = &directorv1.CheckTls{CaFile: "ca.pem"} }), life + ".http.tls.ca_file"},
+		{"authorities that do not matter", http(func(h *directorv1.HttpCheck) {
+			h.Tls = &directorv1.CheckTls{CaFile: "/ca.pem", AnyCertificate: true}
+		}), life + ".http.tls.any_certificate"},
+		{"status", http(func(h *directorv1.HttpCheck) { h.Statuses = []uint32{200, 600} }), life + ".http.statuses[1]"},
+		{"statuses", http(func(h *directorv1.HttpCheck) { h.Statuses = slices.Repeat([]uint32{200}, 33) }), life + ".http.statuses"},
+		{"body", http(func(h *directorv1.HttpCheck) { h.Body = strings.Repeat("a", 513) }), life + ".http.body"},
+		{"body of HEAD", http(func(h *directorv1.HttpCheck) { h.Method, h.Body = "HEAD", "a" }), life + ".http.body"},
+		{"header", http(func(h *directorv1.HttpCheck) { h.Header = &directorv1.CheckHeader{Name: "X Ready"} }), life + ".http.header.name"},
+		{"header without a name", http(func(h *directorv1.HttpCheck) { h.Header = &directorv1.CheckHeader{Value: "a"} }), life + ".http.header.name"},
+		{"header value", http(func(h *directorv1.HttpCheck) {
+			h.Header = &directorv1.CheckHeader{Name: "a", Value: strings.Repeat("a", 513)}
+		}), life + ".http.header.value"},
+		{"no program", exec(), life + ".exec.argv"},
+		{"relative program", exec("check"), life + ".exec.argv[0]"},
+		{"many arguments", exec(slices.Repeat([]string{"/a"}, 33)...), life + ".exec.argv"},
+		{"long argument", exec("/a", strings.Repeat("a", 1025)), life + ".exec.argv[1]"},
+		{"argument with a zero", exec("/a", "a\x00b"), life + ".exec.argv[1]"},
+		{"user", check(func(c *directorv1.Check) {
+			c.Kind = &directorv1.Check_Exec{Exec: &directorv1.ExecCheck{Argv: []string{"/a"}, User: "a b"}}
+		}), life + ".exec.user"},
 		{"gRPC service", check(func(c *directorv1.Check) {
 			c.Kind = &directorv1.Check_Grpc{Grpc: &directorv1.GrpcCheck{Service: strings.Repeat("a", 256)}}
 		}), life + ".grpc.service"},

@@ -9,6 +9,7 @@ import (
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/internal/importing/blocks"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
@@ -52,18 +53,18 @@ var instead = map[string]string{
 }
 
 // instance reads a vrrp_instance block.
-func (r *reader) instance(n node, s *statement) {
-	m := &member{node: n, block: s, name: s.word(1), priority: 100, idLine: s.line, version: n.globals.version} // 100: keepalived's default
+func (r *reader) instance(n node, s *blocks.Statement) {
+	m := &member{node: n, block: s, name: s.Word(1), priority: 100, idLine: s.Line, version: n.globals.version} // 100: keepalived's default
 	said := false
 	iface := ""
-	for _, child := range s.children {
-		if child.word(0) == "interface" {
-			iface = child.word(1)
+	for _, child := range s.Children {
+		if child.Word(0) == "interface" {
+			iface = child.Word(1)
 		}
 	}
-	for _, child := range s.children {
-		line, value := child.line, child.word(1)
-		switch word := child.word(0); word {
+	for _, child := range s.Children {
+		line, value := child.Line, child.Word(1)
+		switch word := child.Word(0); word {
 		case "virtual_router_id":
 			id, err := strconv.ParseUint(value, 10, 32)
 			if err != nil {
@@ -97,21 +98,21 @@ func (r *reader) instance(n node, s *statement) {
 			m.authentication(child)
 		case "virtual_ipaddress":
 			line.Taken("virtual_addresses")
-			m.take(child.words[1:], line)
-			for _, each := range child.children {
-				m.take(each.words, each.line)
+			m.take(child.Words[1:], line)
+			for _, each := range child.Children {
+				m.take(each.Words, each.Line)
 			}
 		case "track_script":
 			line.Ignored("it begins a block")
-			m.track(child.words[1:], line)
-			for _, each := range child.children {
-				m.track(each.words, each.line)
+			m.track(child.Words[1:], line)
+			for _, each := range child.Children {
+				m.track(each.Words, each.Line)
 			}
 		case "track_interface":
 			m.trackInterface(child, iface)
 		case "track_process":
 			line.Ignored("it begins a block")
-			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
+			for _, each := range append([]*blocks.Statement{{Line: line, Words: child.Words[1:]}}, child.Children...) {
 				m.trackProcess(each)
 			}
 		case "preempt_delay":
@@ -130,16 +131,16 @@ func (r *reader) instance(n node, s *statement) {
 			line.Taken("first address of member %s", n.name)
 		case "unicast_peer":
 			line.Taken("unicast")
-			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
-				if each.word(0) != "" {
-					m.peers = append(m.peers, address{each.word(0), each.line})
-					each.line.Taken("adverts go to %s", importing.Short(each.word(0), 64))
+			for _, each := range append([]*blocks.Statement{{Line: line, Words: child.Words[1:]}}, child.Children...) {
+				if each.Word(0) != "" {
+					m.peers = append(m.peers, address{each.Word(0), each.Line})
+					each.Line.Taken("adverts go to %s", importing.Short(each.Word(0), 64))
 				}
 			}
 		case "virtual_routes":
 			line.Taken("virtual_routes")
-			for _, each := range append([]*statement{{line: line, words: child.words[1:]}}, child.children...) {
-				m.route(each.words, each.line)
+			for _, each := range append([]*blocks.Statement{{Line: line, Words: child.Words[1:]}}, child.Children...) {
+				m.route(each.Words, each.Line)
 			}
 		case "version":
 			m.version = value
@@ -152,11 +153,11 @@ func (r *reader) instance(n node, s *statement) {
 			case strings.HasPrefix(word, "notify"):
 				m.notify(child)
 			case harmless[word] != "":
-				child.ignore("%s", harmless[word])
+				child.Ignore("%s", harmless[word])
 			case instead[word] != "":
-				child.leave("%s", instead[word])
+				child.Leave("%s", instead[word])
 			default:
-				child.leave("%s is not known to the importer; what can be wanted of the agent stands in proto/vrrp/v1/desired.proto", importing.Quote(word))
+				child.Leave("%s is not known to the importer; what can be wanted of the agent stands in proto/vrrp/v1/desired.proto", importing.Quote(word))
 			}
 		}
 	}
@@ -164,37 +165,37 @@ func (r *reader) instance(n node, s *statement) {
 		m.version = "2"
 	}
 	if !said {
-		s.line.Assumed("priority 100, the default of keepalived")
+		s.Line.Assumed("priority 100, the default of keepalived")
 	}
 	r.members = append(r.members, m)
 }
 
 // notify reads a notify line: the program, quoted or not, and perhaps who runs it.
-func (m *member) notify(s *statement) {
+func (m *member) notify(s *blocks.Statement) {
 	state, known := map[string]string{
 		"notify": "notify", "notify_master": "notify_master", "notify_backup": "notify_backup", "notify_fault": "notify_fault", "notify_stop": "notify_stop",
-	}[s.word(0)]
+	}[s.Word(0)]
 	if !known {
-		s.leave("%s has no counterpart; the stream WatchInstances tells of every change", importing.Quote(s.word(0)))
+		s.Leave("%s has no counterpart; the stream WatchInstances tells of every change", importing.Quote(s.Word(0)))
 		return
 	}
-	if m.node.routerHealth != "" && strings.Contains(strings.Join(s.words, " "), "haproxy") {
-		s.leave("not taken over; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped")
+	if m.node.routerHealth != "" && strings.Contains(strings.Join(s.Words, " "), "haproxy") {
+		s.Leave("not taken over; l7-router runs on every node all the time, under a supervisor, so that nothing is to be started or stopped")
 		return
 	}
-	argv := command(s.words[1:min(2, len(s.words))])
+	argv := command(s.Words[1:min(2, len(s.Words))])
 	if argv == nil {
-		s.leave("a line for the shell is no program: give the instance %s, with what to run as argv, a program by its whole path", state)
+		s.Leave("a line for the shell is no program: give the instance %s, with what to run as argv, a program by its whole path", state)
 		return
 	}
 	script := &vrrpv1.Script{Argv: argv, User: m.node.globals.user}
-	if s.word(2) != "" {
-		script.User = s.word(2)
+	if s.Word(2) != "" {
+		script.User = s.Word(2)
 	}
-	m.hooks = append(m.hooks, hook{state, script, s.line})
-	s.line.Taken("%s of the instance", state)
+	m.hooks = append(m.hooks, hook{state, script, s.Line})
+	s.Line.Taken("%s of the instance", state)
 	if script.User == "" {
-		s.line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
+		s.Line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
 	}
 }
 
@@ -251,29 +252,29 @@ func (m *member) route(words []string, line *importing.Line) {
 }
 
 // trackProcess reads a line of track_process.
-func (m *member) trackProcess(s *statement) {
-	if s.word(0) == "" {
+func (m *member) trackProcess(s *blocks.Statement) {
+	if s.Word(0) == "" {
 		return
 	}
-	block := m.node.processes[s.word(0)]
+	block := m.node.processes[s.Word(0)]
 	if block == nil {
-		s.line.LeftOut("there is no vrrp_track_process %s in this file", importing.Quote(s.word(0)))
+		s.Line.LeftOut("there is no vrrp_track_process %s in this file", importing.Quote(s.Word(0)))
 		return
 	}
-	t := &vrrpv1.Tracker{Name: s.word(0), Process: &vrrpv1.Process{}}
+	t := &vrrpv1.Tracker{Name: s.Word(0), Process: &vrrpv1.Process{}}
 	weight := ""
-	for _, child := range block.children {
-		switch child.word(0) {
+	for _, child := range block.Children {
+		switch child.Word(0) {
 		case "process":
-			t.Process.Name = path.Base(child.word(1))
+			t.Process.Name = path.Base(child.Word(1))
 		case "weight":
-			weight = child.word(1)
+			weight = child.Word(1)
 		}
 	}
-	if s.word(1) == "weight" {
-		weight = s.word(2)
+	if s.Word(1) == "weight" {
+		weight = s.Word(2)
 	}
-	m.watch(t, weight, s.line)
+	m.watch(t, weight, s.Line)
 }
 
 // watch adds a tracker with the weight that the text says.
@@ -289,25 +290,25 @@ func (m *member) watch(t *vrrpv1.Tracker, weight string, line *importing.Line) {
 }
 
 // authentication reads the kind and the password, which goes to a file.
-func (m *member) authentication(s *statement) {
-	s.line.Taken("authentication")
-	statements := append([]*statement{{line: s.line, words: s.words[1:]}}, s.children...)
+func (m *member) authentication(s *blocks.Statement) {
+	s.Line.Taken("authentication")
+	statements := append([]*blocks.Statement{{Line: s.Line, Words: s.Words[1:]}}, s.Children...)
 	for _, child := range statements {
-		for i := 0; i+1 < len(child.words); i += 2 {
-			switch value := child.words[i+1]; child.words[i] {
+		for i := 0; i+1 < len(child.Words); i += 2 {
+			switch value := child.Words[i+1]; child.Words[i] {
 			case "auth_type":
 				if !strings.EqualFold(value, "PASS") && !strings.EqualFold(value, "SIMPLE") {
-					child.line.Unsupported("auth_type %s: there is PASS only; it is taken", importing.Quote(value))
+					child.Line.Unsupported("auth_type %s: there is PASS only; it is taken", importing.Quote(value))
 					continue
 				}
-				child.line.Taken("the simple password of RFC 2338")
+				child.Line.Taken("the simple password of RFC 2338")
 			case "auth_pass":
-				m.password, m.authLine = value[:min(len(value), 8)], child.line
+				m.password, m.authLine = value[:min(len(value), 8)], child.Line
 				if len(value) > 8 {
-					child.line.Assumed("its first 8 bytes only, as keepalived uses them")
+					child.Line.Assumed("its first 8 bytes only, as keepalived uses them")
 				}
 			default:
-				child.line.Unsupported("%s: not known to the importer", importing.Quote(child.words[i]))
+				child.Line.Unsupported("%s: not known to the importer", importing.Quote(child.Words[i]))
 			}
 		}
 	}
@@ -362,18 +363,18 @@ func (m *member) track(words []string, line *importing.Line) {
 }
 
 // trackInterface reads track_interface.
-func (m *member) trackInterface(s *statement, iface string) {
-	s.line.Ignored("it begins a block")
-	for _, child := range s.children {
-		if child.word(0) == iface && len(child.words) == 1 {
-			child.line.Ignored("the card of the address is always watched")
+func (m *member) trackInterface(s *blocks.Statement, iface string) {
+	s.Line.Ignored("it begins a block")
+	for _, child := range s.Children {
+		if child.Word(0) == iface && len(child.Words) == 1 {
+			child.Line.Ignored("the card of the address is always watched")
 			continue
 		}
 		weight := ""
-		if child.word(1) == "weight" {
-			weight = child.word(2)
+		if child.Word(1) == "weight" {
+			weight = child.Word(2)
 		}
-		m.watch(&vrrpv1.Tracker{Name: child.word(0), Interface: &vrrpv1.Interface{Name: child.word(0)}}, weight, child.line)
+		m.watch(&vrrpv1.Tracker{Name: child.Word(0), Interface: &vrrpv1.Interface{Name: child.Word(0)}}, weight, child.Line)
 	}
 }
 

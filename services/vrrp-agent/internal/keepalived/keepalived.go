@@ -19,6 +19,7 @@ import (
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/internal/importing/blocks"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -46,7 +47,7 @@ func Import(files []File) ([]*vrrpv1.Instance, *commonv1.ImportReport, []*common
 			return nil, nil, []*commonv1.Violation{{Field: fmt.Sprintf("files[%d].config", i), Description: err.Error()}}
 		}
 		r.file(node{
-			name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}, processes: map[string]*statement{}, globals: &globals{},
+			name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}, processes: map[string]*blocks.Statement{}, globals: &globals{},
 		}, lines)
 	}
 	instances := r.finish()
@@ -78,7 +79,7 @@ type node struct {
 	name         string
 	routerHealth string
 	scripts      map[string]*script
-	processes    map[string]*statement // vrrp_track_process blocks
+	processes    map[string]*blocks.Statement // vrrp_track_process blocks
 	globals      *globals
 }
 
@@ -95,14 +96,14 @@ type globals struct {
 type syncGroup struct {
 	node  string
 	name  string
-	block *statement
+	block *blocks.Statement
 	// instances, by keepalived's names, and their lines.
 	instances []address
 }
 
 // script is a vrrp_script block.
 type script struct {
-	block      *statement
+	block      *blocks.Statement
 	command    string
 	line       *importing.Line // of the command
 	interval   time.Duration
@@ -124,7 +125,7 @@ type script struct {
 // member is a vrrp_instance block: what one node has of an instance.
 type member struct {
 	node     node
-	block    *statement
+	block    *blocks.Statement
 	name     string
 	id       uint32
 	idLine   *importing.Line
@@ -193,47 +194,47 @@ type reader struct {
 
 func (r *reader) file(n node, lines []*importing.Line) {
 	r.nodes = append(r.nodes, n)
-	top := parse(lines)
+	top := blocks.Parse(lines)
 	for _, s := range top {
-		switch s.word(0) {
+		switch s.Word(0) {
 		case "vrrp_script":
 			n.script(s)
 		case "vrrp_track_process":
-			n.processes[s.word(1)] = s
-			s.line.Taken("a tracker of the instances that track it")
-			for _, child := range s.children {
+			n.processes[s.Word(1)] = s
+			s.Line.Taken("a tracker of the instances that track it")
+			for _, child := range s.Children {
 				n.process(child)
 			}
 		case "global_defs":
-			s.line.Ignored("what the process is given stands in its flags")
-			for _, child := range s.children {
+			s.Line.Ignored("what the process is given stands in its flags")
+			for _, child := range s.Children {
 				n.global(child)
 			}
 		}
 	}
 	for _, s := range top {
-		switch word := s.word(0); word {
+		switch word := s.Word(0); word {
 		case "vrrp_script", "vrrp_track_process", "global_defs":
 		case "vrrp_instance":
 			r.instance(n, s)
 		case "vrrp_sync_group":
 			r.syncGroup(n, s)
 		case "virtual_server", "virtual_server_group":
-			s.leave("connections are spread by the ipvs-director: import what ipvsadm -S -n prints there")
+			s.Leave("connections are spread by the ipvs-director: import this file there too")
 		case "include", "include_check":
-			s.leave("other files are not read; put their text in this place")
+			s.Leave("other files are not read; put their text in this place")
 		case "vrrp_track_file", "track_file":
-			s.leave("%s", insteadOfFile)
+			s.Leave("%s", insteadOfFile)
 		case "bfd_instance":
-			s.leave("there is no BFD: with the profile fast a lost master is noticed within 0.1s")
+			s.Leave("there is no BFD: with the profile fast a lost master is noticed within 0.1s")
 		case "static_ipaddress", "static_routes", "static_rules", "garp_group":
-			s.leave("what belongs to the node for good is configured there")
+			s.Leave("what belongs to the node for good is configured there")
 		default:
 			if strings.HasPrefix(word, "@") || strings.HasPrefix(word, "$") || strings.HasPrefix(word, "~") {
-				s.leave("conditions, variables and sequences are not followed; write what they stand for")
+				s.Leave("conditions, variables and sequences are not followed; write what they stand for")
 				continue
 			}
-			s.leave("%s is not known to the importer; what can be wanted of the agent stands in proto/vrrp/v1/desired.proto", importing.Quote(word))
+			s.Leave("%s is not known to the importer; what can be wanted of the agent stands in proto/vrrp/v1/desired.proto", importing.Quote(word))
 		}
 	}
 }
@@ -241,125 +242,125 @@ func (r *reader) file(n node, lines []*importing.Line) {
 const insteadOfFile = "keepalived reads a number from the file and adds it to the priority; a tracker of the kind file looks whether it is there"
 
 // global reads a statement of global_defs.
-func (n node) global(s *statement) {
+func (n node) global(s *blocks.Statement) {
 	mail := func() *vrrpv1.Mail {
 		if n.globals.mail == nil {
 			n.globals.mail = &vrrpv1.Mail{}
 		}
-		n.globals.mailLines = append(n.globals.mailLines, s.line)
+		n.globals.mailLines = append(n.globals.mailLines, s.Line)
 		return n.globals.mail
 	}
-	switch word := s.word(0); {
+	switch word := s.Word(0); {
 	case word == "notification_email":
-		for _, inner := range append([]*statement{{line: s.line, words: s.words[1:]}}, s.children...) {
-			for _, to := range inner.words {
+		for _, inner := range append([]*blocks.Statement{{Line: s.Line, Words: s.Words[1:]}}, s.Children...) {
+			for _, to := range inner.Words {
 				mail().To = append(mail().To, to)
 			}
-			n.globals.mailLines = append(n.globals.mailLines, inner.line)
+			n.globals.mailLines = append(n.globals.mailLines, inner.Line)
 		}
 	case word == "notification_email_from":
-		mail().From = s.word(1)
+		mail().From = s.Word(1)
 	case word == "smtp_server":
 		m := mail()
-		if m.Server = s.word(1); s.word(2) != "" {
-			m.Server = net.JoinHostPort(s.word(1), s.word(2))
+		if m.Server = s.Word(1); s.Word(2) != "" {
+			m.Server = net.JoinHostPort(s.Word(1), s.Word(2))
 		}
 	case word == "smtp_connect_timeout":
-		d, good := seconds(s.word(1))
+		d, good := seconds(s.Word(1))
 		if !good {
-			s.line.Unsupported("want seconds, got %s; 30s is taken", importing.Quote(s.word(1)))
+			s.Line.Unsupported("want seconds, got %s; 30s is taken", importing.Quote(s.Word(1)))
 			return
 		}
 		mail().Timeout = durationpb.New(d)
 	case word == "smtp_alert", word == "smtp_alert_vrrp":
-		s.ignore("every instance sends mail when global_defs says where to")
+		s.Ignore("every instance sends mail when global_defs says where to")
 	case word == "router_id", word == "smtp_helo_name":
-		s.ignore("the node has its name from --node")
+		s.Ignore("the node has its name from --node")
 	case word == "script_user":
-		n.globals.user = s.word(1)
-		s.line.Taken("user of the scripts and programs that name none")
+		n.globals.user = s.Word(1)
+		s.Line.Taken("user of the scripts and programs that name none")
 	case word == "enable_script_security":
-		s.ignore("scripts that others than root and their user could change are never run")
+		s.Ignore("scripts that others than root and their user could change are never run")
 	case word == "vrrp_startup_delay":
-		d, good := seconds(s.word(1))
+		d, good := seconds(s.Word(1))
 		if !good {
-			s.line.Unsupported("want seconds, got %s", importing.Quote(s.word(1)))
+			s.Line.Unsupported("want seconds, got %s", importing.Quote(s.Word(1)))
 			return
 		}
 		n.globals.startupDelay = d
-		s.line.Taken("startup_delay %v of every instance", d)
+		s.Line.Taken("startup_delay %v of every instance", d)
 	case word == "vrrp_version":
-		n.globals.version = s.word(1)
-		s.line.Taken("version %s of the instances that name none", importing.Short(s.word(1), 8))
+		n.globals.version = s.Word(1)
+		s.Line.Taken("version %s of the instances that name none", importing.Short(s.Word(1), 8))
 	case strings.HasPrefix(word, "vrrp_garp_"), strings.HasPrefix(word, "vrrp_gna_"):
-		s.ignore("an address that moves is announced five times at once and five times after 5s")
+		s.Ignore("an address that moves is announced five times at once and five times after 5s")
 	case word == "vrrp_strict", word == "vrrp_skip_check_adv_addr", word == "vrrp_check_unicast_src":
-		s.ignore("the checks of RFC 3768 are always made; adverts with other addresses are counted")
+		s.Ignore("the checks of RFC 3768 are always made; adverts with other addresses are counted")
 	case strings.HasPrefix(word, "process_"), strings.HasPrefix(word, "vrrp_priority"), strings.HasPrefix(word, "vrrp_rt_"),
 		strings.HasPrefix(word, "vrrp_no_swap"), strings.HasPrefix(word, "vrrp_process"), strings.HasPrefix(word, "checker_"), word == "max_auto_priority":
-		s.ignore("keepalived's own process is tuned by this")
+		s.Ignore("keepalived's own process is tuned by this")
 	default:
-		s.leave("global %s has no counterpart; see proto/vrrp/v1/desired.proto and the flags of the program (--help)", importing.Quote(word))
+		s.Leave("global %s has no counterpart; see proto/vrrp/v1/desired.proto and the flags of the program (--help)", importing.Quote(word))
 	}
 }
 
 // process speaks about a line of a vrrp_track_process block.
-func (n node) process(s *statement) {
-	switch word := s.word(0); word {
+func (n node) process(s *blocks.Statement) {
+	switch word := s.Word(0); word {
 	case "process", "weight":
-		s.line.Taken("%s of the tracker", word)
+		s.Line.Taken("%s of the tracker", word)
 	case "quorum":
-		s.leave("a process is there or is not; they are not counted")
+		s.Leave("a process is there or is not; they are not counted")
 	case "delay", "terminate_delay":
-		s.leave("use rise, fall or hold_down of the tracker")
+		s.Leave("use rise, fall or hold_down of the tracker")
 	default:
-		s.leave("%s: not known to the importer", importing.Quote(word))
+		s.Leave("%s: not known to the importer", importing.Quote(word))
 	}
 }
 
 // syncGroup reads a vrrp_sync_group block.
-func (r *reader) syncGroup(n node, s *statement) {
-	g := syncGroup{node: n.name, name: s.word(1), block: s}
-	for _, child := range s.children {
-		switch word := child.word(0); {
+func (r *reader) syncGroup(n node, s *blocks.Statement) {
+	g := syncGroup{node: n.name, name: s.Word(1), block: s}
+	for _, child := range s.Children {
+		switch word := child.Word(0); {
 		case word == "group":
-			child.line.Ignored("it begins a block")
-			for _, each := range append([]*statement{{line: child.line, words: child.words[1:]}}, child.children...) {
-				for _, name := range each.words {
-					g.instances = append(g.instances, address{name, each.line})
+			child.Line.Ignored("it begins a block")
+			for _, each := range append([]*blocks.Statement{{Line: child.Line, Words: child.Words[1:]}}, child.Children...) {
+				for _, name := range each.Words {
+					g.instances = append(g.instances, address{name, each.Line})
 				}
 			}
 		case word == "global_tracking", word == "sync_group_tracking_weight":
-			child.ignore("what fails on one instance of a group is the fault of all")
+			child.Ignore("what fails on one instance of a group is the fault of all")
 		case strings.HasPrefix(word, "notify"):
-			child.leave("a group has no programs: give notify to one of its instances; they all change together")
+			child.Leave("a group has no programs: give notify to one of its instances; they all change together")
 		case word == "smtp_alert":
-			child.ignore("every instance sends mail when global_defs says where to")
+			child.Ignore("every instance sends mail when global_defs says where to")
 		case strings.HasPrefix(word, "track_"):
-			child.leave("a group has no trackers: give them to one of its instances, whose fault is the fault of all")
+			child.Leave("a group has no trackers: give them to one of its instances, whose fault is the fault of all")
 		default:
-			child.leave("%s is not known to the importer", importing.Quote(word))
+			child.Leave("%s is not known to the importer", importing.Quote(word))
 		}
 	}
 	r.groups = append(r.groups, g)
 }
 
 // script reads a vrrp_script block. What its lines became depends on the instances that track it.
-func (n node) script(s *statement) {
-	if s.word(1) == "" || n.scripts[s.word(1)] != nil {
-		s.leave("want a name that no other script has")
+func (n node) script(s *blocks.Statement) {
+	if s.Word(1) == "" || n.scripts[s.Word(1)] != nil {
+		s.Leave("want a name that no other script has")
 		return
 	}
-	c := &script{block: s, line: s.line, interval: time.Second, rise: 1, fall: 1, user: n.globals.user} // keepalived's defaults
-	n.scripts[s.word(1)] = c
-	for _, child := range s.children {
-		value := child.word(1)
+	c := &script{block: s, line: s.Line, interval: time.Second, rise: 1, fall: 1, user: n.globals.user} // keepalived's defaults
+	n.scripts[s.Word(1)] = c
+	for _, child := range s.Children {
+		value := child.Word(1)
 		number, err := strconv.ParseUint(value, 10, 31)
 		good := err == nil
-		switch word := child.word(0); word {
+		switch word := child.Word(0); word {
 		case "script":
-			c.command, c.line = strings.Join(child.words[1:], " "), child.line
-			c.argv, c.process = command(child.words[1:]), looksFor(c.command)
+			c.command, c.line = strings.Join(child.Words[1:], " "), child.Line
+			c.argv, c.process = command(child.Words[1:]), looksFor(c.command)
 			continue
 		case "interval":
 			c.interval, good = seconds(value)
@@ -372,26 +373,26 @@ func (n node) script(s *statement) {
 		case "weight":
 			var w int
 			if w, err = strconv.Atoi(value); err != nil || w < -253 || w > 253 {
-				child.line.Unsupported("weight %s: want -253 to 253", importing.Quote(value))
+				child.Line.Unsupported("weight %s: want -253 to 253", importing.Quote(value))
 				continue
 			}
-			c.weight, c.weightLine = w, child.line
-			if child.word(2) == "reverse" {
-				child.line.Unsupported("reverse: a tracker that is well is well")
+			c.weight, c.weightLine = w, child.Line
+			if child.Word(2) == "reverse" {
+				child.Line.Unsupported("reverse: a tracker that is well is well")
 			}
 			continue
 		case "user":
 			c.user = value
 			continue
 		case "init_fail":
-			child.ignore("a tracker counts as failed until its first answer")
+			child.Ignore("a tracker counts as failed until its first answer")
 			continue
 		default:
-			child.leave("%s: not known to the importer", importing.Quote(word))
+			child.Leave("%s: not known to the importer", importing.Quote(word))
 			continue
 		}
 		if !good {
-			child.line.Unsupported("%s %s: not a good value; keepalived's default is read", child.word(0), importing.Quote(value))
+			child.Line.Unsupported("%s %s: not a good value; keepalived's default is read", child.Word(0), importing.Quote(value))
 		}
 	}
 }

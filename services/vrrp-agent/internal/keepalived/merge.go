@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/twotier/twotier/services/internal/importing"
+	"github.com/twotier/twotier/services/internal/importing/blocks"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
@@ -215,7 +216,7 @@ func (g *group) listed(m *member) string {
 func (r *reader) sync(groups []*group) {
 	for _, s := range r.groups {
 		name := unique(s.name, nil)
-		s.block.line.Taken("sync_group %s of its instances", name)
+		s.block.Line.Taken("sync_group %s of its instances", name)
 		for _, each := range s.instances {
 			i := slices.IndexFunc(groups, func(g *group) bool {
 				return slices.ContainsFunc(g.members, func(m *member) bool { return m.node.name == s.node && m.name == each.text })
@@ -242,26 +243,26 @@ func (r *reader) merge() (groups []*group) {
 		g := byID[m.id]
 		switch {
 		case m.id == 0:
-			m.block.leave("vrrp_instance %s has no good virtual_router_id", importing.Quote(m.name))
+			m.block.Leave("vrrp_instance %s has no good virtual_router_id", importing.Quote(m.name))
 			continue
 		case g == nil && len(groups) == MaxInstances:
-			m.block.leave("there are no more than %d instances", MaxInstances)
+			m.block.Leave("there are no more than %d instances", MaxInstances)
 			continue
 		case g == nil:
 			g = &group{name: unique(m.name, groups)}
 			byID[m.id] = g
 			groups = append(groups, g)
-			m.block.line.Taken("instance/%s, member %s", g.name, m.node.name)
+			m.block.Line.Taken("instance/%s, member %s", g.name, m.node.name)
 			if g.name != m.name {
-				m.block.line.Assumed("another name than %s", importing.Quote(m.name))
+				m.block.Line.Assumed("another name than %s", importing.Quote(m.name))
 			}
 		case slices.ContainsFunc(g.members, func(o *member) bool { return o.node.name == m.node.name }):
-			m.block.leave("router id %d belongs to instance %s on this node already; ids are unique here, whatever the card", m.id, g.name)
+			m.block.Leave("router id %d belongs to instance %s on this node already; ids are unique here, whatever the card", m.id, g.name)
 			continue
 		default:
-			m.block.line.Taken("instance/%s, member %s", g.name, m.node.name)
+			m.block.Line.Taken("instance/%s, member %s", g.name, m.node.name)
 			if m.name != g.members[0].name {
-				m.block.line.Assumed("it is instance %s of %s: the router id is the same", importing.Quote(g.members[0].name), g.members[0].node.name)
+				m.block.Line.Assumed("it is instance %s of %s: the router id is the same", importing.Quote(g.members[0].name), g.members[0].node.name)
 			}
 		}
 		g.members = append(g.members, m)
@@ -489,7 +490,7 @@ func (g *group) drop(field, why string) bool {
 
 func (g *group) leave(format string, args ...any) {
 	for _, m := range g.members {
-		m.block.leave("the instance is left out: "+format, args...)
+		m.block.Leave("the instance is left out: "+format, args...)
 	}
 }
 
@@ -636,30 +637,30 @@ func (r *reader) scripts() {
 }
 
 func (c *script) speak() {
-	for _, s := range append([]*statement{c.block}, c.block.children...) {
-		word := s.word(0)
+	for _, s := range append([]*blocks.Statement{c.block}, c.block.Children...) {
+		word := s.Word(0)
 		switch {
 		case !c.tracked && word == "script" && c.argv == nil && c.process == "":
-			s.line.Unsupported("a line for the shell is no program: give the tracker `script` what it runs as argv, or tell router_health of each node with its file")
+			s.Line.Unsupported("a line for the shell is no program: give the tracker `script` what it runs as argv, or tell router_health of each node with its file")
 		case !c.tracked:
-			s.line.Unsupported("it belongs to a script that does not become a tracker")
+			s.Line.Unsupported("it belongs to a script that does not become a tracker")
 		case word == "weight" && c.kept:
-			s.line.Taken("weight of the tracker")
+			s.Line.Taken("weight of the tracker")
 		case word == "weight":
-			s.line.Assumed("fault in place of a weight: a tracker that fails gives up the addresses, whatever the priorities")
+			s.Line.Assumed("fault in place of a weight: a tracker that fails gives up the addresses, whatever the priorities")
 		case word == "script" && c.becomes.GetGrpcHealth() != nil:
-			s.line.Assumed("the router's gRPC health is asked in place of the command, which finds a process but not whether it serves")
+			s.Line.Assumed("the router's gRPC health is asked in place of the command, which finds a process but not whether it serves")
 		case word == "script" && c.becomes.GetProcess() != nil:
-			s.line.Assumed("the agent looks for the process %s itself; that it is there does not tell that it serves", importing.Quote(c.process))
+			s.Line.Assumed("the agent looks for the process %s itself; that it is there does not tell that it serves", importing.Quote(c.process))
 		case word == "script":
-			s.line.Taken("the tracker runs it without a shell")
+			s.Line.Taken("the tracker runs it without a shell")
 			if c.becomes.GetScript().GetUser() == "" {
-				s.line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
+				s.Line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
 			}
 		case word == "vrrp_script":
-			s.line.Taken("a tracker of the instances that track it")
+			s.Line.Taken("a tracker of the instances that track it")
 		default:
-			s.line.Taken("%s of the tracker", importing.Short(word, 64))
+			s.Line.Taken("%s of the tracker", importing.Short(word, 64))
 		}
 	}
 }

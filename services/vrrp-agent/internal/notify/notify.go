@@ -17,9 +17,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/internal/program"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
-	"github.com/twotier/twotier/services/vrrp-agent/internal/program"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twotier/twotier/services/internal/probe"
-	"github.com/twotier/twotier/services/vrrp-agent/internal/program"
+	"github.com/twotier/twotier/services/internal/program"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 

@@ -1,4 +1,7 @@
-package keepalived
+// Package blocks answers: what statements does a keepalived.conf consist of?
+//
+// It is shared by the rooms that read its parts. The package is pure.
+package blocks
 
 import (
 	"slices"
@@ -10,42 +13,46 @@ import (
 // maxDepth is how deep blocks may lie in each other; keepalived needs four.
 const maxDepth = 8
 
-// statement is a line of the language: words, and what stands in braces behind them.
-type statement struct {
-	line     *importing.Line
-	words    []string
-	children []*statement
+// Statement is a line of the language: words, and what stands in braces behind them.
+type Statement struct {
+	// Line that it begins in.
+	Line *importing.Line
+	// Words of the statement, at least one but for a block that nothing begins.
+	Words []string
+	// Children are the statements in its braces.
+	Children []*Statement
 }
 
-func (s *statement) word(n int) string {
-	if n < len(s.words) {
-		return s.words[n]
+// Word is the nth word, from 0; empty when there is none.
+func (s *Statement) Word(n int) string {
+	if n < len(s.Words) {
+		return s.Words[n]
 	}
 	return ""
 }
 
-// each calls do for the statement and all that lies in it.
-func (s *statement) each(do func(*statement)) {
+// Each calls do for the statement and all that lies in it.
+func (s *Statement) Each(do func(*Statement)) {
 	do(s)
-	for _, child := range s.children {
-		child.each(do)
+	for _, child := range s.Children {
+		child.Each(do)
 	}
 }
 
-// leave says of the statement and of all that lies in it that nothing is taken.
-func (s *statement) leave(format string, args ...any) {
-	s.each(func(inner *statement) { inner.line.LeftOut(format, args...) })
+// Leave says of the statement and of all that lies in it that nothing is taken.
+func (s *Statement) Leave(format string, args ...any) {
+	s.Each(func(inner *Statement) { inner.Line.LeftOut(format, args...) })
 }
 
-// ignore says of the statement and of all that lies in it that nothing is lost.
-func (s *statement) ignore(format string, args ...any) {
-	s.each(func(inner *statement) { inner.line.Ignored(format, args...) })
+// Ignore says of the statement and of all that lies in it that nothing is lost.
+func (s *Statement) Ignore(format string, args ...any) {
+	s.Each(func(inner *Statement) { inner.Line.Ignored(format, args...) })
 }
 
-// parse takes a text apart (keepalived.conf(5): words, quotes, braces, comments that begin with ! or #).
-func parse(lines []*importing.Line) (top []*statement) {
-	root := &statement{}
-	open := []*statement{root}
+// Parse takes a text apart (keepalived.conf(5): words, quotes, braces, comments that begin with ! or #).
+func Parse(lines []*importing.Line) (top []*Statement) {
+	root := &Statement{}
+	open := []*Statement{root}
 	for _, line := range lines {
 		words, comment := split(line.Text)
 		show(line, words, comment)
@@ -57,13 +64,13 @@ func parse(lines []*importing.Line) (top []*statement) {
 			line.Ignored("it begins or ends a block")
 		}
 		var pending []string
-		flush := func() *statement {
+		flush := func() *Statement {
 			if len(pending) == 0 {
 				return nil
 			}
-			s := &statement{line: line, words: pending}
+			s := &Statement{Line: line, Words: pending}
 			inner := open[len(open)-1]
-			inner.children = append(inner.children, s)
+			inner.Children = append(inner.Children, s)
 			pending = nil
 			return s
 		}
@@ -71,12 +78,12 @@ func parse(lines []*importing.Line) (top []*statement) {
 			switch word {
 			case "{":
 				s := flush()
-				if within := open[len(open)-1].children; s == nil && len(within) > 0 {
+				if within := open[len(open)-1].Children; s == nil && len(within) > 0 {
 					s = within[len(within)-1] // the brace stands on a line of its own
 				}
 				if s == nil || len(open) == maxDepth {
 					line.LeftOut("a block that nothing begins, or blocks too deep in each other")
-					s = &statement{line: line}
+					s = &Statement{Line: line}
 				}
 				open = append(open, s)
 			case "}":
@@ -92,7 +99,7 @@ func parse(lines []*importing.Line) (top []*statement) {
 		}
 		flush()
 	}
-	return root.children
+	return root.Children
 }
 
 // split takes a line apart. Braces are words of their own.

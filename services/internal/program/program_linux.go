@@ -26,20 +26,23 @@ const (
 	scriptSays = 200
 )
 
+// ErrNotRun means that the program did not even begin.
+var ErrNotRun = errors.New("not run")
+
 // Run runs a program once, as that user, and returns nil when it ends with 0. There is no shell, and of the environment
 // only a PATH. Neither the file nor a folder above it may be writable for others than root and the user. At the end of
 // ctx it is killed with all that it has started.
 func Run(ctx context.Context, argv []string, username string) error {
 	if len(argv) == 0 {
-		return errors.New("no program")
+		return fmt.Errorf("%w: no program", ErrNotRun)
 	}
 	who, err := credential(username)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotRun, err)
 	}
 	file, err := openTrusted(argv[0], who.Uid)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotRun, err)
 	}
 	defer func() { _ = file.Close() }() // only read from
 	// What has been looked at is run, whatever stands at its path by now. An interpreter opens it again by this name.
@@ -55,14 +58,14 @@ func Run(ctx context.Context, argv []string, username string) error {
 	command.WaitDelay = scriptEnd
 	ended := make(chan error, 1)
 	go func() {
-		// The agent's real-time priority is not for what it starts. The thread ends with the goroutine.
+		// A real-time priority is not for what is started. The thread ends with the goroutine.
 		runtime.LockOSThread()
 		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
 		_ = unix.SchedSetAttr(0, &attr, 0) // downwards is always allowed
 		ended <- command.Start()
 	}()
 	if err := <-ended; err != nil {
-		return fmt.Errorf("run %s as %s: %w", argv[0], username, err)
+		return fmt.Errorf("%w: %s as %s: %w", ErrNotRun, argv[0], username, err)
 	}
 	go func() { ended <- command.Wait() }()
 	select {

@@ -1,0 +1,40 @@
+package loop
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
+)
+
+func TestRates(t *testing.T) {
+	t.Parallel()
+	key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.78:80")}
+	begin := time.Unix(1_000_000, 0)
+	var r rates
+	for i, step := range []struct {
+		after time.Duration
+		total uint64
+		want  float64
+	}{
+		{0, 100, 0},           // nothing to compare with
+		{time.Second, 900, 0}, // too soon
+		{2 * time.Second, 500, 200},
+		{3 * time.Second, 501, 200}, // too soon: as before
+		{6 * time.Second, 504, 1},
+		{9 * time.Second, 3, 0}, // it has begun anew
+		{12 * time.Second, 33, 10},
+	} {
+		r.count(plan.Have{Services: []plan.Service{{VIP: key.VIP, Reals: []plan.Real{{Real: spec.Real{Address: key.Real}, Total: step.total}}}}}, begin.Add(step.after))
+		if got := r.perSecond[key]; got != step.want {
+			t.Errorf("step %d: %v a second, want %v", i, got, step.want)
+		}
+	}
+	r.count(plan.Have{}, begin.Add(time.Hour))
+	if len(r.perSecond) > 0 {
+		t.Errorf("of one that has gone: %v", r.perSecond)
+	}
+}
