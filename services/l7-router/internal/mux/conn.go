@@ -39,6 +39,7 @@ type Conn struct {
 	// Of the goroutine of Run.
 	buf           *[]byte // borrowed while there is something in it, or streams
 	r, w          int
+	readAt        time.Time // when what is in it was read
 	small         [256]byte // what an idle connection reads into
 	decoder       http2.Decoder
 	head          http2.Head
@@ -127,6 +128,7 @@ func newConn(n net.Conn, config Config, client bool) *Conn {
 
 // Run serves the connection until it ends, and closes it. What has been read of it already comes first.
 func (c *Conn) Run(already []byte) error {
+	c.readAt = time.Now()
 	c.begun(already)
 	var err error
 	if c.config.Refuse != 0 {
@@ -457,6 +459,7 @@ func (c *Conn) fill() error {
 		c.releaseBuffer()
 		n, err := c.net.Read(c.small[:])
 		if n > 0 {
+			c.readAt = time.Now()
 			c.buf = readBuffers.Get().(*[]byte)
 			c.w = copy(*c.buf, c.small[:n])
 			return nil
@@ -473,6 +476,7 @@ func (c *Conn) fill() error {
 	n, err := c.net.Read((*c.buf)[c.w:])
 	c.w += n
 	if n > 0 {
+		c.readAt = time.Now()
 		return nil
 	}
 	return err

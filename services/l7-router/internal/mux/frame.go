@@ -238,7 +238,7 @@ func (c *Conn) request(h http2.FrameHeader, block []byte) error {
 	w := c.config.Workers.take()
 	s := w.stream
 	s.reset(c)
-	s.id = h.Stream
+	s.id, s.received = h.Stream, c.readAt
 	refused := c.decode(http2.Request, s.in.text, block)
 	end := h.Has(http2.EndStream)
 	var err error

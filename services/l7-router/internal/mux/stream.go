@@ -28,6 +28,8 @@ type Stream struct {
 	late                func(moved int) error
 	moved               int // bytes of the body that have been sent since late was asked
 	readWait, writeWait waiter
+
+	received time.Time // of whoever serves it
 }
 
 // incoming is what has been received and not been read.
@@ -181,6 +183,9 @@ func (s *Stream) OnEnd(f func()) {
 // bytes of the body have been sent since it was asked before. nil lets the write go on, for which f has to set another deadline. Without f a late write fails,
 // and nobody knows how much of it has been sent. It is for the goroutine that writes.
 func (s *Stream) OnLate(f func(moved int) error) { s.late = f }
+
+// Received is when the head of a client's request was received.
+func (s *Stream) Received() time.Time { return s.received }
 
 // Ended reports whether the other side has given the stream up.
 func (s *Stream) Ended() bool {

@@ -47,7 +47,7 @@ func (p *Workers) take() *worker {
 
 // park takes a worker back; false: it is to end.
 func (p *Workers) park(w *worker) bool {
-	now := time.Now()
+	now := w.stream.received // about; it need not ask the clock
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || len(p.parked) >= maxParked {

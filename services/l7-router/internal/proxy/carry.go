@@ -52,7 +52,7 @@ func (c *conn) carry(f *exchange.Frontend) bool {
 		case server == nil:
 			return c.refuse(503, keep)
 		}
-		x.Assigned(now()) // it may have waited
+		x.Assigned(c.clock()) // it may have waited
 		goOn, err := c.give(f, server, keep)
 		if err == nil {
 			return goOn
@@ -92,6 +92,7 @@ func (c *conn) try(f *exchange.Frontend, server *pool.Server, keep bool) (goOn b
 			}
 		}
 	}
+	c.at = 0
 	var dialed net.Conn
 	if server.Inside != nil {
 		dialed, err = c.dialInside(f, server)
@@ -180,8 +181,10 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	}
 	c.serving.Store(srv)
 	defer c.serving.Store(nil)
-	r.active.touch()
-	x.Connected(r.active.last.Load(), reused)
+	at := c.clock()
+	c.at = 0
+	r.active.touch(at)
+	x.Connected(at, reused)
 	defer func() {
 		x.Record.BytesIn += uint64(max(r.up.put-int64(len(x.Head)), 0))
 		x.Record.BytesOut += uint64(r.down.put)
@@ -189,11 +192,11 @@ func (c *conn) through(f *exchange.Frontend, server *pool.Server, srv *sock, reu
 	r.upStop.Store(false)
 	r.downStop.Store(false)
 	client, behind := f.Spec.TimeoutClient, x.Backend.Spec.TimeoutServer
-	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, stop: &r.upStop, head: x.Head, fromPace: &r.bodyPace}
-	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, stop: &r.downStop, watch: r.watch, toPace: &r.drainPace}
+	r.up = direction{from: c.sock, to: srv, fromTimeout: client, toTimeout: behind, active: &r.active, at: at, stop: &r.upStop, head: x.Head, fromPace: &r.bodyPace}
+	r.down = direction{from: srv, to: c.sock, fromTimeout: behind, toTimeout: client, active: &r.active, at: at, stop: &r.downStop, watch: r.watch, toPace: &r.drainPace}
 	limits := &f.Spec.Limits
-	r.bodyPace.Begin(now(), limits.BodyRate, limits.Grace, limits.TimeoutBody)
-	r.drainPace.Begin(now(), limits.DrainRate, limits.Grace, 0)
+	r.bodyPace.Begin(at, limits.BodyRate, limits.Grace, limits.TimeoutBody)
+	r.drainPace.Begin(at, limits.DrainRate, limits.Grace, 0)
 
 	if c.h2 != nil {
 		c.h2.OnEnd(r.cancel)
@@ -261,6 +264,7 @@ func (r *relay) sendRequest() {
 	if r.c.whole() {
 		// An error shows when the response is read: the server may have answered before it closed.
 		_ = r.up.stream(r.c.in, r.c.request.Body, false)
+		r.down.at = r.up.at
 		return
 	}
 	r.sending = make(chan error, 1)
@@ -420,9 +424,12 @@ func (r *relay) finish(f *exchange.Frontend, server *pool.Server, in **buffer) (
 		return false, nil
 	case err != nil:
 		return false, nil
-	case sendErr != nil || !reply.KeepClient && c.sendsMore():
+	case sendErr != nil || !reply.KeepClient && c.h2 == nil && c.sendsMore():
 		c.linger()
 		return false, nil
+	}
+	if r.sending == nil {
+		c.at = r.down.at
 	}
 	return reply.KeepClient, nil
 }
@@ -445,6 +452,7 @@ func (r *relay) tunnel(f *exchange.Frontend, in **buffer) {
 	r.up.fromFin, r.up.toFin, r.down.fromFin, r.down.toFin = client, server, server, client
 	r.down.head, r.down.watch = r.c.out, nil
 	r.up.fromPace, r.down.toPace = nil, nil
+	r.up.at, r.down.at = now(), now()
 	// What has been read already goes first, so that a quiet tunnel holds no buffers.
 	if r.down.write((*in).bytes()) != nil || r.up.write(r.c.in.bytes()) != nil {
 		return
@@ -467,7 +475,7 @@ func (r *relay) oneWay(d, other *direction) {
 	err := d.untilEnd()
 	if err == nil {
 		err = d.to.CloseWrite()
-		r.active.touch()
+		r.active.touch(now())
 		r.half.Store(true)
 		_ = other.from.SetReadDeadline(time.Now().Add(other.fromFin)) // on a closed socket nobody waits
 		_ = other.to.SetWriteDeadline(time.Now().Add(other.toFin))

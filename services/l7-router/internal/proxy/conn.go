@@ -50,6 +50,8 @@ type conn struct {
 	out                    []byte
 
 	who exchange.Who
+	// at is the clock as the goroutine of serve has read it last, 0: it may have waited since.
+	at int64
 
 	state    atomic.Int32
 	retiring atomic.Bool
@@ -58,6 +60,7 @@ type conn struct {
 	// streams is what carries its requests once it speaks HTTP/2.
 	streams  atomic.Pointer[mux.Conn]
 	carrying streamSet
+	place    int // of a stream, in the carrying of its connection
 }
 
 func newConn(s *sock, l *front.Listener, client exchange.Client, log *zap.Logger) *conn {
@@ -100,7 +103,8 @@ func (c *conn) serve() {
 			c.multiplex()
 			return
 		}
-		begun := now()
+		begun := c.begun()
+		c.at = begun
 		c.request.Await(f, c.who, begun)
 		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
 			if status > 0 {
@@ -132,6 +136,22 @@ func (c *conn) serve() {
 	}
 }
 
+// begun is when the first byte of the request under way was here.
+func (c *conn) begun() int64 {
+	if c.h2 != nil {
+		return int64(c.h2.Received().Sub(epoch))
+	}
+	return now()
+}
+
+// clock is about now.
+func (c *conn) clock() int64 {
+	if c.at == 0 {
+		c.at = now()
+	}
+	return c.at
+}
+
 // rest gives everything back that an idle connection does not need.
 func (c *conn) rest() {
 	giveBack(c.in)
@@ -160,6 +180,11 @@ func (c *conn) await(timeout time.Duration, first bool) bool {
 	if c.in != nil {
 		return true // it came together with the request before
 	}
+	if c.h2 != nil { // a stream begins with its request
+		b, err := c.firstStream()
+		c.in = b
+		return err == nil
+	}
 	if first && c.closing() {
 		timeout = min(timeout, lastChance) // and it stays busy: it waited in the queue of a listener given up
 	} else {
@@ -187,7 +212,8 @@ func (c *conn) readHead(timeout time.Duration) int {
 		complete, err := c.head.Parse(c.in.bytes())
 		if complete {
 			if armed {
-				c.request.Record.Head = now()
+				c.at = now()
+				c.request.Record.Head = c.at
 			}
 			return 0
 		}
@@ -197,7 +223,7 @@ func (c *conn) readHead(timeout time.Duration) int {
 		}
 		c.in = grown(c.in)
 		if !armed {
-			armed = true
+			armed, c.at = true, 0
 			_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
 		}
 		n, err := c.Read(c.in.room())
@@ -219,7 +245,7 @@ func (c *conn) fail(status int, keep bool) bool { return c.respond(exchange.Refu
 func (c *conn) respond(a *exchange.Answer, keep bool) bool {
 	c.request.Refused(a.Status)
 	c.out = a.Append(c.out[:0], c.request.ToHead, keep)
-	c.writing = nil
+	c.at, c.writing = 0, nil
 	_ = c.SetWriteDeadline(time.Now().Add(lingerTimeout)) // the write says why it cannot be
 	n, err := c.Write(c.out)
 	c.request.Record.BytesOut += uint64(n)
@@ -250,6 +276,7 @@ func (c *conn) answer(a *exchange.Answer) bool {
 
 // hold makes the client wait, less long when the router stops. It reports whether the client is still there.
 func (c *conn) hold(wait time.Duration) bool {
+	c.at = 0
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for until := time.Now().Add(wait); ; {
@@ -266,7 +293,7 @@ func (c *conn) hold(wait time.Duration) bool {
 }
 
 // settle has the request counted.
-func (c *conn) settle() { c.request.Settle(now()) }
+func (c *conn) settle() { c.request.Settle(c.clock()) }
 
 // sendsMore reports whether the client has sent more than what has been taken of it.
 func (c *conn) sendsMore() bool {

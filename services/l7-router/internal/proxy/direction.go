@@ -45,8 +45,8 @@ var epoch = accesslog.Clock
 // now is the clock of everything that is counted.
 func now() int64 { return int64(time.Since(epoch)) }
 
-func (a *activity) touch()               { a.last.Store(now()) }
-func (a *activity) quiet() time.Duration { return time.Since(epoch) - time.Duration(a.last.Load()) }
+func (a *activity) touch(at int64)               { a.last.Store(at) }
+func (a *activity) quiet(at int64) time.Duration { return time.Duration(at - a.last.Load()) }
 
 // direction moves bytes from one socket to another.
 type direction struct {
@@ -57,6 +57,9 @@ type direction struct {
 	fromFin, toFin         time.Duration
 	half                   *atomic.Bool
 	active                 *activity
+	// at is the clock as the goroutine of the direction has read it when it last had waited: a small request would spend more on
+	// clocks than on anything else otherwise.
+	at int64
 	// stop ends the direction before its next wait; set it, then expire the deadlines.
 	stop *atomic.Bool
 	// watch, when not nil, is asked every pulse while waiting to read.
@@ -70,11 +73,10 @@ type direction struct {
 }
 
 // until is how long a side is waited for, at most for a time.
-func until(p *exchange.Pace, wait time.Duration) time.Duration {
+func until(p *exchange.Pace, at int64, wait time.Duration) time.Duration {
 	if p == nil {
 		return wait
 	}
-	at := now()
 	p.Wait(at)
 	if due := p.Due(); due != 0 {
 		wait = min(wait, time.Duration(due-at))
@@ -82,12 +84,21 @@ func until(p *exchange.Pace, wait time.Duration) time.Duration {
 	return wait
 }
 
-// earned tells that a side has moved n bytes.
-func earned[N int | int64](p *exchange.Pace, n N) {
-	if p != nil && n > 0 {
-		at := now()
-		p.Earn(at, int64(n))
-		p.Rest(at)
+// took notes that n bytes have been read.
+func (d *direction) took(n int64) { d.moved(d.fromPace, n) }
+
+// gave notes that n bytes have been written.
+func (d *direction) gave(n int64) { d.moved(d.toPace, n) }
+
+func (d *direction) moved(p *exchange.Pace, n int64) {
+	d.at = now()
+	if n <= 0 {
+		return
+	}
+	d.active.touch(d.at)
+	if p != nil {
+		p.Earn(d.at, n)
+		p.Rest(d.at)
 	}
 }
 
@@ -99,8 +110,7 @@ func (d *direction) readInto(p []byte) (int, error) {
 		}
 		n, err := d.from.Read(p)
 		if n > 0 {
-			d.active.touch()
-			earned(d.fromPace, n)
+			d.took(int64(n))
 			return n, nil
 		}
 		if err = d.afterRead(err); err != nil {
@@ -120,12 +130,11 @@ func (d *direction) patience() (from, to time.Duration) {
 func (d *direction) beforeRead() error {
 	for {
 		limit, _ := d.patience()
-		wait := until(d.fromPace, limit)
+		wait := until(d.fromPace, d.at, d.rest(limit))
 		if d.watch != nil {
 			wait = min(wait, pulse)
 		}
-		// A deadline cannot be set on a closed socket; the read then says so.
-		_ = d.from.SetReadDeadline(time.Now().Add(wait))
+		d.from.readBy(d.at, wait)
 		if now, _ := d.patience(); now == limit {
 			break // and whoever changes it from here on sets another deadline
 		}
@@ -136,14 +145,24 @@ func (d *direction) beforeRead() error {
 	return nil
 }
 
+// rest is what is left of a timeout; when nothing is, there is a last look.
+func (d *direction) rest(limit time.Duration) time.Duration {
+	if left := limit - d.active.quiet(d.at); left > 0 {
+		return left
+	}
+	return min(limit, pulse)
+}
+
 // afterRead turns a timeout of a read that is none yet into nil.
 func (d *direction) afterRead(err error) error {
+	d.from.readDue.forget()
 	from, _ := d.patience()
 	return d.afterWait(err, from, d.fromPace)
 }
 
 // afterWrite turns a timeout of a write that is none yet into nil.
 func (d *direction) afterWrite(err error) error {
+	d.to.writeDue.forget()
 	_, to := d.patience()
 	return d.afterWait(err, to, d.toPace)
 }
@@ -153,6 +172,7 @@ func (d *direction) afterWait(err error, timeout time.Duration, pace *exchange.P
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
+	d.at = now()
 	if d.stop.Load() {
 		return errStopped
 	}
@@ -161,7 +181,7 @@ func (d *direction) afterWait(err error, timeout time.Duration, pace *exchange.P
 			return err
 		}
 	}
-	if d.active.quiet() >= timeout || pace != nil && pace.Over(now()) {
+	if d.active.quiet(d.at) >= timeout || pace != nil && pace.Over(d.at) {
 		return errSilent
 	}
 	return nil
@@ -195,12 +215,9 @@ func (d *direction) writeAll(p []byte) error {
 	for len(p) > 0 {
 		d.beforeWrite()
 		n, err := d.to.Write(p)
-		if n > 0 {
-			d.active.touch()
-			d.put += int64(n)
-			p = p[n:]
-		}
-		earned(d.toPace, n)
+		d.put += int64(n)
+		p = p[n:]
+		d.gave(int64(n))
 		if err == nil {
 			continue
 		}
@@ -215,7 +232,7 @@ func (d *direction) beforeWrite() {
 	d.to.writing = d
 	for {
 		_, limit := d.patience()
-		_ = d.to.SetWriteDeadline(time.Now().Add(until(d.toPace, limit))) // the write says why it cannot be
+		d.to.writeBy(d.at, until(d.toPace, d.at, d.rest(limit)))
 		if _, now := d.patience(); now == limit {
 			break // as above
 		}
@@ -362,8 +379,7 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 		case p == nil:
 			err = &failed{reading: true, err: errCut}
 		default:
-			d.active.touch()
-			earned(d.fromPace, p.held)
+			d.took(p.held)
 			step, err = d.pour(p)
 		}
 		moved += step
@@ -388,8 +404,7 @@ func (d *direction) pour(p *pipe) (moved int64, err error) {
 		}
 		moved += gave
 		d.put += gave
-		d.active.touch()
-		earned(d.toPace, gave)
+		d.gave(gave)
 	}
 	return moved, nil
 }
@@ -409,7 +424,7 @@ func (d *direction) copy(n int64) (moved int64, err error) {
 			return 0, err
 		}
 		if b, err = d.from.readFirst(); err == nil {
-			d.active.touch()
+			d.took(int64(len(b.bytes())))
 		} else if err = d.afterRead(err); err != nil {
 			return 0, cut(&failed{reading: true, err: err})
 		}

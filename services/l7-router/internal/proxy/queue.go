@@ -24,6 +24,7 @@ func (c *conn) next() (server *pool.Server, gone bool) {
 		return server, false
 	}
 	defer x.Leave()
+	c.at = 0
 	timeout := time.NewTimer(x.Backend.Spec.TimeoutQueue)
 	defer timeout.Stop()
 	look := time.NewTicker(pulse)

@@ -41,10 +41,7 @@ func (l link) Write(p []byte) (n int, err error) {
 		if l.writing == nil {
 			return n, err
 		}
-		if m > 0 {
-			l.writing.active.touch()
-			earned(l.writing.toPace, m)
-		}
+		l.writing.gave(int64(m))
 		if err = l.writing.afterWrite(err); err != nil {
 			return n, err
 		}

@@ -35,6 +35,8 @@ type sock struct {
 	oneB    [1]byte
 	server  uint64 // the ID of the server that it leads to; 0: to a client
 
+	readDue, writeDue due
+
 	read    *buffer
 	readN   int
 	readErr error
@@ -116,10 +118,17 @@ func (s *sock) peek() (n int, err error) {
 	return s.peekN, s.peekErr
 }
 
+// peekFD makes a call that never waits, of which the scheduler of Go need not know; it is made once for each request.
 func (s *sock) peekFD(fd uintptr) {
 	for {
-		s.peekN, _, s.peekErr = syscall.Recvfrom(int(fd), s.peekB[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if s.peekErr != syscall.EINTR {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&s.peekB)), uintptr(len(s.peekB)), unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			s.peekN, s.peekErr = int(n), nil
+			return
+		case unix.EINTR:
+		default:
+			s.peekN, s.peekErr = 0, errno
 			return
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -99,10 +100,7 @@ func (s *sock) writeLate(moved int) error {
 	if d == nil {
 		return os.ErrDeadlineExceeded
 	}
-	if moved > 0 {
-		d.active.touch()
-		earned(d.toPace, moved)
-	}
+	d.gave(int64(moved))
 	if err := d.afterWrite(os.ErrDeadlineExceeded); err != nil {
 		return err
 	}
@@ -112,30 +110,32 @@ func (s *sock) writeLate(moved int) error {
 
 // streamSet is the streams of a connection that are being served.
 type streamSet struct {
-	mu  sync.Mutex // guards all
-	all map[*conn]struct{}
+	mu  sync.Mutex // guards all and the place of each
+	all []*conn
 }
 
 func (s *streamSet) add(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all == nil {
-		s.all = map[*conn]struct{}{}
-	}
-	s.all[c] = struct{}{}
+	c.place = len(s.all)
+	s.all = append(s.all, c)
 }
 
 func (s *streamSet) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.all, c)
+	last := len(s.all) - 1
+	s.all[c.place] = s.all[last]
+	s.all[c.place].place = c.place
+	s.all[last] = nil
+	s.all = s.all[:last]
 }
 
 // serving appends the connections to a server that they are being served on.
 func (s *streamSet) serving(server uint64, to []*sock) []*sock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.all {
+	for _, c := range s.all {
 		if srv := c.serving.Load(); srv != nil && srv.server == server {
 			to = append(to, srv)
 		}
@@ -149,6 +149,8 @@ func (c *conn) serveStream(s *mux.Stream) {
 	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
 	one.who, one.via = c.who, c.via
 	one.writing = nil
+	one.readDue.forget()
+	one.writeDue.forget()
 	s.OnLate(one.late)
 	c.carrying.add(one)
 	defer func() {
@@ -221,6 +223,7 @@ func (c *conn) tryStreams(f *exchange.Frontend, server *pool.Server, keep bool) 
 	}
 	config := mux.Config{Idle: idleStreams, Write: x.Backend.Spec.TimeoutServer}
 	for range streamTries {
+		c.at = 0 // whoever needs a connection waits for it
 		s, fresh, err := shared.Open(connect, config)
 		if err != nil {
 			server.ConnectFailed(err)
@@ -259,6 +262,8 @@ func (s *sock) plain() bool { return s.secure == nil && s.h2 == nil }
 
 // SetDeadline is as that of a net.Conn.
 func (s *sock) SetDeadline(t time.Time) error {
+	defer s.readDue.forget()
+	defer s.writeDue.forget()
 	if s.h2 != nil {
 		return s.h2.SetDeadline(t)
 	}
@@ -267,6 +272,7 @@ func (s *sock) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is as that of a net.Conn.
 func (s *sock) SetReadDeadline(t time.Time) error {
+	defer s.readDue.forget()
 	if s.h2 != nil {
 		return s.h2.SetReadDeadline(t)
 	}
@@ -275,10 +281,40 @@ func (s *sock) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline is as that of a net.Conn.
 func (s *sock) SetWriteDeadline(t time.Time) error {
+	defer s.writeDue.forget()
 	if s.h2 != nil {
 		return s.h2.SetWriteDeadline(t)
 	}
 	return s.stream.SetWriteDeadline(t)
+}
+
+// due is the deadline in force for one direction of a socket, on the clock of now; 0: not known.
+type due struct{ at atomic.Int64 }
+
+// forget is called when another deadline has been set, perhaps by another goroutine, or this one has passed.
+func (d *due) forget() { d.at.Store(0) }
+
+// serves reports whether it will do for a wait that begins now and is to end then. One that comes earlier than it need, but not
+// soon, does: whoever waits looks how long it has been, and waits on. To set one costs as much as to parse a request.
+func (d *due) serves(now, then int64) bool {
+	at := d.at.Load()
+	return at <= then && at-now >= (then-now)/2
+}
+
+// readBy has a read end after wait or somewhat earlier. A closed socket has no deadline; the read says so.
+func (s *sock) readBy(now int64, wait time.Duration) {
+	if then := now + int64(wait); !s.readDue.serves(now, then) {
+		_ = s.SetReadDeadline(epoch.Add(time.Duration(then)))
+		s.readDue.at.Store(then)
+	}
+}
+
+// writeBy is readBy for a write.
+func (s *sock) writeBy(now int64, wait time.Duration) {
+	if then := now + int64(wait); !s.writeDue.serves(now, then) {
+		_ = s.SetWriteDeadline(epoch.Add(time.Duration(then)))
+		s.writeDue.at.Store(then)
+	}
 }
 
 // firstStream is readFirst for a stream.
