@@ -37,6 +37,8 @@ type world struct {
 	engine *engine.Engine
 	want   spec.State
 	stop   func()
+	// carrying is what the loops say of whether they carry anything, but what nobody has read in time.
+	carrying chan bool
 }
 
 // newWorld makes a router with one frontend, main, that listens nowhere yet, and the backend web with one server.
@@ -48,7 +50,14 @@ func newWorld(t testing.TB, server string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, engine: engine.New(engine.Config{Pool: p, Cleartext: cleartext, Full: proxy.New(log), Log: log})}
+	carrying := make(chan bool, 8)
+	cleartext.OnCarrying(func(now bool) {
+		select {
+		case carrying <- now:
+		default:
+		}
+	})
+	w := &world{t: t, carrying: carrying, engine: engine.New(engine.Config{Pool: p, Cleartext: cleartext, Full: proxy.New(log), Log: log})}
 	w.want = spec.State{
 		Frontends: []spec.Frontend{{
 			Name: "main", DefaultBackend: "web",

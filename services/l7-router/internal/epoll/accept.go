@@ -154,7 +154,9 @@ func (l *loop) admit(fd int, remote netip.AddrPort, at *front.Listener, f *front
 	}
 	c.writable = true
 	l.conns++
-	l.driver.conns.Add(1)
+	if l.driver.conns.Add(1) == 1 {
+		l.driver.lookCarrying()
+	}
 	seen := f.Current().Seen
 	seen.Enter()
 	seen.Add(l.index, stats.Sessions, 1)

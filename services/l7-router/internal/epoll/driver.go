@@ -22,12 +22,16 @@ type Driver struct {
 	ended chan struct{} // the loops have ended
 	conns atomic.Int64
 	empty chan struct{} // gets a value when the last connection ends
+
+	mu         sync.Mutex // guards what follows
+	carrying   bool       // what onCarrying was told last
+	onCarrying func(bool)
 }
 
-// Open makes a driver of n loops that serves nothing. Run closes it. runtime.GOMAXPROCS should be larger than n: a busy
-// loop leaves its processor to nobody else before the Go scheduler takes it away, which is after 10 ms.
+// Open makes a driver of n loops that serves nothing. Run closes it. While it carries anything runtime.GOMAXPROCS should be
+// larger than n: a busy loop leaves its processor to nobody else before the Go scheduler takes it away, which is after 10 ms.
 func Open(n int, log *zap.Logger) (*Driver, error) {
-	d := &Driver{log: log.Named("epoll"), ended: make(chan struct{}), empty: make(chan struct{}, 1)}
+	d := &Driver{log: log.Named("epoll"), ended: make(chan struct{}), empty: make(chan struct{}, 1), onCarrying: func(bool) {}}
 	for i := range n {
 		l, err := openLoop(d, i)
 		if err != nil {
@@ -40,6 +44,20 @@ func Open(n int, log *zap.Logger) (*Driver, error) {
 		d.loops = append(d.loops, l)
 	}
 	return d, nil
+}
+
+// OnCarrying has tell called with true when there is a connection again, and with false some time after the last has
+// gone, so that one now and then does not have it called each time. It is for before Listen.
+func (d *Driver) OnCarrying(tell func(carrying bool)) { d.onCarrying = tell }
+
+// lookCarrying calls onCarrying when it has something to tell.
+func (d *Driver) lookCarrying() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if carrying := d.conns.Load() > 0; carrying != d.carrying {
+		d.carrying = carrying
+		d.onCarrying(carrying)
+	}
 }
 
 // all has every loop call do, and does not wait for it.

@@ -93,6 +93,7 @@ type tidier struct{ *loop }
 
 func (t tidier) expired() {
 	t.tidy()
+	t.driver.lookCarrying()
 	t.wheel.set(&t.tidying, t.now+int64(tidyEvery))
 }
 

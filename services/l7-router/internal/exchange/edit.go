@@ -5,14 +5,11 @@ import (
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
-// deny refuses the request.
+// deny refuses the request, with an answer of its own: whoever counts tells it from that of a backend without a server.
 func (r *Request) deny(d *spec.Deny) {
-	r.Answer = Refusal(d.Status)
-	if d.Hold > 0 {
-		r.own = *r.Answer
-		r.own.Hold = d.Hold
-		r.Answer = &r.own
-	}
+	r.own = *Refusal(d.Status)
+	r.own.Hold = d.Hold
+	r.Answer = &r.own
 }
 
 // noCache goes with the redirects that a cache may not keep (HAProxy does so too).

@@ -8,6 +8,7 @@ import (
 
 	"github.com/twotier/twotier/services/l7-router/internal/http1"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
+	"github.com/twotier/twotier/services/l7-router/internal/stats"
 )
 
 // ruled is a frontend with these rules before its own.
@@ -155,6 +156,36 @@ func TestRulesAllocateNothing(t *testing.T) {
 			}
 		}); n != 0 {
 			t.Errorf("%.20q: %v allocations, want none", in, n)
+		}
+	}
+}
+
+// TestDenialsAreCounted: what a rule refuses is a denial, whatever the status; what no server could take is none.
+func TestDenialsAreCounted(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		rule   spec.Rule
+		denied uint64
+		cause  stats.Cause
+	}{
+		{"403", spec.Rule{Deny: &spec.Deny{Status: 403}}, 1, stats.CauseProxy},
+		{"503", spec.Rule{Deny: &spec.Deny{Status: 503}}, 1, stats.CauseProxy},
+		{"503, held", spec.Rule{Deny: &spec.Deny{Status: 503, Hold: time.Second}}, 1, stats.CauseProxy},
+		{"a backend that is not there", spec.Rule{Backend: "missing"}, 0, stats.CauseServer},
+	}
+	for _, test := range tests {
+		var r Request
+		f := ruled(t, test.rule)
+		f.Seen = stats.NewSet()
+		r.Await(f, Who{}, 1)
+		r.Begin(f, parse(t, http1.Request, "GET / HTTP/1.1\nHost: x"), &client)
+		r.Refused(r.Answer.Status)
+		if r.Record.Cause != test.cause {
+			t.Errorf("%s: the cause is %c, want %c", test.name, r.Record.Cause, test.cause)
+		}
+		if v := f.Seen.Values(); v.Count(stats.DeniedRequests) != test.denied {
+			t.Errorf("%s: %d denials, want %d", test.name, v.Count(stats.DeniedRequests), test.denied)
 		}
 	}
 }

@@ -216,7 +216,7 @@ func (r *Request) Phase() stats.Phase {
 // Refused notes that the router answers in its own name. The status tells whose fault it is, as HAProxy has it.
 func (r *Request) Refused(status int) {
 	cause, phase := stats.CauseProxy, r.Phase()
-	made := r.Answer != nil && r.Answer != Refusal(503) // by a rule
+	made := r.Answer != nil && r.Answer != Refusal(503) // by a rule or a limit
 	switch {
 	case made && status < 400:
 		cause, phase = stats.CauseLocal, stats.PhaseRequest

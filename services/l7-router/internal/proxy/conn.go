@@ -99,14 +99,15 @@ func (c *conn) serve() {
 			return
 		}
 		f = c.listener.Frontend().Current()
-		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.h2 == nil && c.preface(f.Spec.TimeoutRequest) {
+		begun := c.begun()
+		due := epoch.Add(time.Duration(begun) + f.Spec.TimeoutRequest)
+		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.h2 == nil && c.preface(due) {
 			c.multiplex()
 			return
 		}
-		begun := c.begun()
 		c.at = begun
 		c.request.Await(f, c.who, begun)
-		if status := c.readHead(f.Spec.TimeoutRequest); status != 0 {
+		if status := c.readHead(due); status != 0 {
 			if status > 0 {
 				c.fail(status, false)
 				c.settle()
@@ -204,7 +205,7 @@ func (c *conn) await(timeout time.Duration, first bool) bool {
 }
 
 // readHead reads a request's head: 0 when it is complete, a status to refuse it with, or -1 when the client has gone.
-func (c *conn) readHead(timeout time.Duration) int {
+func (c *conn) readHead(due time.Time) int {
 	c.head.Reset(http1.Request)
 	c.request.ToHead = false // what the request before was does not matter to a refusal of this one
 	armed := false
@@ -224,7 +225,7 @@ func (c *conn) readHead(timeout time.Duration) int {
 		c.in = grown(c.in)
 		if !armed {
 			armed, c.at = true, 0
-			_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
+			_ = c.SetReadDeadline(due) // the read says why it cannot be
 		}
 		n, err := c.Read(c.in.room())
 		c.in.w += n

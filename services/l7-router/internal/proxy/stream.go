@@ -25,8 +25,8 @@ import (
 
 // preface reports whether a connection begins with that of HTTP/2, for which it may have to wait. What has come stays in
 // c.in.
-func (c *conn) preface(timeout time.Duration) bool {
-	_ = c.SetReadDeadline(time.Now().Add(timeout)) // the read says why it cannot be
+func (c *conn) preface(due time.Time) bool {
+	_ = c.SetReadDeadline(due) // the read says why it cannot be
 	for {
 		have := c.in.bytes()
 		if len(have) >= len(http2.Preface) {
