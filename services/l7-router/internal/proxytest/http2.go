@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -322,9 +321,11 @@ func testH2Spec(t *testing.T, open Open) {
 // passed, and what those that have failed do.
 func H2Spec(t testing.TB, address string, flags ...string) (passed int, failed []string) {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	program := filepath.Join(filepath.Dir(here), "../../../../dist/tools/h2spec")
-	if _, err := os.Stat(program); err != nil {
+	program, err := filepath.Abs("../../../../dist/tools/h2spec") // from the folder of a room, in which its tests run
+	if err == nil {
+		_, err = os.Stat(program)
+	}
+	if err != nil {
 		testreq.Missing(t, "dist/tools/h2spec: run scripts/tools h2spec")
 	}
 	host, port, err := net.SplitHostPort(address)

@@ -4,7 +4,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -21,11 +20,8 @@ var (
 // Amount is how many requests the differential test makes, and the seed of the first.
 func Amount() (n int, first uint64) { return *requests, *seed }
 
-// place is a file of this room's testdata.
-func place(name string) string {
-	_, here, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(here), "testdata", name)
-}
+// place is a file of this room's testdata, for the tests of the rooms beside it too: a test runs in the folder of its package.
+func place(name string) string { return filepath.Join("..", "stricttest", "testdata", name) }
 
 // Golden compares text with a file in this room's testdata; with -update it writes the file.
 func Golden(t testing.TB, name, got string) {
