@@ -87,6 +87,7 @@ type Object struct {
 	//	*Object_VirtualService
 	//	*Object_Address
 	//	*Object_Drain
+	//	*Object_Tuning
 	Kind          isObject_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -156,6 +157,15 @@ func (x *Object) GetDrain() *Drain {
 	return nil
 }
 
+func (x *Object) GetTuning() *Tuning {
+	if x != nil {
+		if x, ok := x.Kind.(*Object_Tuning); ok {
+			return x.Tuning
+		}
+	}
+	return nil
+}
+
 type isObject_Kind interface {
 	isObject_Kind()
 }
@@ -175,11 +185,18 @@ type Object_Drain struct {
 	Drain *Drain `protobuf:"bytes,3,opt,name=drain,proto3,oneof"`
 }
 
+type Object_Tuning struct {
+	// Kind tuning.
+	Tuning *Tuning `protobuf:"bytes,4,opt,name=tuning,proto3,oneof"`
+}
+
 func (*Object_VirtualService) isObject_Kind() {}
 
 func (*Object_Address) isObject_Kind() {}
 
 func (*Object_Drain) isObject_Kind() {}
+
+func (*Object_Tuning) isObject_Kind() {}
 
 // StoredObject is a desired object as it is stored.
 type StoredObject struct {
@@ -1071,8 +1088,8 @@ type RealServerState struct {
 	Weight uint32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Connections that are established at present. Absent on a plane that does not count them (nftables).
 	ActiveConnections *uint64 `protobuf:"varint,3,opt,name=active_connections,json=activeConnections,proto3,oneof" json:"active_connections,omitempty"`
-	// New connections since the real server was added. The ipvs plane adds them up every 2 s, in 32 bits; on the nftables
-	// plane they start again when damage to its table was mended.
+	// New connections since the real server was added. The ipvs plane adds them up every 2 s; on the nftables plane they start again
+	// when damage to its table was mended.
 	TotalConnections uint64 `protobuf:"varint,4,opt,name=total_connections,json=totalConnections,proto3" json:"total_connections,omitempty"`
 	// What the checks say.
 	Health Health `protobuf:"varint,5,opt,name=health,proto3,enum=twotier.director.v1.Health" json:"health,omitempty"`
@@ -1082,8 +1099,10 @@ type RealServerState struct {
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// New connections a second, since the pass before. 0 also when it is not known yet.
 	ConnectionRate float64 `protobuf:"fixed64,8,opt,name=connection_rate,json=connectionRate,proto3" json:"connection_rate,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What has passed since the real server was added. Absent on a plane that does not count it (nftables).
+	Traffic       *Traffic `protobuf:"bytes,9,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RealServerState) Reset() {
@@ -1172,6 +1191,123 @@ func (x *RealServerState) GetConnectionRate() float64 {
 	return 0
 }
 
+func (x *RealServerState) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// Traffic is what has passed to a real server (in), and from it (out). With direct routing and tunnels nothing comes back this
+// way. The kernel adds it up every 2 s, and tells what came each second of late.
+type Traffic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets to it.
+	PacketsIn uint64 `protobuf:"varint,1,opt,name=packets_in,json=packetsIn,proto3" json:"packets_in,omitempty"`
+	// Packets from it.
+	PacketsOut uint64 `protobuf:"varint,2,opt,name=packets_out,json=packetsOut,proto3" json:"packets_out,omitempty"`
+	// Bytes to it, with their IP headers.
+	BytesIn uint64 `protobuf:"varint,3,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	// Bytes from it.
+	BytesOut uint64 `protobuf:"varint,4,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	// Packets to it a second.
+	PacketRateIn uint64 `protobuf:"varint,5,opt,name=packet_rate_in,json=packetRateIn,proto3" json:"packet_rate_in,omitempty"`
+	// Packets from it a second.
+	PacketRateOut uint64 `protobuf:"varint,6,opt,name=packet_rate_out,json=packetRateOut,proto3" json:"packet_rate_out,omitempty"`
+	// Bytes to it a second.
+	ByteRateIn uint64 `protobuf:"varint,7,opt,name=byte_rate_in,json=byteRateIn,proto3" json:"byte_rate_in,omitempty"`
+	// Bytes from it a second.
+	ByteRateOut   uint64 `protobuf:"varint,8,opt,name=byte_rate_out,json=byteRateOut,proto3" json:"byte_rate_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Traffic) GetPacketsIn() uint64 {
+	if x != nil {
+		return x.PacketsIn
+	}
+	return 0
+}
+
+func (x *Traffic) GetPacketsOut() uint64 {
+	if x != nil {
+		return x.PacketsOut
+	}
+	return 0
+}
+
+func (x *Traffic) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *Traffic) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *Traffic) GetPacketRateIn() uint64 {
+	if x != nil {
+		return x.PacketRateIn
+	}
+	return 0
+}
+
+func (x *Traffic) GetPacketRateOut() uint64 {
+	if x != nil {
+		return x.PacketRateOut
+	}
+	return 0
+}
+
+func (x *Traffic) GetByteRateIn() uint64 {
+	if x != nil {
+		return x.ByteRateIn
+	}
+	return 0
+}
+
+func (x *Traffic) GetByteRateOut() uint64 {
+	if x != nil {
+		return x.ByteRateOut
+	}
+	return 0
+}
+
 // DrainRequest names a real server.
 type DrainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1189,7 +1325,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1337,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[18]
+	mi := &file_director_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1350,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainRequest) GetService() string {
@@ -1260,7 +1396,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1408,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[19]
+	mi := &file_director_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1421,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UndrainRequest) GetService() string {
@@ -1322,7 +1458,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1470,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[20]
+	mi := &file_director_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1483,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExplainRequest) GetClient() string {
@@ -1382,7 +1518,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1530,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[21]
+	mi := &file_director_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1543,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainResponse) GetService() string {
@@ -1447,7 +1583,7 @@ type ExamineRequest struct {
 
 func (x *ExamineRequest) Reset() {
 	*x = ExamineRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1595,7 @@ func (x *ExamineRequest) String() string {
 func (*ExamineRequest) ProtoMessage() {}
 
 func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[22]
+	mi := &file_director_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1608,7 @@ func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineRequest.ProtoReflect.Descriptor instead.
 func (*ExamineRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 // ExamineResponse tells it.
@@ -1486,7 +1622,7 @@ type ExamineResponse struct {
 
 func (x *ExamineResponse) Reset() {
 	*x = ExamineResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1634,7 @@ func (x *ExamineResponse) String() string {
 func (*ExamineResponse) ProtoMessage() {}
 
 func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[23]
+	mi := &file_director_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1647,7 @@ func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineResponse.ProtoReflect.Descriptor instead.
 func (*ExamineResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExamineResponse) GetFindings() []*Finding {
@@ -1525,7 +1661,7 @@ func (x *ExamineResponse) GetFindings() []*Finding {
 type Finding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tells findings apart: be_liberal, cards, conn_reuse_mode, conntrack_full, duplicate_vip, expire_nodest_conn, ip_forward, mtu,
-	// return_path, rp_filter, tcp_loose.
+	// return_path, rp_filter, shared_real_server, tcp_loose.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What is wrong, for people.
 	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
@@ -1537,7 +1673,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1685,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[24]
+	mi := &file_director_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1698,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Finding) GetCode() string {
@@ -1597,7 +1733,7 @@ type SimulateRequest struct {
 
 func (x *SimulateRequest) Reset() {
 	*x = SimulateRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1745,7 @@ func (x *SimulateRequest) String() string {
 func (*SimulateRequest) ProtoMessage() {}
 
 func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[25]
+	mi := &file_director_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1758,7 @@ func (x *SimulateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateRequest.ProtoReflect.Descriptor instead.
 func (*SimulateRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SimulateRequest) GetObject() *Object {
@@ -1643,7 +1779,7 @@ type SimulateResponse struct {
 
 func (x *SimulateResponse) Reset() {
 	*x = SimulateResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1791,7 @@ func (x *SimulateResponse) String() string {
 func (*SimulateResponse) ProtoMessage() {}
 
 func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[26]
+	mi := &file_director_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1804,7 @@ func (x *SimulateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulateResponse.ProtoReflect.Descriptor instead.
 func (*SimulateResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SimulateResponse) GetServices() []*ServiceMoves {
@@ -1698,7 +1834,7 @@ type ServiceMoves struct {
 
 func (x *ServiceMoves) Reset() {
 	*x = ServiceMoves{}
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1846,7 @@ func (x *ServiceMoves) String() string {
 func (*ServiceMoves) ProtoMessage() {}
 
 func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[27]
+	mi := &file_director_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1859,7 @@ func (x *ServiceMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMoves.ProtoReflect.Descriptor instead.
 func (*ServiceMoves) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServiceMoves) GetAddress() string {
@@ -1776,7 +1912,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_director_v1_control_proto_msgTypes[28]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1924,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[28]
+	mi := &file_director_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1937,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Move) GetFrom() string {
@@ -1840,7 +1976,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_director_v1_control_proto_msgTypes[29]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1988,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[29]
+	mi := &file_director_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2001,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Share) GetRealServer() string {
@@ -1902,7 +2038,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[30]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2050,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[30]
+	mi := &file_director_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2063,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImportRequest) GetRules() []byte {
@@ -1957,7 +2093,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[31]
+	mi := &file_director_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2105,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[31]
+	mi := &file_director_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2118,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -2008,7 +2144,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_director_v1_control_proto_msgTypes[32]
+	mi := &file_director_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2156,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[32]
+	mi := &file_director_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2169,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 // ExportResponse holds the desired state as IPVS rules.
@@ -2048,7 +2184,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_director_v1_control_proto_msgTypes[33]
+	mi := &file_director_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2196,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_director_v1_control_proto_msgTypes[33]
+	mi := &file_director_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2209,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_director_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_director_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExportResponse) GetRules() string {
@@ -2087,11 +2223,12 @@ var File_director_v1_control_proto protoreflect.FileDescriptor
 
 const file_director_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19director/v1/control.proto\x12\x13twotier.director.v1\x1a\x16common/v1/common.proto\x1a\x19director/v1/desired.proto\"\xce\x01\n" +
+	"\x19director/v1/control.proto\x12\x13twotier.director.v1\x1a\x16common/v1/common.proto\x1a\x19director/v1/desired.proto\"\x85\x02\n" +
 	"\x06Object\x12N\n" +
 	"\x0fvirtual_service\x18\x01 \x01(\v2#.twotier.director.v1.VirtualServiceH\x00R\x0evirtualService\x128\n" +
 	"\aaddress\x18\x02 \x01(\v2\x1c.twotier.director.v1.AddressH\x00R\aaddress\x122\n" +
-	"\x05drain\x18\x03 \x01(\v2\x1a.twotier.director.v1.DrainH\x00R\x05drainB\x06\n" +
+	"\x05drain\x18\x03 \x01(\v2\x1a.twotier.director.v1.DrainH\x00R\x05drain\x125\n" +
+	"\x06tuning\x18\x04 \x01(\v2\x1b.twotier.director.v1.TuningH\x00R\x06tuningB\x06\n" +
 	"\x04kind\"W\n" +
 	"\fStoredObject\x123\n" +
 	"\x06object\x18\x01 \x01(\v2\x1b.twotier.director.v1.ObjectR\x06object\x12\x12\n" +
@@ -2140,7 +2277,7 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\tscheduler\x18\x02 \x01(\tR\tscheduler\x12G\n" +
 	"\freal_servers\x18\x03 \x03(\v2$.twotier.director.v1.RealServerStateR\vrealServers\x12\x18\n" +
 	"\aforeign\x18\x04 \x01(\bR\aforeign\x12\x12\n" +
-	"\x04note\x18\x05 \x01(\tR\x04note\"\xd0\x02\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\x88\x03\n" +
 	"\x0fRealServerState\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\rR\x06weight\x122\n" +
@@ -2150,8 +2287,21 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"last_check\x18\x06 \x01(\tR\tlastCheck\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12'\n" +
-	"\x0fconnection_rate\x18\b \x01(\x01R\x0econnectionRateB\x15\n" +
-	"\x13_active_connections\"n\n" +
+	"\x0fconnection_rate\x18\b \x01(\x01R\x0econnectionRate\x126\n" +
+	"\atraffic\x18\t \x01(\v2\x1c.twotier.director.v1.TrafficR\atrafficB\x15\n" +
+	"\x13_active_connections\"\x95\x02\n" +
+	"\aTraffic\x12\x1d\n" +
+	"\n" +
+	"packets_in\x18\x01 \x01(\x04R\tpacketsIn\x12\x1f\n" +
+	"\vpackets_out\x18\x02 \x01(\x04R\n" +
+	"packetsOut\x12\x19\n" +
+	"\bbytes_in\x18\x03 \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x04 \x01(\x04R\bbytesOut\x12$\n" +
+	"\x0epacket_rate_in\x18\x05 \x01(\x04R\fpacketRateIn\x12&\n" +
+	"\x0fpacket_rate_out\x18\x06 \x01(\x04R\rpacketRateOut\x12 \n" +
+	"\fbyte_rate_in\x18\a \x01(\x04R\n" +
+	"byteRateIn\x12\"\n" +
+	"\rbyte_rate_out\x18\b \x01(\x04R\vbyteRateOut\"n\n" +
 	"\fDrainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -2245,7 +2395,7 @@ func file_director_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_director_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_director_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_director_v1_control_proto_goTypes = []any{
 	(Health)(0),                     // 0: twotier.director.v1.Health
 	(*Object)(nil),                  // 1: twotier.director.v1.Object
@@ -2266,100 +2416,104 @@ var file_director_v1_control_proto_goTypes = []any{
 	(*WatchServicesResponse)(nil),   // 16: twotier.director.v1.WatchServicesResponse
 	(*ServiceState)(nil),            // 17: twotier.director.v1.ServiceState
 	(*RealServerState)(nil),         // 18: twotier.director.v1.RealServerState
-	(*DrainRequest)(nil),            // 19: twotier.director.v1.DrainRequest
-	(*UndrainRequest)(nil),          // 20: twotier.director.v1.UndrainRequest
-	(*ExplainRequest)(nil),          // 21: twotier.director.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 22: twotier.director.v1.ExplainResponse
-	(*ExamineRequest)(nil),          // 23: twotier.director.v1.ExamineRequest
-	(*ExamineResponse)(nil),         // 24: twotier.director.v1.ExamineResponse
-	(*Finding)(nil),                 // 25: twotier.director.v1.Finding
-	(*SimulateRequest)(nil),         // 26: twotier.director.v1.SimulateRequest
-	(*SimulateResponse)(nil),        // 27: twotier.director.v1.SimulateResponse
-	(*ServiceMoves)(nil),            // 28: twotier.director.v1.ServiceMoves
-	(*Move)(nil),                    // 29: twotier.director.v1.Move
-	(*Share)(nil),                   // 30: twotier.director.v1.Share
-	(*ImportRequest)(nil),           // 31: twotier.director.v1.ImportRequest
-	(*ImportResponse)(nil),          // 32: twotier.director.v1.ImportResponse
-	(*ExportRequest)(nil),           // 33: twotier.director.v1.ExportRequest
-	(*ExportResponse)(nil),          // 34: twotier.director.v1.ExportResponse
-	(*VirtualService)(nil),          // 35: twotier.director.v1.VirtualService
-	(*Address)(nil),                 // 36: twotier.director.v1.Address
-	(*Drain)(nil),                   // 37: twotier.director.v1.Drain
-	(*v1.ImportReport)(nil),         // 38: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),     // 39: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),   // 40: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),          // 41: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),        // 42: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),     // 43: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),               // 44: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil),  // 45: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),        // 46: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),       // 47: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),    // 48: twotier.common.v1.ReconcileResponse
+	(*Traffic)(nil),                 // 19: twotier.director.v1.Traffic
+	(*DrainRequest)(nil),            // 20: twotier.director.v1.DrainRequest
+	(*UndrainRequest)(nil),          // 21: twotier.director.v1.UndrainRequest
+	(*ExplainRequest)(nil),          // 22: twotier.director.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 23: twotier.director.v1.ExplainResponse
+	(*ExamineRequest)(nil),          // 24: twotier.director.v1.ExamineRequest
+	(*ExamineResponse)(nil),         // 25: twotier.director.v1.ExamineResponse
+	(*Finding)(nil),                 // 26: twotier.director.v1.Finding
+	(*SimulateRequest)(nil),         // 27: twotier.director.v1.SimulateRequest
+	(*SimulateResponse)(nil),        // 28: twotier.director.v1.SimulateResponse
+	(*ServiceMoves)(nil),            // 29: twotier.director.v1.ServiceMoves
+	(*Move)(nil),                    // 30: twotier.director.v1.Move
+	(*Share)(nil),                   // 31: twotier.director.v1.Share
+	(*ImportRequest)(nil),           // 32: twotier.director.v1.ImportRequest
+	(*ImportResponse)(nil),          // 33: twotier.director.v1.ImportResponse
+	(*ExportRequest)(nil),           // 34: twotier.director.v1.ExportRequest
+	(*ExportResponse)(nil),          // 35: twotier.director.v1.ExportResponse
+	(*VirtualService)(nil),          // 36: twotier.director.v1.VirtualService
+	(*Address)(nil),                 // 37: twotier.director.v1.Address
+	(*Drain)(nil),                   // 38: twotier.director.v1.Drain
+	(*Tuning)(nil),                  // 39: twotier.director.v1.Tuning
+	(*v1.ImportReport)(nil),         // 40: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),     // 41: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),   // 42: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),          // 43: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),        // 44: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),     // 45: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),               // 46: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil),  // 47: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),        // 48: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),       // 49: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),    // 50: twotier.common.v1.ReconcileResponse
 }
 var file_director_v1_control_proto_depIdxs = []int32{
-	35, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
-	36, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
-	37, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
-	1,  // 3: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
-	2,  // 4: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
-	1,  // 5: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
-	1,  // 6: twotier.director.v1.ApplyRequest.object:type_name -> twotier.director.v1.Object
-	8,  // 7: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
-	11, // 8: twotier.director.v1.GetCapabilitiesResponse.planes:type_name -> twotier.director.v1.PlaneCapabilities
-	12, // 9: twotier.director.v1.PlaneCapabilities.features:type_name -> twotier.director.v1.Feature
-	17, // 10: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
-	17, // 11: twotier.director.v1.WatchServicesResponse.services:type_name -> twotier.director.v1.ServiceState
-	18, // 12: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
-	0,  // 13: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
-	25, // 14: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
-	1,  // 15: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
-	28, // 16: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
-	29, // 17: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
-	30, // 18: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
-	1,  // 19: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
-	38, // 20: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	39, // 21: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	40, // 22: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	41, // 23: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
-	4,  // 24: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
-	6,  // 25: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
-	9,  // 26: twotier.director.v1.Director.GetCapabilities:input_type -> twotier.director.v1.GetCapabilitiesRequest
-	13, // 27: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
-	15, // 28: twotier.director.v1.Director.WatchServices:input_type -> twotier.director.v1.WatchServicesRequest
-	21, // 29: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
-	26, // 30: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
-	23, // 31: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
-	33, // 32: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
-	5,  // 33: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
-	42, // 34: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	43, // 35: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	31, // 36: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
-	19, // 37: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
-	20, // 38: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
-	44, // 39: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
-	44, // 40: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
-	3,  // 41: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
-	45, // 42: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	7,  // 43: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
-	10, // 44: twotier.director.v1.Director.GetCapabilities:output_type -> twotier.director.v1.GetCapabilitiesResponse
-	14, // 45: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
-	16, // 46: twotier.director.v1.Director.WatchServices:output_type -> twotier.director.v1.WatchServicesResponse
-	22, // 47: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
-	27, // 48: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
-	24, // 49: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
-	34, // 50: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
-	46, // 51: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	47, // 52: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	48, // 53: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	32, // 54: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
-	46, // 55: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
-	47, // 56: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
-	39, // [39:57] is the sub-list for method output_type
-	21, // [21:39] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	36, // 0: twotier.director.v1.Object.virtual_service:type_name -> twotier.director.v1.VirtualService
+	37, // 1: twotier.director.v1.Object.address:type_name -> twotier.director.v1.Address
+	38, // 2: twotier.director.v1.Object.drain:type_name -> twotier.director.v1.Drain
+	39, // 3: twotier.director.v1.Object.tuning:type_name -> twotier.director.v1.Tuning
+	1,  // 4: twotier.director.v1.StoredObject.object:type_name -> twotier.director.v1.Object
+	2,  // 5: twotier.director.v1.ListDesiredResponse.objects:type_name -> twotier.director.v1.StoredObject
+	1,  // 6: twotier.director.v1.PreviewPlanRequest.object:type_name -> twotier.director.v1.Object
+	1,  // 7: twotier.director.v1.ApplyRequest.object:type_name -> twotier.director.v1.Object
+	8,  // 8: twotier.director.v1.GetDataplaneResponse.planes:type_name -> twotier.director.v1.PlaneReport
+	11, // 9: twotier.director.v1.GetCapabilitiesResponse.planes:type_name -> twotier.director.v1.PlaneCapabilities
+	12, // 10: twotier.director.v1.PlaneCapabilities.features:type_name -> twotier.director.v1.Feature
+	17, // 11: twotier.director.v1.ListServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	17, // 12: twotier.director.v1.WatchServicesResponse.services:type_name -> twotier.director.v1.ServiceState
+	18, // 13: twotier.director.v1.ServiceState.real_servers:type_name -> twotier.director.v1.RealServerState
+	0,  // 14: twotier.director.v1.RealServerState.health:type_name -> twotier.director.v1.Health
+	19, // 15: twotier.director.v1.RealServerState.traffic:type_name -> twotier.director.v1.Traffic
+	26, // 16: twotier.director.v1.ExamineResponse.findings:type_name -> twotier.director.v1.Finding
+	1,  // 17: twotier.director.v1.SimulateRequest.object:type_name -> twotier.director.v1.Object
+	29, // 18: twotier.director.v1.SimulateResponse.services:type_name -> twotier.director.v1.ServiceMoves
+	30, // 19: twotier.director.v1.ServiceMoves.moves:type_name -> twotier.director.v1.Move
+	31, // 20: twotier.director.v1.ServiceMoves.shares:type_name -> twotier.director.v1.Share
+	1,  // 21: twotier.director.v1.ImportResponse.objects:type_name -> twotier.director.v1.Object
+	40, // 22: twotier.director.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	41, // 23: twotier.director.v1.Director.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	42, // 24: twotier.director.v1.Director.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	43, // 25: twotier.director.v1.Director.ListDesired:input_type -> twotier.common.v1.PageRequest
+	4,  // 26: twotier.director.v1.Director.PreviewPlan:input_type -> twotier.director.v1.PreviewPlanRequest
+	6,  // 27: twotier.director.v1.Director.GetDataplane:input_type -> twotier.director.v1.GetDataplaneRequest
+	9,  // 28: twotier.director.v1.Director.GetCapabilities:input_type -> twotier.director.v1.GetCapabilitiesRequest
+	13, // 29: twotier.director.v1.Director.ListServices:input_type -> twotier.director.v1.ListServicesRequest
+	15, // 30: twotier.director.v1.Director.WatchServices:input_type -> twotier.director.v1.WatchServicesRequest
+	22, // 31: twotier.director.v1.Director.Explain:input_type -> twotier.director.v1.ExplainRequest
+	27, // 32: twotier.director.v1.Director.Simulate:input_type -> twotier.director.v1.SimulateRequest
+	24, // 33: twotier.director.v1.Director.Examine:input_type -> twotier.director.v1.ExamineRequest
+	34, // 34: twotier.director.v1.Director.Export:input_type -> twotier.director.v1.ExportRequest
+	5,  // 35: twotier.director.v1.DirectorAdmin.Apply:input_type -> twotier.director.v1.ApplyRequest
+	44, // 36: twotier.director.v1.DirectorAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	45, // 37: twotier.director.v1.DirectorAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	32, // 38: twotier.director.v1.DirectorAdmin.Import:input_type -> twotier.director.v1.ImportRequest
+	20, // 39: twotier.director.v1.DirectorAdmin.Drain:input_type -> twotier.director.v1.DrainRequest
+	21, // 40: twotier.director.v1.DirectorAdmin.Undrain:input_type -> twotier.director.v1.UndrainRequest
+	46, // 41: twotier.director.v1.Director.GetStatus:output_type -> twotier.common.v1.Status
+	46, // 42: twotier.director.v1.Director.WatchStatus:output_type -> twotier.common.v1.Status
+	3,  // 43: twotier.director.v1.Director.ListDesired:output_type -> twotier.director.v1.ListDesiredResponse
+	47, // 44: twotier.director.v1.Director.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	7,  // 45: twotier.director.v1.Director.GetDataplane:output_type -> twotier.director.v1.GetDataplaneResponse
+	10, // 46: twotier.director.v1.Director.GetCapabilities:output_type -> twotier.director.v1.GetCapabilitiesResponse
+	14, // 47: twotier.director.v1.Director.ListServices:output_type -> twotier.director.v1.ListServicesResponse
+	16, // 48: twotier.director.v1.Director.WatchServices:output_type -> twotier.director.v1.WatchServicesResponse
+	23, // 49: twotier.director.v1.Director.Explain:output_type -> twotier.director.v1.ExplainResponse
+	28, // 50: twotier.director.v1.Director.Simulate:output_type -> twotier.director.v1.SimulateResponse
+	25, // 51: twotier.director.v1.Director.Examine:output_type -> twotier.director.v1.ExamineResponse
+	35, // 52: twotier.director.v1.Director.Export:output_type -> twotier.director.v1.ExportResponse
+	48, // 53: twotier.director.v1.DirectorAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	49, // 54: twotier.director.v1.DirectorAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	50, // 55: twotier.director.v1.DirectorAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	33, // 56: twotier.director.v1.DirectorAdmin.Import:output_type -> twotier.director.v1.ImportResponse
+	48, // 57: twotier.director.v1.DirectorAdmin.Drain:output_type -> twotier.common.v1.ApplyResponse
+	49, // 58: twotier.director.v1.DirectorAdmin.Undrain:output_type -> twotier.common.v1.DeleteResponse
+	41, // [41:59] is the sub-list for method output_type
+	23, // [23:41] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_control_proto_init() }
@@ -2372,6 +2526,7 @@ func file_director_v1_control_proto_init() {
 		(*Object_VirtualService)(nil),
 		(*Object_Address)(nil),
 		(*Object_Drain)(nil),
+		(*Object_Tuning)(nil),
 	}
 	file_director_v1_control_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
@@ -2380,7 +2535,7 @@ func file_director_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_control_proto_rawDesc), len(file_director_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -360,6 +360,67 @@ func (Foreign) EnumDescriptor() ([]byte, []int) {
 	return file_director_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
+// SyncRole is what a node does about the synchronisation of connections.
+type SyncRole int32
+
+const (
+	// The same as SYNC_ROLE_BOTH.
+	SyncRole_SYNC_ROLE_UNSPECIFIED SyncRole = 0
+	// It tells and it listens.
+	SyncRole_SYNC_ROLE_BOTH SyncRole = 1
+	// It tells.
+	SyncRole_SYNC_ROLE_MASTER SyncRole = 2
+	// It listens.
+	SyncRole_SYNC_ROLE_BACKUP SyncRole = 3
+	// Neither: what runs is stopped.
+	SyncRole_SYNC_ROLE_NONE SyncRole = 4
+)
+
+// Enum value maps for SyncRole.
+var (
+	SyncRole_name = map[int32]string{
+		0: "SYNC_ROLE_UNSPECIFIED",
+		1: "SYNC_ROLE_BOTH",
+		2: "SYNC_ROLE_MASTER",
+		3: "SYNC_ROLE_BACKUP",
+		4: "SYNC_ROLE_NONE",
+	}
+	SyncRole_value = map[string]int32{
+		"SYNC_ROLE_UNSPECIFIED": 0,
+		"SYNC_ROLE_BOTH":        1,
+		"SYNC_ROLE_MASTER":      2,
+		"SYNC_ROLE_BACKUP":      3,
+		"SYNC_ROLE_NONE":        4,
+	}
+)
+
+func (x SyncRole) Enum() *SyncRole {
+	p := new(SyncRole)
+	*p = x
+	return p
+}
+
+func (x SyncRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SyncRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_director_v1_desired_proto_enumTypes[6].Descriptor()
+}
+
+func (SyncRole) Type() protoreflect.EnumType {
+	return &file_director_v1_desired_proto_enumTypes[6]
+}
+
+func (x SyncRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SyncRole.Descriptor instead.
+func (SyncRole) EnumDescriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{6}
+}
+
 // Tunnel is how packets are wrapped for FORWARDING_TUNNEL.
 type Tunnel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -532,7 +593,10 @@ type VirtualService struct {
 	// during this, 1s to 1h. Not with rr and lc, which know no weights. Default: not at all.
 	SlowStart *durationpb.Duration `protobuf:"bytes,18,opt,name=slow_start,json=slowStart,proto3" json:"slow_start,omitempty"`
 	// What if somebody else has made this service in the kernel. Default: adopt.
-	Foreign       Foreign `protobuf:"varint,19,opt,name=foreign,proto3,enum=twotier.director.v1.Foreign" json:"foreign,omitempty"`
+	Foreign Foreign `protobuf:"varint,19,opt,name=foreign,proto3,enum=twotier.director.v1.Foreign" json:"foreign,omitempty"`
+	// Each datagram goes to whichever real server is next, and nothing is remembered of it; the answer must be one datagram. UDP only; the ipvs
+	// plane only. Default: datagrams of one address and port of a client go to one real server.
+	OnePacket     bool `protobuf:"varint,20,opt,name=one_packet,json=onePacket,proto3" json:"one_packet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,6 +762,13 @@ func (x *VirtualService) GetForeign() Foreign {
 		return x.Foreign
 	}
 	return Foreign_FOREIGN_UNSPECIFIED
+}
+
+func (x *VirtualService) GetOnePacket() bool {
+	if x != nil {
+		return x.OnePacket
+	}
+	return false
 }
 
 // Quorum is the total weight of living real servers that a service needs (keepalived: quorum, hysteresis).
@@ -1746,6 +1817,238 @@ func (x *Address) GetNodes() []string {
 	return nil
 }
 
+// Tuning is what a node's data plane has once, and not for each service.
+// Kind in the key space: tuning
+type Tuning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, unique among the tunings. Example: lvs
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes that it is for; no node may have two. Default: every node that runs a director.
+	Nodes []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// When connections of which nothing is heard are forgotten. Default: as the kernel has it. The ipvs plane only.
+	Timeouts *Timeouts `protobuf:"bytes,3,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// Tell the other directors of connections, and listen to them, so that those go on when another one takes over. Default: whatever runs is left
+	// alone. The ipvs plane only; the nftables plane takes over without it.
+	Sync          *ConnectionSync `protobuf:"bytes,4,opt,name=sync,proto3" json:"sync,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tuning) Reset() {
+	*x = Tuning{}
+	mi := &file_director_v1_desired_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tuning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tuning) ProtoMessage() {}
+
+func (x *Tuning) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tuning.ProtoReflect.Descriptor instead.
+func (*Tuning) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Tuning) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Tuning) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Tuning) GetTimeouts() *Timeouts {
+	if x != nil {
+		return x.Timeouts
+	}
+	return nil
+}
+
+func (x *Tuning) GetSync() *ConnectionSync {
+	if x != nil {
+		return x.Sync
+	}
+	return nil
+}
+
+// Timeouts of connections (ipvsadm --set), whole seconds, 1s to 24h.
+type Timeouts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Established TCP connections. Real servers and clients that keep silent for longer need TCP keepalive. Default: as the kernel has it
+	// (15m).
+	Tcp *durationpb.Duration `protobuf:"bytes,1,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	// TCP connections that one side has closed. Default: as the kernel has it (2m).
+	TcpFin *durationpb.Duration `protobuf:"bytes,2,opt,name=tcp_fin,json=tcpFin,proto3" json:"tcp_fin,omitempty"`
+	// UDP flows. Default: as the kernel has it (5m).
+	Udp           *durationpb.Duration `protobuf:"bytes,3,opt,name=udp,proto3" json:"udp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timeouts) Reset() {
+	*x = Timeouts{}
+	mi := &file_director_v1_desired_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timeouts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timeouts) ProtoMessage() {}
+
+func (x *Timeouts) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timeouts.ProtoReflect.Descriptor instead.
+func (*Timeouts) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Timeouts) GetTcp() *durationpb.Duration {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *Timeouts) GetTcpFin() *durationpb.Duration {
+	if x != nil {
+		return x.TcpFin
+	}
+	return nil
+}
+
+func (x *Timeouts) GetUdp() *durationpb.Duration {
+	if x != nil {
+		return x.Udp
+	}
+	return nil
+}
+
+// ConnectionSync is the kernel's daemon that carries connections from director to director by multicast (ipvsadm --start-daemon). Nothing
+// proves who sends: the network must be the directors' own. Not while a service has real servers of another family than its VIP.
+type ConnectionSync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the node does. Default: both, which is right whichever node has the VIP.
+	Role SyncRole `protobuf:"varint,1,opt,name=role,proto3,enum=twotier.director.v1.SyncRole" json:"role,omitempty"`
+	// Network that the other directors are on too: it goes out of the card that has an address in it. Example: 192.168.60.0/24
+	Network string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	// Group of directors that tell each other, 0 to 255; a node with 0 listens to every group. Default 0.
+	Id uint32 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
+	// IPv4 multicast address. Default 224.0.0.81.
+	Group string `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
+	// UDP port, 1 to 65535. Default 8848.
+	Port uint32 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`
+	// How many routers the messages pass, less one: 1 to 255. Default 1: none.
+	Ttl           uint32 `protobuf:"varint,6,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionSync) Reset() {
+	*x = ConnectionSync{}
+	mi := &file_director_v1_desired_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionSync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionSync) ProtoMessage() {}
+
+func (x *ConnectionSync) ProtoReflect() protoreflect.Message {
+	mi := &file_director_v1_desired_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionSync.ProtoReflect.Descriptor instead.
+func (*ConnectionSync) Descriptor() ([]byte, []int) {
+	return file_director_v1_desired_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ConnectionSync) GetRole() SyncRole {
+	if x != nil {
+		return x.Role
+	}
+	return SyncRole_SYNC_ROLE_UNSPECIFIED
+}
+
+func (x *ConnectionSync) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *ConnectionSync) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ConnectionSync) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ConnectionSync) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ConnectionSync) GetTtl() uint32 {
+	if x != nil {
+		return x.Ttl
+	}
+	return 0
+}
+
 var File_director_v1_desired_proto protoreflect.FileDescriptor
 
 const file_director_v1_desired_proto_rawDesc = "" +
@@ -1757,7 +2060,7 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\bchecksum\x18\x03 \x01(\x0e2#.twotier.director.v1.TunnelChecksumR\bchecksum\"Z\n" +
 	"\vPersistence\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
-	"\x06prefix\x18\x02 \x01(\rR\x06prefix\"\xa8\a\n" +
+	"\x06prefix\x18\x02 \x01(\rR\x06prefix\"\xc7\a\n" +
 	"\x0eVirtualService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1781,7 +2084,9 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\vpersistence\x18\x11 \x01(\v2 .twotier.director.v1.PersistenceR\vpersistence\x128\n" +
 	"\n" +
 	"slow_start\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\tslowStart\x126\n" +
-	"\aforeign\x18\x13 \x01(\x0e2\x1c.twotier.director.v1.ForeignR\aforeign\"@\n" +
+	"\aforeign\x18\x13 \x01(\x0e2\x1c.twotier.director.v1.ForeignR\aforeign\x12\x1d\n" +
+	"\n" +
+	"one_packet\x18\x14 \x01(\bR\tonePacket\"@\n" +
 	"\x06Quorum\x12\x16\n" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12\x1e\n" +
 	"\n" +
@@ -1854,7 +2159,23 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\aAddress\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
-	"\x05nodes\x18\x03 \x03(\tR\x05nodes*H\n" +
+	"\x05nodes\x18\x03 \x03(\tR\x05nodes\"\xa6\x01\n" +
+	"\x06Tuning\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x129\n" +
+	"\btimeouts\x18\x03 \x01(\v2\x1d.twotier.director.v1.TimeoutsR\btimeouts\x127\n" +
+	"\x04sync\x18\x04 \x01(\v2#.twotier.director.v1.ConnectionSyncR\x04sync\"\x98\x01\n" +
+	"\bTimeouts\x12+\n" +
+	"\x03tcp\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03tcp\x122\n" +
+	"\atcp_fin\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06tcpFin\x12+\n" +
+	"\x03udp\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03udp\"\xa9\x01\n" +
+	"\x0eConnectionSync\x121\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x1d.twotier.director.v1.SyncRoleR\x04role\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\rR\x02id\x12\x14\n" +
+	"\x05group\x18\x04 \x01(\tR\x05group\x12\x12\n" +
+	"\x04port\x18\x05 \x01(\rR\x04port\x12\x10\n" +
+	"\x03ttl\x18\x06 \x01(\rR\x03ttl*H\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
@@ -1884,7 +2205,13 @@ const file_director_v1_desired_proto_rawDesc = "" +
 	"\x13FOREIGN_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFOREIGN_ADOPT\x10\x01\x12\x12\n" +
 	"\x0eFOREIGN_IGNORE\x10\x02\x12\x12\n" +
-	"\x0eFOREIGN_REFUSE\x10\x03B9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
+	"\x0eFOREIGN_REFUSE\x10\x03*y\n" +
+	"\bSyncRole\x12\x19\n" +
+	"\x15SYNC_ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eSYNC_ROLE_BOTH\x10\x01\x12\x14\n" +
+	"\x10SYNC_ROLE_MASTER\x10\x02\x12\x14\n" +
+	"\x10SYNC_ROLE_BACKUP\x10\x03\x12\x12\n" +
+	"\x0eSYNC_ROLE_NONE\x10\x04B9Z7github.com/twotier/twotier/proto/director/v1;directorv1b\x06proto3"
 
 var (
 	file_director_v1_desired_proto_rawDescOnce sync.Once
@@ -1898,8 +2225,8 @@ func file_director_v1_desired_proto_rawDescGZIP() []byte {
 	return file_director_v1_desired_proto_rawDescData
 }
 
-var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_director_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_director_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_director_v1_desired_proto_goTypes = []any{
 	(Protocol)(0),               // 0: twotier.director.v1.Protocol
 	(Family)(0),                 // 1: twotier.director.v1.Family
@@ -1907,60 +2234,70 @@ var file_director_v1_desired_proto_goTypes = []any{
 	(TunnelType)(0),             // 3: twotier.director.v1.TunnelType
 	(TunnelChecksum)(0),         // 4: twotier.director.v1.TunnelChecksum
 	(Foreign)(0),                // 5: twotier.director.v1.Foreign
-	(*Tunnel)(nil),              // 6: twotier.director.v1.Tunnel
-	(*Persistence)(nil),         // 7: twotier.director.v1.Persistence
-	(*VirtualService)(nil),      // 8: twotier.director.v1.VirtualService
-	(*Quorum)(nil),              // 9: twotier.director.v1.Quorum
-	(*Check)(nil),               // 10: twotier.director.v1.Check
-	(*TcpCheck)(nil),            // 11: twotier.director.v1.TcpCheck
-	(*HttpCheck)(nil),           // 12: twotier.director.v1.HttpCheck
-	(*CheckTls)(nil),            // 13: twotier.director.v1.CheckTls
-	(*CheckHeader)(nil),         // 14: twotier.director.v1.CheckHeader
-	(*GrpcCheck)(nil),           // 15: twotier.director.v1.GrpcCheck
-	(*UdpCheck)(nil),            // 16: twotier.director.v1.UdpCheck
-	(*DnsCheck)(nil),            // 17: twotier.director.v1.DnsCheck
-	(*IcmpCheck)(nil),           // 18: twotier.director.v1.IcmpCheck
-	(*ExecCheck)(nil),           // 19: twotier.director.v1.ExecCheck
-	(*Drain)(nil),               // 20: twotier.director.v1.Drain
-	(*RealServer)(nil),          // 21: twotier.director.v1.RealServer
-	(*Address)(nil),             // 22: twotier.director.v1.Address
-	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
+	(SyncRole)(0),               // 6: twotier.director.v1.SyncRole
+	(*Tunnel)(nil),              // 7: twotier.director.v1.Tunnel
+	(*Persistence)(nil),         // 8: twotier.director.v1.Persistence
+	(*VirtualService)(nil),      // 9: twotier.director.v1.VirtualService
+	(*Quorum)(nil),              // 10: twotier.director.v1.Quorum
+	(*Check)(nil),               // 11: twotier.director.v1.Check
+	(*TcpCheck)(nil),            // 12: twotier.director.v1.TcpCheck
+	(*HttpCheck)(nil),           // 13: twotier.director.v1.HttpCheck
+	(*CheckTls)(nil),            // 14: twotier.director.v1.CheckTls
+	(*CheckHeader)(nil),         // 15: twotier.director.v1.CheckHeader
+	(*GrpcCheck)(nil),           // 16: twotier.director.v1.GrpcCheck
+	(*UdpCheck)(nil),            // 17: twotier.director.v1.UdpCheck
+	(*DnsCheck)(nil),            // 18: twotier.director.v1.DnsCheck
+	(*IcmpCheck)(nil),           // 19: twotier.director.v1.IcmpCheck
+	(*ExecCheck)(nil),           // 20: twotier.director.v1.ExecCheck
+	(*Drain)(nil),               // 21: twotier.director.v1.Drain
+	(*RealServer)(nil),          // 22: twotier.director.v1.RealServer
+	(*Address)(nil),             // 23: twotier.director.v1.Address
+	(*Tuning)(nil),              // 24: twotier.director.v1.Tuning
+	(*Timeouts)(nil),            // 25: twotier.director.v1.Timeouts
+	(*ConnectionSync)(nil),      // 26: twotier.director.v1.ConnectionSync
+	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
 }
 var file_director_v1_desired_proto_depIdxs = []int32{
 	3,  // 0: twotier.director.v1.Tunnel.type:type_name -> twotier.director.v1.TunnelType
 	4,  // 1: twotier.director.v1.Tunnel.checksum:type_name -> twotier.director.v1.TunnelChecksum
-	23, // 2: twotier.director.v1.Persistence.timeout:type_name -> google.protobuf.Duration
+	27, // 2: twotier.director.v1.Persistence.timeout:type_name -> google.protobuf.Duration
 	0,  // 3: twotier.director.v1.VirtualService.protocol:type_name -> twotier.director.v1.Protocol
 	2,  // 4: twotier.director.v1.VirtualService.forwarding:type_name -> twotier.director.v1.Forwarding
-	21, // 5: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
-	10, // 6: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
-	9,  // 7: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
-	21, // 8: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
-	23, // 9: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
+	22, // 5: twotier.director.v1.VirtualService.real_servers:type_name -> twotier.director.v1.RealServer
+	11, // 6: twotier.director.v1.VirtualService.check:type_name -> twotier.director.v1.Check
+	10, // 7: twotier.director.v1.VirtualService.quorum:type_name -> twotier.director.v1.Quorum
+	22, // 8: twotier.director.v1.VirtualService.sorry_server:type_name -> twotier.director.v1.RealServer
+	27, // 9: twotier.director.v1.VirtualService.drain_timeout:type_name -> google.protobuf.Duration
 	1,  // 10: twotier.director.v1.VirtualService.family:type_name -> twotier.director.v1.Family
-	6,  // 11: twotier.director.v1.VirtualService.tunnel:type_name -> twotier.director.v1.Tunnel
-	7,  // 12: twotier.director.v1.VirtualService.persistence:type_name -> twotier.director.v1.Persistence
-	23, // 13: twotier.director.v1.VirtualService.slow_start:type_name -> google.protobuf.Duration
+	7,  // 11: twotier.director.v1.VirtualService.tunnel:type_name -> twotier.director.v1.Tunnel
+	8,  // 12: twotier.director.v1.VirtualService.persistence:type_name -> twotier.director.v1.Persistence
+	27, // 13: twotier.director.v1.VirtualService.slow_start:type_name -> google.protobuf.Duration
 	5,  // 14: twotier.director.v1.VirtualService.foreign:type_name -> twotier.director.v1.Foreign
-	11, // 15: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
-	12, // 16: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
-	15, // 17: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
-	16, // 18: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
-	17, // 19: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
-	18, // 20: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
-	19, // 21: twotier.director.v1.Check.exec:type_name -> twotier.director.v1.ExecCheck
-	23, // 22: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
-	23, // 23: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
-	23, // 24: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
-	13, // 25: twotier.director.v1.HttpCheck.tls:type_name -> twotier.director.v1.CheckTls
-	14, // 26: twotier.director.v1.HttpCheck.header:type_name -> twotier.director.v1.CheckHeader
+	12, // 15: twotier.director.v1.Check.tcp:type_name -> twotier.director.v1.TcpCheck
+	13, // 16: twotier.director.v1.Check.http:type_name -> twotier.director.v1.HttpCheck
+	16, // 17: twotier.director.v1.Check.grpc:type_name -> twotier.director.v1.GrpcCheck
+	17, // 18: twotier.director.v1.Check.udp:type_name -> twotier.director.v1.UdpCheck
+	18, // 19: twotier.director.v1.Check.dns:type_name -> twotier.director.v1.DnsCheck
+	19, // 20: twotier.director.v1.Check.icmp:type_name -> twotier.director.v1.IcmpCheck
+	20, // 21: twotier.director.v1.Check.exec:type_name -> twotier.director.v1.ExecCheck
+	27, // 22: twotier.director.v1.Check.interval:type_name -> google.protobuf.Duration
+	27, // 23: twotier.director.v1.Check.fast_interval:type_name -> google.protobuf.Duration
+	27, // 24: twotier.director.v1.Check.timeout:type_name -> google.protobuf.Duration
+	14, // 25: twotier.director.v1.HttpCheck.tls:type_name -> twotier.director.v1.CheckTls
+	15, // 26: twotier.director.v1.HttpCheck.header:type_name -> twotier.director.v1.CheckHeader
 	2,  // 27: twotier.director.v1.RealServer.forwarding:type_name -> twotier.director.v1.Forwarding
-	6,  // 28: twotier.director.v1.RealServer.tunnel:type_name -> twotier.director.v1.Tunnel
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	7,  // 28: twotier.director.v1.RealServer.tunnel:type_name -> twotier.director.v1.Tunnel
+	25, // 29: twotier.director.v1.Tuning.timeouts:type_name -> twotier.director.v1.Timeouts
+	26, // 30: twotier.director.v1.Tuning.sync:type_name -> twotier.director.v1.ConnectionSync
+	27, // 31: twotier.director.v1.Timeouts.tcp:type_name -> google.protobuf.Duration
+	27, // 32: twotier.director.v1.Timeouts.tcp_fin:type_name -> google.protobuf.Duration
+	27, // 33: twotier.director.v1.Timeouts.udp:type_name -> google.protobuf.Duration
+	6,  // 34: twotier.director.v1.ConnectionSync.role:type_name -> twotier.director.v1.SyncRole
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_director_v1_desired_proto_init() }
@@ -1983,8 +2320,8 @@ func file_director_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_director_v1_desired_proto_rawDesc), len(file_director_v1_desired_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   17,
+			NumEnums:      7,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

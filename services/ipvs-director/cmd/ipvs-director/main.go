@@ -43,6 +43,7 @@ var kinds = []desired.Kind{
 	{Name: spec.KindVirtualService, New: func() proto.Message { return new(directorv1.VirtualService) }},
 	{Name: spec.KindAddress, New: func() proto.Message { return new(directorv1.Address) }},
 	{Name: spec.KindDrain, New: func() proto.Message { return new(directorv1.Drain) }},
+	{Name: spec.KindTuning, New: func() proto.Message { return new(directorv1.Tuning) }},
 }
 
 func main() {

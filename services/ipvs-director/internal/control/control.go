@@ -240,9 +240,20 @@ func (d *director) serviceState(s plan.Service, view loop.View) *directorv1.Serv
 			LastCheck:         last,
 			Reason:            reasons[key],
 			ConnectionRate:    view.Rates[key],
+			Traffic:           traffic(r.Traffic),
 		})
 	}
 	return state
+}
+
+func traffic(t *plan.Traffic) *directorv1.Traffic {
+	if t == nil {
+		return nil
+	}
+	return &directorv1.Traffic{
+		PacketsIn: t.PacketsIn, PacketsOut: t.PacketsOut, BytesIn: t.BytesIn, BytesOut: t.BytesOut,
+		PacketRateIn: t.PacketRateIn, PacketRateOut: t.PacketRateOut, ByteRateIn: t.ByteRateIn, ByteRateOut: t.ByteRateOut,
+	}
 }
 
 var healths = map[steer.Health]directorv1.Health{

@@ -96,7 +96,7 @@ func (t *telling) told(now []*directorv1.ServiceState) {
 func steady(s *directorv1.ServiceState) *directorv1.ServiceState {
 	s = proto.CloneOf(s)
 	for _, r := range s.GetRealServers() {
-		r.ActiveConnections, r.TotalConnections, r.ConnectionRate, r.LastCheck = nil, 0, 0, ""
+		r.ActiveConnections, r.TotalConnections, r.ConnectionRate, r.Traffic, r.LastCheck = nil, 0, 0, nil, ""
 	}
 	return s
 }

@@ -48,7 +48,7 @@ func (c *changing) set(total uint64, weights map[uint16]int) {
 		if weight, there := weights[port]; there {
 			c.view.Have.Services = append(c.view.Have.Services, plan.Service{
 				VIP: spec.VIP{AddrPort: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.22"), port)}, Scheduler: spec.RR,
-				Reals: []plan.Real{{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.78:80"), Weight: weight}, Total: total}},
+				Reals: []plan.Real{{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.78:80"), Weight: weight}, Total: total, Traffic: &plan.Traffic{PacketsIn: total}}},
 			})
 		}
 	}

@@ -80,13 +80,17 @@ func Check(c plan.Change, lacks spec.Lacks) error {
 	why := ""
 	switch c.Kind {
 	case plan.AddService, plan.SetService:
-		why = lacks.Lacking(c.VIP, c.Scheduler, c.Persistence)
+		why = lacks.Lacking(c.Service())
 	case plan.AddReal, plan.SetReal:
 		why = lacks.LackingReal(c.VIP, c.Real)
+	case plan.SetTimeouts:
+		why = lacks.LackingTuning(spec.FeatureTimeouts)
+	case plan.StartSync, plan.StopSync:
+		why = lacks.LackingTuning(spec.FeatureSync)
 	case plan.Rebuild:
 		for _, s := range c.Services {
 			if why == "" {
-				why = lacks.Lacking(s.VIP, s.Scheduler, s.Persistence)
+				why = lacks.Lacking(s)
 			}
 			for _, r := range s.Reals {
 				if why == "" {

@@ -25,6 +25,7 @@ type Collector struct {
 	health Health
 
 	observed, weight, up, active, total, unusual *prometheus.Desc
+	packets, bytes                               *prometheus.Desc
 }
 
 // New makes a collector.
@@ -40,13 +41,15 @@ func New(world World, health Health) *Collector {
 		up:       desc("real_server_up", "1: its checks are good; 0: they fail. Absent: not checked.", real...),
 		active:   desc("real_server_active_connections", "Established connections. Absent on a plane that does not count them (nftables).", real...),
 		total:    desc("real_server_connections_total", "New connections since the real server was added.", real...),
+		packets:  desc("real_server_packets_total", "Packets to (in) and from (out) the real server since it was added. Absent on a plane that does not count them (nftables).", append(real, "direction")...),
+		bytes:    desc("real_server_bytes_total", "The same in bytes.", append(real, "direction")...),
 		unusual:  desc("service_unusual", "1: panic, sorry server or leaving; ListServices says which.", "vip"),
 	}
 }
 
 // Describe tells the figures.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.observed, c.weight, c.up, c.active, c.total, c.unusual} {
+	for _, d := range []*prometheus.Desc{c.observed, c.weight, c.up, c.active, c.total, c.packets, c.bytes, c.unusual} {
 		out <- d
 	}
 }
@@ -55,6 +58,9 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 	}
 	view := c.world.View()
 	gauge(c.observed, one(view.Observed && view.Unusable == nil))
@@ -70,7 +76,13 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 			if r.Active != nil {
 				gauge(c.active, float64(*r.Active), vip, real)
 			}
-			out <- prometheus.MustNewConstMetric(c.total, prometheus.CounterValue, float64(r.Total), vip, real)
+			counter(c.total, r.Total, vip, real)
+			if t := r.Traffic; t != nil {
+				counter(c.packets, t.PacketsIn, vip, real, "in")
+				counter(c.packets, t.PacketsOut, vip, real, "out")
+				counter(c.bytes, t.BytesIn, vip, real, "in")
+				counter(c.bytes, t.BytesOut, vip, real, "out")
+			}
 		}
 	}
 }

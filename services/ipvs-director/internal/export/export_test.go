@@ -26,7 +26,7 @@ func TestFigures(t *testing.T) {
 	vip, a, b := spec.MustParseVIP("10.10.60.22:80"), netip.MustParseAddrPort("192.168.60.78:80"), netip.MustParseAddrPort("192.168.60.55:80")
 	three := uint64(3)
 	w := world{Observed: true, Have: plan.Have{Services: []plan.Service{{VIP: vip, Reals: []plan.Real{
-		{Real: spec.Real{Address: a, Weight: 2}, Active: &three, Total: 7}, {Real: spec.Real{Address: b}, Total: 1},
+		{Real: spec.Real{Address: a, Weight: 2}, Active: &three, Total: 7, Traffic: &plan.Traffic{PacketsIn: 9, PacketsOut: 6, BytesIn: 1 << 33, BytesOut: 393}}, {Real: spec.Real{Address: b}, Total: 1},
 	}}}}, Course: steer.Course{Reasons: map[steer.Key]string{{VIP: vip}: "panic"}}}
 	const want = `
 # HELP twotier_director_kernel_observed 1: the last pass could read the kernel.
@@ -35,10 +35,18 @@ twotier_director_kernel_observed 1
 # HELP twotier_director_real_server_active_connections Established connections. Absent on a plane that does not count them (nftables).
 # TYPE twotier_director_real_server_active_connections gauge
 twotier_director_real_server_active_connections{real_server="192.168.60.78:80",vip="10.10.60.22:80"} 3
+# HELP twotier_director_real_server_bytes_total The same in bytes.
+# TYPE twotier_director_real_server_bytes_total counter
+twotier_director_real_server_bytes_total{direction="in",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 8.589934592e+09
+twotier_director_real_server_bytes_total{direction="out",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 393
 # HELP twotier_director_real_server_connections_total New connections since the real server was added.
 # TYPE twotier_director_real_server_connections_total counter
 twotier_director_real_server_connections_total{real_server="192.168.60.55:80",vip="10.10.60.22:80"} 1
 twotier_director_real_server_connections_total{real_server="192.168.60.78:80",vip="10.10.60.22:80"} 7
+# HELP twotier_director_real_server_packets_total Packets to (in) and from (out) the real server since it was added. Absent on a plane that does not count them (nftables).
+# TYPE twotier_director_real_server_packets_total counter
+twotier_director_real_server_packets_total{direction="in",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 9
+twotier_director_real_server_packets_total{direction="out",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 6
 # HELP twotier_director_real_server_up 1: its checks are good; 0: they fail. Absent: not checked.
 # TYPE twotier_director_real_server_up gauge
 twotier_director_real_server_up{real_server="192.168.60.78:80",vip="10.10.60.22:80"} 0

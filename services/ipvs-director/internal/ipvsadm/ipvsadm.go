@@ -5,10 +5,12 @@ package ipvsadm
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -34,16 +36,70 @@ func Import(rules []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport,
 	return services, report.Message(), nil
 }
 
-// Export writes services as rules, in their order.
+// Export writes services as rules, in their order, as ipvsadm -S -n does; thresholds, which that leaves out, are written too.
 func Export(services []spec.Service) string {
 	var out strings.Builder
 	for _, s := range services {
-		fmt.Fprintf(&out, "-A -t %s -s %s%s\n", s.VIP, s.Scheduler, flags[s.Scheduler])
+		vip := name(s.VIP)
+		fmt.Fprintf(&out, "-A %s -s %s%s%s", vip, s.Scheduler, persistence(s), flags[s.Scheduler])
+		if s.OnePacket {
+			out.WriteString(" -o")
+		}
+		out.WriteByte('\n')
 		for _, r := range s.Reals {
-			fmt.Fprintf(&out, "-a -t %s -r %s -m -w %d\n", s.VIP, r.Address, r.Weight)
+			fmt.Fprintf(&out, "-a %s -r %s %s -w %d%s", vip, r.Address, methods[r.Forward.Method], r.Weight, tunnel(r.Forward))
+			if r.Upper != 0 {
+				fmt.Fprintf(&out, " -x %d", r.Upper)
+			}
+			if r.Lower != 0 {
+				fmt.Fprintf(&out, " -y %d", r.Lower)
+			}
+			out.WriteByte('\n')
 		}
 	}
 	return out.String()
+}
+
+// name is how rules name a service.
+func name(v spec.VIP) string {
+	switch {
+	case v.Mark != 0 && v.Mark6:
+		return fmt.Sprintf("-f %d -6", v.Mark)
+	case v.Mark != 0:
+		return fmt.Sprintf("-f %d", v.Mark)
+	case v.Protocol == spec.UDP:
+		return "-u " + v.AddrPort.String()
+	}
+	return "-t " + v.AddrPort.String()
+}
+
+func persistence(s spec.Service) string {
+	p := s.Persistence
+	switch {
+	case p == (spec.Persistence{}):
+		return ""
+	case s.VIP.Is6() && p.Prefix != 128:
+		return fmt.Sprintf(" -p %d -M %d", p.Timeout/time.Second, p.Prefix)
+	case !s.VIP.Is6() && p.Prefix != 32:
+		return fmt.Sprintf(" -p %d -M %s", p.Timeout/time.Second, net.IP(net.CIDRMask(p.Prefix, 32)))
+	}
+	return fmt.Sprintf(" -p %d", p.Timeout/time.Second)
+}
+
+var methods = map[spec.Method]string{spec.Masquerade: "-m", spec.Direct: "-g", spec.ByTunnel: "-i"}
+
+func tunnel(f spec.Forward) string {
+	if f.Method != spec.ByTunnel {
+		return ""
+	}
+	checksum := map[spec.TunnelChecksum]string{spec.NoChecksum: "--tun-nocsum", spec.WholeChecksum: "--tun-csum", spec.RemoteChecksum: "--tun-remcsum"}[f.Checksum]
+	switch f.Tunnel {
+	case spec.GUE:
+		return fmt.Sprintf(" --tun-type gue --tun-port %d %s", f.Port, checksum)
+	case spec.GRE:
+		return " --tun-type gre " + checksum
+	}
+	return " --tun-type ipip"
 }
 
 // flags are what our schedulers are in the words of ipvsadm(8), --sched-flags: a client of a real server with the weight 0

@@ -18,6 +18,7 @@ const (
 
 // The commands of IPVS (IPVS_CMD_…).
 const (
+	newService        = 1
 	NewDestination    = 5
 	SetDestination    = 6
 	DeleteDestination = 7
@@ -206,6 +207,16 @@ const (
 // AskServices asks for all services; family is the number of IPVS, here and below.
 func AskServices(family uint16) Request {
 	return Request{Family: family, Command: getService, Version: Version, List: true}
+}
+
+// AskScheduler asks whether the kernel has a scheduler, by a service that it refuses for its netmask once it has found the
+// scheduler (ip_vs_add_service): it answers ENOENT when there is none, and EINVAL when there is. EAFNOSUPPORT: its IPVS knows
+// no IPv6, and nothing is said about the scheduler.
+func AskScheduler(family uint16, scheduler string) Request {
+	a := attributes(nil).
+		u16(serviceFamily, uint16(IPv6)).u16(serviceProtocol, 6).address(serviceAddress, netip.IPv6Loopback()).be16(servicePort, 1).
+		text(serviceScheduler, scheduler).bytes(serviceFlags, make([]byte, 8)).u32(serviceTimeout, 0).u32(serviceNetmask, 0)
+	return Request{Family: family, Command: newService, Version: Version, Attributes: attributes(nil).bytes(attrService, a)}
 }
 
 // AskDestinations asks for all real servers of a service. The kernel answers with none when there is no such service.

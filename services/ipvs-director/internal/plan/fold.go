@@ -17,7 +17,7 @@ func Fold(s spec.Service, there bool, c Change) (spec.Service, bool, error) {
 	at, found := slices.BinarySearchFunc(s.Reals, c.Real, func(a, b spec.Real) int { return a.Address.Compare(b.Address) })
 	switch c.Kind {
 	case AddService, SetService:
-		s.VIP, s.Scheduler, s.Persistence, there = c.VIP, c.Scheduler, c.Persistence, true
+		s.VIP, s.Scheduler, s.Persistence, s.OnePacket, there = c.VIP, c.Scheduler, c.Persistence, c.OnePacket, true
 	case AddReal, SetReal:
 		if found {
 			s.Reals[at] = c.Real

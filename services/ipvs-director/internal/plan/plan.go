@@ -15,6 +15,8 @@ import (
 type Have struct {
 	Services []Service
 	Host     Host
+	// Tuning is what the plane has once; nil: it has nothing to tune.
+	Tuning *Tuning
 	// Damage tells why the plane's own objects in the kernel do not form a state that it could have made, such as
 	// "chain prerouting: rule 1 is not ours". Empty = sound. A damaged plane is rebuilt whole.
 	Damage string
@@ -25,6 +27,7 @@ type Service struct {
 	VIP         spec.VIP
 	Scheduler   spec.Scheduler
 	Persistence spec.Persistence
+	OnePacket   bool
 	Reals       []Real
 	// Foreign: the kernel has it, but this director did not put it there. It is left alone unless it is wanted.
 	Foreign bool
@@ -39,9 +42,18 @@ type Real struct {
 	Drift string
 	// Active is the number of established connections; nil when the plane does not count them.
 	Active *uint64
-	// Total is the number of new connections since the real server was added or the plane was rebuilt. IPVS adds up
-	// its counters every 2 s, and the library hands out 32 bits of them.
+	// Total is the number of new connections since the real server was added or the plane was rebuilt. IPVS adds up its
+	// counters every 2 s.
 	Total uint64
+	// Traffic is what has passed since then; nil when the plane does not count it.
+	Traffic *Traffic
+}
+
+// Traffic is what has passed to a real server, and from it. With direct routing and tunnels nothing comes back this way.
+type Traffic struct {
+	PacketsIn, PacketsOut, BytesIn, BytesOut uint64
+	// The same each second, of late.
+	PacketRateIn, PacketRateOut, ByteRateIn, ByteRateOut uint64
 }
 
 // Host is what the node's own network stack has.
@@ -86,6 +98,11 @@ const (
 	RemoveReal
 	// RemoveService takes a service away, with what real servers it still has.
 	RemoveService
+	// SetTimeouts sets when connections are forgotten.
+	SetTimeouts
+	// StopSync stops a daemon of synchronisation, StartSync starts one. They come last: a director without it serves all the same.
+	StopSync
+	StartSync
 )
 
 // Change is one step from have to want.
@@ -97,6 +114,8 @@ type Change struct {
 	// SetService.
 	Scheduler, Old              spec.Scheduler
 	Persistence, OldPersistence spec.Persistence
+	// OnePacket of the service, for AddService and SetService.
+	OnePacket bool
 	// Real is the wanted real server, for AddReal and SetReal; for RemoveReal the one there.
 	Real spec.Real
 	// OldReal is the one there, for SetReal.
@@ -112,6 +131,15 @@ type Change struct {
 	Reason string
 	// Services are all wanted services, for Rebuild.
 	Services []spec.Service
+	// Timeouts are the wanted ones, for SetTimeouts.
+	Timeouts spec.Timeouts
+	// Daemon is the one to start, which needs a network card (ErrNoCard), or to stop.
+	Daemon Daemon
+}
+
+// Service is the service that the change is about, without real servers, for AddService and SetService.
+func (c Change) Service() spec.Service {
+	return spec.Service{VIP: c.VIP, Scheduler: c.Scheduler, Persistence: c.Persistence, OnePacket: c.OnePacket}
 }
 
 // ErrNoCard means that an address cannot be put anywhere: no network card has an address in its subnet.
@@ -130,6 +158,9 @@ func (c Change) String() string {
 		s = fmt.Sprintf("add service %s scheduler %s", c.VIP, c.Scheduler)
 		if c.Persistence != (spec.Persistence{}) {
 			s += fmt.Sprintf(", persistence %s", c.Persistence)
+		}
+		if c.OnePacket {
+			s += ", each datagram anew"
 		}
 	case SetService:
 		s = fmt.Sprintf("set service %s scheduler %s", c.VIP, c.Scheduler)
@@ -155,6 +186,12 @@ func (c Change) String() string {
 		s = fmt.Sprintf("remove real server %s from %s", c.Real.Address, c.VIP)
 	case RemoveService:
 		s = fmt.Sprintf("remove service %s", c.VIP)
+	case SetTimeouts:
+		s = fmt.Sprintf("set timeouts %s", c.Timeouts)
+	case StopSync:
+		s = fmt.Sprintf("stop %s", c.Daemon)
+	case StartSync:
+		s = fmt.Sprintf("start %s", c.Daemon)
 	case AddAddress:
 		if c.Card == 0 {
 			return fmt.Sprintf("add address %s: no network card has an address in %s", c.Address, c.Address.Masked())
@@ -180,6 +217,7 @@ func Diff(want spec.Want, have Have) []Change {
 		changes = services(want.Services, have.Services)
 	}
 	changes = append(changes, addresses(want.Addresses, have.Host)...)
+	changes = append(changes, tuning(want.Tuning, have)...)
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
 	return changes
 }
@@ -201,16 +239,20 @@ func services(want []spec.Service, have []Service) (changes []Change) {
 	for _, w := range want {
 		h, there := left[w.VIP]
 		delete(left, w.VIP)
-		set := Change{Kind: SetService, VIP: w.VIP, Scheduler: w.Scheduler, Old: h.Scheduler, Persistence: w.Persistence, OldPersistence: h.Persistence, Reason: h.Drift}
+		set := Change{Kind: SetService, VIP: w.VIP, Scheduler: w.Scheduler, Old: h.Scheduler, Persistence: w.Persistence, OldPersistence: h.Persistence,
+			OnePacket: w.OnePacket, Reason: h.Drift}
+		if h.OnePacket != w.OnePacket && set.Reason == "" {
+			set.Reason = fmt.Sprintf("each datagram anew: %t", w.OnePacket)
+		}
 		switch {
 		case !there:
-			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler, Persistence: w.Persistence})
+			changes = append(changes, Change{Kind: AddService, VIP: w.VIP, Scheduler: w.Scheduler, Persistence: w.Persistence, OnePacket: w.OnePacket})
 		case h.Foreign && w.Foreign != spec.Adopt:
 			continue
 		case h.Foreign:
 			set.Reason = "somebody else made it"
 			changes = append(changes, set)
-		case h.Scheduler != w.Scheduler || h.Persistence != w.Persistence || h.Drift != "":
+		case h.Scheduler != w.Scheduler || h.Persistence != w.Persistence || set.Reason != "":
 			changes = append(changes, set)
 		}
 		changes = append(changes, reals(w, h)...)

@@ -30,6 +30,12 @@ const (
 	FeatureGRE  Feature = "tunnel-gre"
 	// FeatureMixedFamilies: a real server of another family than the VIP, by a tunnel.
 	FeatureMixedFamilies Feature = "mixed-families"
+	// FeatureOnePacket: each datagram is dealt out anew.
+	FeatureOnePacket Feature = "one-packet"
+	// FeatureTimeouts: when connections are forgotten can be said.
+	FeatureTimeouts Feature = "timeouts"
+	// FeatureSync: directors tell each other of connections.
+	FeatureSync Feature = "connection-sync"
 )
 
 // Feature is the need of a service with the scheduler.
@@ -37,7 +43,8 @@ func (s Scheduler) Feature() Feature { return Feature("scheduler-" + s) }
 
 // Features are all that there are, in the order in which they are told to people.
 var Features = func() []Feature {
-	all := []Feature{FeatureUDP, FeatureIPv6, FeatureMark, FeaturePersistence, FeatureThresholds, FeatureDirect, FeatureIPIP, FeatureGUE, FeatureGRE, FeatureMixedFamilies}
+	all := []Feature{FeatureUDP, FeatureIPv6, FeatureMark, FeaturePersistence, FeatureThresholds, FeatureDirect, FeatureIPIP, FeatureGUE, FeatureGRE, FeatureMixedFamilies,
+		FeatureOnePacket, FeatureTimeouts, FeatureSync}
 	for _, s := range Schedulers {
 		all = append(all, s.Feature())
 	}
@@ -65,12 +72,14 @@ func Refuse(needs []Need, plane string, lacks Lacks) (violations []*commonv1.Vio
 }
 
 // Lacking is why a plane cannot have a service; empty: it can. It is for planes, which refuse what nobody has refused before.
-func (l Lacks) Lacking(vip VIP, scheduler Scheduler, persistence Persistence) string {
-	return l.first(serviceNeeds(vip, scheduler, persistence))
-}
+// What it is about its real servers is for LackingReal.
+func (l Lacks) Lacking(s Service) string { return l.first(serviceNeeds(s)) }
 
 // LackingReal is why a plane cannot have a real server behind a service; empty: it can.
 func (l Lacks) LackingReal(vip VIP, r Real) string { return l.first(realNeeds(vip, r)) }
+
+// LackingTuning is why a plane cannot be tuned; empty: it can.
+func (l Lacks) LackingTuning(f Feature) string { return l.first([]Feature{f}) }
 
 func (l Lacks) first(features []Feature) string {
 	for _, f := range features {
@@ -81,21 +90,24 @@ func (l Lacks) first(features []Feature) string {
 	return ""
 }
 
-func serviceNeeds(vip VIP, scheduler Scheduler, persistence Persistence) (needs []Feature) {
-	if scheduler != "" {
-		needs = append(needs, scheduler.Feature())
+func serviceNeeds(s Service) (needs []Feature) {
+	if s.Scheduler != "" {
+		needs = append(needs, s.Scheduler.Feature())
 	}
-	if vip.Protocol == UDP {
+	if s.VIP.Protocol == UDP {
 		needs = append(needs, FeatureUDP)
 	}
-	if vip.Is6() {
+	if s.VIP.Is6() {
 		needs = append(needs, FeatureIPv6)
 	}
-	if vip.Mark != 0 {
+	if s.VIP.Mark != 0 {
 		needs = append(needs, FeatureMark)
 	}
-	if persistence != (Persistence{}) {
+	if s.Persistence != (Persistence{}) {
 		needs = append(needs, FeaturePersistence)
+	}
+	if s.OnePacket {
+		needs = append(needs, FeatureOnePacket)
 	}
 	return needs
 }

@@ -97,7 +97,7 @@ marked.forwarding tunnel-ipip:`
 		t.Errorf("a plane that lacks nothing refuses %v", left)
 	}
 	// What a plane itself is asked for needs the same.
-	if why := lacks.Lacking(services[1].VIP, RR, Persistence{}); why != "no scheduler-rr: not here" {
+	if why := lacks.Lacking(Service{VIP: services[1].VIP, Scheduler: RR}); why != "no scheduler-rr: not here" {
 		t.Errorf("a plane says %q", why)
 	}
 	for i, want := range []string{"no thresholds: not here", "no direct: not here", "no tunnel-gue: not here"} {

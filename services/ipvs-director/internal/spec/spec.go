@@ -21,6 +21,7 @@ const (
 	KindVirtualService = "virtual-service"
 	KindAddress        = "address"
 	KindDrain          = "drain"
+	KindTuning         = "tuning"
 )
 
 // Bounds that keep one pass and one kernel transaction small.
@@ -90,6 +91,8 @@ type Want struct {
 	Addresses []Address
 	// Drains are the real servers that get no new connections, and why, for people.
 	Drains map[Drain]string
+	// Tuning is what the plane is to have once on this node.
+	Tuning Tuning
 	// Needs are the features that the services need of the plane, and where it is said.
 	Needs []Need
 }
@@ -140,6 +143,8 @@ type Service struct {
 	Scheduler Scheduler
 	// Persistence comes before the scheduler.
 	Persistence Persistence
+	// OnePacket deals out each datagram anew.
+	OnePacket bool
 	// Reals are the real servers in the order of address and port.
 	Reals []Real
 	// Check tells the living from the dead; the zero value checks nothing.
@@ -211,7 +216,7 @@ var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 // Parse checks the desired messages together and turns them into what the node is to do. With violations, the
 // returned Want must not be used.
 func Parse(messages []proto.Message, node string) (Want, []*commonv1.Violation) {
-	p := parser{vips: map[VIP]string{}, held: map[netip.Addr]string{}, names: map[string]bool{}}
+	p := parser{vips: map[VIP]string{}, held: map[netip.Addr]string{}, names: map[string]bool{}, tuned: map[string]string{}}
 	var drains []*directorv1.Drain
 	for _, m := range messages {
 		switch m := m.(type) {
@@ -221,10 +226,13 @@ func Parse(messages []proto.Message, node string) (Want, []*commonv1.Violation) 
 			p.address(m, node)
 		case *directorv1.Drain:
 			drains = append(drains, m)
+		case *directorv1.Tuning:
+			p.tuning(m, node)
 		default:
 			p.bad(string(m.ProtoReflect().Descriptor().Name()), "not an object of the director")
 		}
 	}
+	p.mixed()
 	for _, m := range drains { // their ports follow from the services
 		p.drain(m)
 	}
@@ -251,6 +259,8 @@ type parser struct {
 	vips       map[VIP]string        // VIP -> path of the service that has it
 	held       map[netip.Addr]string // address -> path of the object that has it
 	names      map[string]bool       // paths seen
+	tuned      map[string]string     // node -> path of the tuning that is for it; "": for all
+	sync       string                // path of the synchronisation of this node
 	reals      int                   // of all services
 }
 
@@ -287,6 +297,15 @@ func (p *parser) service(m *directorv1.VirtualService) {
 	}
 	p.need(path+".scheduler", service.Scheduler.Feature())
 	service.Persistence = p.persistence(path+".persistence", m.GetPersistence(), vip)
+	if service.OnePacket = m.GetOnePacket(); service.OnePacket {
+		p.need(path+".one_packet", FeatureOnePacket)
+		switch {
+		case vip.Protocol != UDP:
+			p.bad(path+".one_packet", "it is for UDP only")
+		case service.Persistence != (Persistence{}):
+			p.bad(path+".one_packet", "with persistence, datagrams stay where they were")
+		}
+	}
 	service.Foreign = p.foreign(path+".foreign", m.GetForeign())
 	if len(m.GetRealServers()) > MaxRealServers {
 		p.bad(path+".real_servers", "%d real servers, at most %d are taken", len(m.GetRealServers()), MaxRealServers)
@@ -465,14 +484,19 @@ func (p *parser) address(m *directorv1.Address, node string) {
 		p.bad(path+".prefix", "%s is the address of %s already", prefix.Addr(), other)
 	}
 	p.held[prefix.Addr()] = path
-	for i, n := range m.GetNodes() {
+	if p.nodes(path, m.GetNodes(), node) {
+		p.want.Addresses = append(p.want.Addresses, Address{Prefix: prefix})
+	}
+}
+
+// nodes tells whether an object for those nodes is for this one.
+func (p *parser) nodes(path string, nodes []string, node string) bool {
+	for i, n := range nodes {
 		if strings.TrimSpace(n) == "" {
 			p.bad(fmt.Sprintf("%s.nodes[%d]", path, i), "want the name of a node, got an empty one")
 		}
 	}
-	if len(m.GetNodes()) == 0 || slices.Contains(m.GetNodes(), node) {
-		p.want.Addresses = append(p.want.Addresses, Address{Prefix: prefix})
-	}
+	return len(nodes) == 0 || slices.Contains(nodes, node)
 }
 
 func (p *parser) host(field, s string) netip.Addr {

@@ -33,37 +33,43 @@ func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.
 		return real, false, err
 	}
 	defer file.Close()
-	if real, found, err = search(file, client, vip.AddrPort); err != nil {
+	if real, found, err = search(file, client, vip); err != nil {
 		err = fmt.Errorf("read %s: %w", connections, err)
 	}
 	return real, found, err
 }
 
 // search reads lines such as "TCP 0A0A3C01 9C40 0A0A3C16 0050 C0A83C4E 1F90 ESTABLISHED 899" (ip_vs_conn_seq_show of
-// net/netfilter/ipvs/ip_vs_conn.c): protocol, client, VIP, real server, state, and when it expires.
-func search(table io.Reader, client, vip netip.AddrPort) (real netip.AddrPort, found bool, err error) {
+// net/netfilter/ipvs/ip_vs_conn.c): protocol, client, VIP, real server, state, and when it expires. IPv6 addresses are written
+// as usual, but with all their zeros.
+func search(table io.Reader, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error) {
+	protocol := strings.ToUpper(vip.Protocol.String())
 	lines := bufio.NewScanner(table)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
-		if len(words) < 7 || words[0] != "TCP" {
+		if len(words) < 7 || words[0] != protocol {
 			continue
 		}
 		from, ok1 := end(words[1], words[2])
 		to, ok2 := end(words[3], words[4])
 		at, ok3 := end(words[5], words[6])
-		if ok1 && ok2 && ok3 && from == client && to == vip {
+		if ok1 && ok2 && ok3 && from == client && to == vip.AddrPort {
 			return at, true, nil
 		}
 	}
 	return real, false, lines.Err()
 }
 
-// end reads an IPv4 address and a port in hexadecimal.
+// end reads an address and a port in hexadecimal.
 func end(address, port string) (netip.AddrPort, bool) {
-	ip, err := hex.DecodeString(address)
-	if err != nil || len(ip) != 4 {
-		return netip.AddrPort{}, false
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		b, err := hex.DecodeString(address)
+		if err != nil || len(b) != 4 {
+			return netip.AddrPort{}, false
+		}
+		ip = netip.AddrFrom4([4]byte(b))
 	}
 	n, err := strconv.ParseUint(port, 16, 16)
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip)), uint16(n)), err == nil
+	return netip.AddrPortFrom(ip, uint16(n)), err == nil
 }

@@ -1,90 +1,96 @@
-// Package ipvs is the data plane of the kernel's own IP Virtual Server. It is the only importer of the IPVS library,
-// and trusts it with little: the library takes a kernel without IPVS for one that has accepted everything (its family
-// number is then 0, a message to which the kernel says yes), so the family is asked for before each use.
+// Package ipvs is the data plane of the kernel's own IP Virtual Server. It is the only importer of the IPVS library, which
+// writes services and plain real servers. What the library lacks goes through messages of our own (package ipvsmsg): all
+// reading, real servers of another family than their service's, and tunnels. The library takes a kernel without IPVS for one
+// that has accepted everything (its family number is then 0, a message to which the kernel says yes), so the family is asked
+// for before each use.
 //
-// IPVS has no place for an owner's name. A service of this director bears a mark where IPVS keeps the timeout of
-// persistent connections, a field that has no effect on a service without persistence. Services without the mark are
-// somebody else's: left alone, unless the desired state names them.
+// IPVS has no place for an owner's name. A service of this director bears a mark in flags that the kernel keeps and does not
+// look at. Services without the mark are somebody else's: left alone, unless the desired state names them.
 package ipvs
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/moby/ipvs"
 	"github.com/sirupsen/logrus"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsmsg"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
+// The flags of a service, IP_VS_SVC_F_... of include/uapi/linux/ip_vs.h, and our own.
 const (
-	// family is the name of IPVS among the generic netlink families: IPVS_GENL_NAME of include/uapi/linux/ip_vs.h.
-	family = "IPVS"
-	// mark is the persistence timeout, in seconds, of a service that this director made. See the package comment.
-	mark = 0x7474
-	// wholeAddress keeps clients apart; 0 would make all of them one.
-	wholeAddress = 0xffffffff
-	// hashed is IP_VS_SVC_F_HASHED, which the kernel sets itself and hands out.
+	// persistent keeps clients on their real servers.
+	persistent = 0x1
+	// hashed is set by the kernel itself, and handed out.
 	hashed = 0x2
-	// fallback is IP_VS_SVC_F_SCHED_SH_FALLBACK and ..._MH_FALLBACK: a client whose real server has the weight 0 gets
-	// another; without it the client is refused.
+	// onePacket deals out each datagram anew.
+	onePacket = 0x4
+	// fallback (..._SCHED_SH_FALLBACK, ..._SCHED_MH_FALLBACK): a client whose real server has the weight 0 gets another;
+	// without it the client is refused.
 	fallback = 0x8
-	// portToo is IP_VS_SVC_F_SCHED_MH_PORT: mh hashes the client's port beside its address.
+	// portToo (..._SCHED_MH_PORT): mh hashes the client's port beside its address.
 	portToo = 0x10
-	// exchangeTimeout bounds one Observe or Apply. The library itself waits without end for a lost reply.
-	exchangeTimeout = 10 * time.Second
+	// mark is of a service that this director made; see the package comment.
+	mark = 0x74740000
 )
+
+// exchangeTimeout bounds one Apply. The library itself waits without end for a lost reply.
+const exchangeTimeout = 10 * time.Second
 
 // Plane is the IPVS data plane of the network namespace that its methods are called in. One goroutine at a time.
 type Plane struct{}
 
-// Probe tells whether this kernel has IPVS and lets this process use it.
+// Probe tells whether this kernel has IPVS and lets this process use it, and which schedulers it has. The kernel loads those
+// that are modules.
 func Probe() dataplane.Report {
-	r := dataplane.Report{Name: dataplane.IPVS, Lacks: lacks}
-	if err := present(); err != nil {
+	r := dataplane.Report{Name: dataplane.IPVS}
+	s, err := open()
+	if err != nil {
 		r.Reason = err.Error()
 		return r
 	}
-	if err := exchange(context.Background(), func(h *ipvs.Handle) error { _, err := h.GetServices(); return err }); err != nil {
+	_, err = s.ask(ipvsmsg.AskTimeouts(s.family))
+	if err == nil {
+		r.Lacks, err = lacks(s)
+	}
+	if err = errors.Join(err, s.close()); err != nil {
 		r.Reason = fmt.Sprintf("IPVS is there, but this process may not use it: %v", err)
 		return r
 	}
-	r.Usable, r.Reason = true, "generic netlink has the family "+family
+	r.Usable, r.Reason = true, "generic netlink has the family "+ipvsmsg.Name
 	return r
 }
 
-// lacks are the features that the plane has not.
-var lacks = func() spec.Lacks {
-	l := spec.Lacks{}
-	for _, f := range []spec.Feature{spec.FeatureUDP, spec.FeatureIPv6, spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds,
-		spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies, spec.SED.Feature(), spec.NQ.Feature(),
-		spec.DH.Feature(), spec.LBLC.Feature(), spec.LBLCR.Feature(), spec.FO.Feature(), spec.OVF.Feature(), spec.TWOS.Feature()} {
-		l[f] = "the director does not use it there"
+// lacks asks for all that a kernel can be built without.
+func lacks(s *socket) (spec.Lacks, error) {
+	lacks := spec.Lacks{}
+	for _, scheduler := range spec.Schedulers {
+		_, err := s.ask(ipvsmsg.AskScheduler(s.family, string(scheduler)))
+		switch {
+		case errors.Is(err, unix.EINVAL): // it is there
+		case errors.Is(err, unix.ENOENT):
+			lacks[scheduler.Feature()] = "this kernel has no IPVS scheduler " + string(scheduler)
+		case errors.Is(err, unix.EAFNOSUPPORT):
+			const why = "the IPVS of this kernel has no IPv6"
+			lacks[spec.FeatureIPv6], lacks[spec.FeatureMixedFamilies] = why, why
+		case err == nil:
+			return nil, fmt.Errorf("scheduler %s: the kernel has taken a service without a netmask", scheduler)
+		default:
+			return nil, fmt.Errorf("scheduler %s: %w", scheduler, err)
+		}
 	}
-	return l
-}()
-
-// present asks generic netlink for the family; the kernel loads the module if it has one.
-func present() error {
-	_, err := netlink.GenlFamilyGet(family)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("no IPVS in this kernel: generic netlink has no family %s", family)
-	}
-	if err != nil {
-		return fmt.Errorf("ask generic netlink for the family %s: %w", family, err)
-	}
-	return nil
+	return lacks, nil
 }
 
 // Open makes the plane. No service is changed.
@@ -96,11 +102,156 @@ func Open() *Plane {
 // Close lets go of the kernel. The services stay and go on forwarding.
 func (*Plane) Close() error { return nil }
 
-// exchange runs f with a handle of its own: a handle that has lost a reply never recovers.
-func exchange(ctx context.Context, f func(*ipvs.Handle) error) error {
-	if err := present(); err != nil {
-		return fmt.Errorf("%w: %w", dataplane.ErrUnusable, err)
+// Observe lists the services for TCP, UDP and marks. Others are not looked at.
+func (*Plane) Observe(ctx context.Context) (have plan.Have, err error) {
+	s, err := enter()
+	if err != nil {
+		return have, err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return observe(ctx, s)
+}
+
+func observe(ctx context.Context, s *socket) (have plan.Have, err error) {
+	listed, err := list(ctx, s.ask, ipvsmsg.AskServices(s.family), ipvsmsg.ParseService)
+	if err != nil {
+		return have, fmt.Errorf("list IPVS services: %w", err)
+	}
+	for _, l := range listed {
+		service, ok := seen(l)
+		if !ok {
+			continue
+		}
+		reals, err := list(ctx, s.ask, ipvsmsg.AskDestinations(s.family, l), ipvsmsg.ParseDestination)
+		if err != nil {
+			return have, fmt.Errorf("list real servers of %s: %w", service.VIP, err)
+		}
+		for _, d := range reals {
+			service.Reals = append(service.Reals, seenReal(d))
+		}
+		slices.SortFunc(service.Reals, func(a, b plan.Real) int { return a.Address.Compare(b.Address) })
+		have.Services = append(have.Services, service)
+	}
+	slices.SortFunc(have.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
+	have.Tuning, err = tuning(ctx, s)
+	return have, err
+}
+
+// seen is what a service of the kernel is in our words; false: none that could be ours.
+func seen(l ipvsmsg.Service) (s plan.Service, ok bool) {
+	s = plan.Service{VIP: spec.VIP{AddrPort: l.VIP, Mark: l.Mark}, Scheduler: spec.Scheduler(l.Scheduler), OnePacket: l.Flags&onePacket != 0,
+		Foreign: l.Flags&mark != mark}
+	whole := 32
+	if l.Family == ipvsmsg.IPv6 {
+		whole = 128
+		s.VIP.Mark6 = l.Mark != 0
+	}
+	switch {
+	case l.Mark != 0 || l.Protocol == unix.IPPROTO_TCP:
+	case l.Protocol == unix.IPPROTO_UDP:
+		s.VIP.Protocol = spec.UDP
+	default:
+		return s, false
+	}
+	if l.Flags&persistent != 0 {
+		s.Persistence = spec.Persistence{Timeout: time.Duration(l.Timeout) * time.Second, Prefix: l.PrefixLength}
+	} else if l.PrefixLength != whole {
+		s.Drift = fmt.Sprintf("netmask of %d bits", l.PrefixLength)
+	}
+	if flags := l.Flags &^ (persistent | hashed | onePacket | mark); flags != schedulerFlags(s.Scheduler) {
+		s.Drift = fmt.Sprintf("flags 0x%x", flags)
+	}
+	if l.Engine != "" {
+		s.Drift = "persistence engine " + l.Engine
+	}
+	return s, true
+}
+
+// seenReal is what a real server of the kernel is in our words.
+func seenReal(d ipvsmsg.Destination) plan.Real {
+	active := uint64(d.Active)
+	r := plan.Real{
+		Real:   spec.Real{Address: d.Address, Weight: int(d.Weight), Upper: d.Upper, Lower: d.Lower},
+		Active: &active, Total: d.Statistics.Connections,
+		Traffic: traffic(d.Statistics),
+	}
+	switch d.Forwarding {
+	case ipvsmsg.Masquerade:
+	case ipvsmsg.Direct:
+		r.Forward.Method = spec.Direct
+	case ipvsmsg.Tunnelled:
+		r.Forward = spec.Forward{Method: spec.ByTunnel, Tunnel: spec.TunnelType(d.Tunnel.Kind), Port: d.Tunnel.Port}
+		switch {
+		case d.Tunnel.Kind > ipvsmsg.GRE:
+			r.Drift = fmt.Sprintf("tunnel type %d", d.Tunnel.Kind)
+			r.Forward = spec.Forward{}
+		case d.Tunnel.Flags == ipvsmsg.Checksum:
+			r.Forward.Checksum = spec.WholeChecksum
+		case d.Tunnel.Flags == ipvsmsg.RemoteChecksum:
+			r.Forward.Checksum = spec.RemoteChecksum
+		case d.Tunnel.Flags != 0:
+			r.Drift = fmt.Sprintf("tunnel flags %d", d.Tunnel.Flags)
+		}
+	default:
+		r.Drift = fmt.Sprintf("forwarding method %d", d.Forwarding)
+	}
+	return r
+}
+
+func traffic(s ipvsmsg.Statistics) *plan.Traffic {
+	return &plan.Traffic{
+		PacketsIn: s.PacketsIn, PacketsOut: s.PacketsOut, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
+		PacketRateIn: s.PacketRateIn, PacketRateOut: s.PacketRateOut, ByteRateIn: s.ByteRateIn, ByteRateOut: s.ByteRateOut,
+	}
+}
+
+// Apply does the changes one by one; IPVS has no transactions.
+func (*Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	if err := ctx.Err(); err != nil || len(changes) == 0 {
+		return nil, err
+	}
+	err = exchange(ctx, func(k kernel) error {
+		for _, c := range changes {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := k.apply(ctx, c); err != nil {
+				return fmt.Errorf("%s: %w", c, err)
+			}
+			done = append(done, c)
+		}
+		return nil
+	})
+	return done, err
+}
+
+// Remove takes away the services with this director's mark, as a director that now uses another plane must. A kernel
+// without IPVS is no error.
+func (p *Plane) Remove(ctx context.Context) error {
+	have, err := p.Observe(ctx)
+	if errors.Is(err, errNoIPVS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = p.Apply(ctx, plan.Diff(spec.Want{}, have))
+	return err
+}
+
+// kernel is both ways to speak to it.
+type kernel struct {
+	library *ipvs.Handle
+	socket  *socket
+}
+
+// exchange runs f with handles of its own: one that has lost a reply never recovers.
+func exchange(ctx context.Context, f func(kernel) error) (err error) {
+	s, err := enter()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	// The library runs modprobe when it is first used and complains on stderr when there is none, which is so in every
 	// container. Here the family is known to be there.
 	logrus.SetOutput(io.Discard)
@@ -114,145 +265,81 @@ func exchange(ctx context.Context, f func(*ipvs.Handle) error) error {
 	// A closed handle makes the library give up at its next look at the socket.
 	stop := context.AfterFunc(ctx, h.Close)
 	defer stop()
-	if err := f(h); err != nil {
+	if err := f(kernel{library: h, socket: s}); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
 	return ctx.Err()
 }
 
-// Observe lists the TCP services on IPv4 addresses. Services by firewall mark and of other protocols are not looked at.
-func (*Plane) Observe(ctx context.Context) (have plan.Have, err error) {
-	err = exchange(ctx, func(h *ipvs.Handle) error {
-		have, err = observe(ctx, h)
-		return err
-	})
-	return have, err
-}
-
-func observe(ctx context.Context, h *ipvs.Handle) (have plan.Have, err error) {
-	listed, err := h.GetServices()
-	if err != nil {
-		return have, fmt.Errorf("list IPVS services: %w", err)
-	}
-	for _, l := range listed {
-		if err := ctx.Err(); err != nil {
-			return have, err
-		}
-		vip, ok := addrPort(l.Address, l.Port)
-		if !ok || l.Protocol != unix.IPPROTO_TCP || l.FWMark != 0 {
-			continue
-		}
-		s := plan.Service{VIP: spec.VIP{AddrPort: vip}, Scheduler: spec.Scheduler(l.SchedName), Foreign: l.Timeout != mark}
-		if flags := l.Flags &^ hashed; flags != schedulerFlags(s.Scheduler) {
-			s.Drift = fmt.Sprintf("flags 0x%x", flags)
-		} else if l.Netmask != wholeAddress {
-			s.Drift = fmt.Sprintf("netmask 0x%08x", l.Netmask)
-		}
-		reals, err := h.GetDestinations(l)
-		if err != nil {
-			return have, fmt.Errorf("list real servers of %s: %w", vip, err)
-		}
-		for _, d := range reals {
-			address, ok := addrPort(d.Address, d.Port)
-			if !ok {
-				continue // only a foreign hand can put an IPv6 real server behind an IPv4 service
-			}
-			active := uint64(d.ActiveConnections)
-			r := plan.Real{Real: spec.Real{Address: address, Weight: d.Weight}, Active: &active, Total: uint64(d.Stats.Connections)}
-			if method := d.ConnectionFlags & ipvs.ConnectionFlagFwdMask; method != ipvs.ConnectionFlagMasq {
-				r.Drift = fmt.Sprintf("forwarding method %d", method)
-			} else if d.UpperThreshold != 0 || d.LowerThreshold != 0 {
-				r.Drift = fmt.Sprintf("thresholds %d and %d", d.UpperThreshold, d.LowerThreshold)
-			}
-			s.Reals = append(s.Reals, r)
-		}
-		slices.SortFunc(s.Reals, func(a, b plan.Real) int { return a.Address.Compare(b.Address) })
-		have.Services = append(have.Services, s)
-	}
-	slices.SortFunc(have.Services, func(a, b plan.Service) int { return a.VIP.Compare(b.VIP) })
-	return have, nil
-}
-
-// Apply does the changes one by one; IPVS has no transactions.
-func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
-	if err := ctx.Err(); err != nil || len(changes) == 0 {
-		return nil, err
-	}
-	err = exchange(ctx, func(h *ipvs.Handle) error {
-		for _, c := range changes {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := dataplane.Check(c, lacks); err != nil {
-				return err
-			}
-			if err := apply(ctx, h, c); err != nil {
-				return fmt.Errorf("%s: %w", c, err)
-			}
-			done = append(done, c)
-		}
-		return nil
-	})
-	return done, err
-}
-
-// Remove takes away the services with this director's mark, as a director that now uses another plane must. A kernel
-// without IPVS is no error.
-func (p *Plane) Remove(ctx context.Context) error {
-	if present() != nil {
-		return nil
-	}
-	have, err := p.Observe(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = p.Apply(ctx, plan.Diff(spec.Want{}, have))
-	return err
-}
-
 // apply does one change. What is done already is no error: EEXIST for an addition, ESRCH (no service) and ENOENT (no
 // real server) for a removal.
-func apply(ctx context.Context, h *ipvs.Handle, c plan.Change) error {
-	s := service(c.VIP.AddrPort, c.Scheduler)
-	d := destination(c.Real)
+func (k kernel) apply(ctx context.Context, c plan.Change) error {
 	switch c.Kind {
 	case plan.Rebuild:
-		have, err := observe(ctx, h)
+		have, err := observe(ctx, k.socket)
 		if err != nil {
 			return err
 		}
 		for _, step := range plan.Diff(spec.Want{Services: c.Services}, have) {
-			if err := apply(ctx, h, step); err != nil {
+			if err := k.apply(ctx, step); err != nil {
 				return fmt.Errorf("%s: %w", step, err)
 			}
 		}
 		return nil
 	case plan.AddService, plan.SetService:
-		err := h.NewService(s)
+		s := service(c.Service())
+		err := k.library.NewService(s)
 		if errors.Is(err, unix.EEXIST) {
-			update := func() error { return h.UpdateService(s) }
+			update := func() error { return k.library.UpdateService(s) }
 			if c.Old != c.Scheduler {
 				err = silently(update)
 			} else {
 				err = update()
 			}
 		}
-		if errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("this kernel has no IPVS scheduler %s: %w", c.Scheduler, err)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return fmt.Errorf("%w: this kernel has no IPVS scheduler %s: %w", dataplane.ErrLacks, c.Scheduler, err)
+		case errors.Is(err, unix.EAFNOSUPPORT):
+			return fmt.Errorf("%w: the IPVS of this kernel has no IPv6: %w", dataplane.ErrLacks, err)
 		}
 		return err
 	case plan.AddReal, plan.SetReal:
-		err := h.NewDestination(s, d)
+		err := k.real(ipvsmsg.NewDestination, c)
 		if errors.Is(err, unix.EEXIST) {
-			err = h.UpdateDestination(s, d)
+			err = k.real(ipvsmsg.SetDestination, c)
 		}
 		return err
 	case plan.RemoveReal:
-		return unless(h.DelDestination(s, d), unix.ENOENT, unix.ESRCH)
+		return unless(k.real(ipvsmsg.DeleteDestination, c), unix.ENOENT, unix.ESRCH)
 	case plan.RemoveService:
-		return unless(h.DelService(s), unix.ESRCH)
+		return unless(k.library.DelService(service(c.Service())), unix.ESRCH)
+	case plan.SetTimeouts:
+		return k.setTimeouts(c.Timeouts)
+	case plan.StartSync:
+		return k.startSync(ctx, c.Daemon)
+	case plan.StopSync:
+		return k.stopSync(ctx, c.Daemon)
 	default:
 		return errors.New("not a change of a service")
+	}
+}
+
+// real does a command on a real server: by the library when that can say it.
+func (k kernel) real(command uint8, c plan.Change) error {
+	r := c.Real
+	if r.Address.Addr().Is6() != c.VIP.Is6() || r.Forward.Method == spec.ByTunnel && r.Forward != (spec.Forward{Method: spec.ByTunnel}) {
+		_, err := k.socket.ask(ipvsmsg.ChangeDestination(k.socket.family, command, identity(c.VIP), message(r)))
+		return err
+	}
+	s, d := service(c.Service()), destination(r)
+	switch command {
+	case ipvsmsg.NewDestination:
+		return k.library.NewDestination(s, d)
+	case ipvsmsg.SetDestination:
+		return k.library.UpdateDestination(s, d)
+	default:
+		return k.library.DelDestination(s, d)
 	}
 }
 
@@ -264,12 +351,41 @@ func unless(err error, done ...error) error {
 	return err
 }
 
-func service(vip netip.AddrPort, scheduler spec.Scheduler) *ipvs.Service {
-	return &ipvs.Service{
-		Address: vip.Addr().AsSlice(), Port: vip.Port(), Protocol: unix.IPPROTO_TCP, AddressFamily: unix.AF_INET,
-		SchedName: string(scheduler), Flags: schedulerFlags(scheduler), Netmask: wholeAddress, Timeout: mark,
+// service is one in the words of the library.
+func service(of spec.Service) *ipvs.Service {
+	vip, persistence := of.VIP, of.Persistence
+	s := &ipvs.Service{AddressFamily: unix.AF_INET, SchedName: string(of.Scheduler), Flags: mark | schedulerFlags(of.Scheduler), FWMark: vip.Mark}
+	if of.OnePacket {
+		s.Flags |= onePacket
 	}
+	if vip.Mark == 0 {
+		s.Address, s.Port, s.Protocol = vip.Addr().AsSlice(), vip.Port(), unix.IPPROTO_TCP
+		if vip.Protocol == spec.UDP {
+			s.Protocol = unix.IPPROTO_UDP
+		}
+	}
+	if persistence != (spec.Persistence{}) {
+		s.Flags |= persistent
+		s.Timeout = uint32(persistence.Timeout / time.Second)
+	}
+	// What of a client's address counts: all of it without persistence, or all clients would be one.
+	bits := persistence.Prefix
+	switch {
+	case vip.Is6() && bits == 0:
+		bits = 128
+	case bits == 0:
+		bits = 32
+	}
+	if vip.Is6() {
+		s.AddressFamily, s.Netmask = unix.AF_INET6, uint32(bits)
+	} else {
+		s.Netmask = netmask(bits)
+	}
+	return s
 }
+
+// netmask is that of so many bits of an IPv4 address, in network byte order as the kernel has it.
+func netmask(bits int) uint32 { return binary.NativeEndian.Uint32(net.CIDRMask(bits, 32)) }
 
 // schedulerFlags are those that a scheduler needs to do what spec says of it.
 func schedulerFlags(s spec.Scheduler) uint32 {
@@ -282,17 +398,38 @@ func schedulerFlags(s spec.Scheduler) uint32 {
 	return 0
 }
 
+// destination is a real server in the words of the library.
 func destination(r spec.Real) *ipvs.Destination {
-	if !r.Address.IsValid() {
-		return nil // the change is not about a real server
-	}
 	return &ipvs.Destination{
-		Address: r.Address.Addr().AsSlice(), Port: r.Address.Port(), AddressFamily: unix.AF_INET,
-		Weight: r.Weight, ConnectionFlags: ipvs.ConnectionFlagMasq,
+		Address: r.Address.Addr().AsSlice(), Port: r.Address.Port(), Weight: r.Weight, UpperThreshold: r.Upper, LowerThreshold: r.Lower,
+		ConnectionFlags: uint32(methods[r.Forward.Method]),
 	}
 }
 
-func addrPort(ip net.IP, port uint16) (netip.AddrPort, bool) {
-	a, ok := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(a, port), ok && a.Is4()
+// identity is what a service is found by, in the words of the messages.
+func identity(vip spec.VIP) ipvsmsg.Service {
+	s := ipvsmsg.Service{Family: ipvsmsg.IPv4, Mark: vip.Mark, VIP: vip.AddrPort, Protocol: unix.IPPROTO_TCP}
+	if vip.Is6() {
+		s.Family = ipvsmsg.IPv6
+	}
+	if vip.Protocol == spec.UDP {
+		s.Protocol = unix.IPPROTO_UDP
+	}
+	return s
+}
+
+// message is a real server in the words of the messages.
+func message(r spec.Real) ipvsmsg.Destination {
+	return ipvsmsg.Destination{
+		Address: r.Address, Weight: uint32(r.Weight), Upper: r.Upper, Lower: r.Lower, Forwarding: methods[r.Forward.Method],
+		Tunnel: ipvsmsg.Tunnel{Kind: ipvsmsg.TunnelKind(r.Forward.Tunnel), Port: r.Forward.Port, Flags: checksums[r.Forward.Checksum]},
+	}
+}
+
+var methods = map[spec.Method]ipvsmsg.Forwarding{
+	spec.Masquerade: ipvsmsg.Masquerade, spec.Direct: ipvsmsg.Direct, spec.ByTunnel: ipvsmsg.Tunnelled,
+}
+
+var checksums = map[spec.TunnelChecksum]ipvsmsg.TunnelFlags{
+	spec.NoChecksum: 0, spec.WholeChecksum: ipvsmsg.Checksum, spec.RemoteChecksum: ipvsmsg.RemoteChecksum,
 }

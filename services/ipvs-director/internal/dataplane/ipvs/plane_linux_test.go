@@ -2,13 +2,20 @@ package ipvs
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/internal/netnstest"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
+	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsadm"
+	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsmsg"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
@@ -34,7 +41,7 @@ func TestKernelConformance(t *testing.T) {
 
 func world(t testing.TB) planetest.World {
 	n := planetest.NewNetwork(t)
-	return planetest.World{Plane: dataplane.IPVS, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
+	return planetest.World{Plane: dataplane.IPVS, Lacks: Probe().Lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
 }
 
 // The same in the kernel that most machines run, which has more than one CPU.
@@ -114,13 +121,163 @@ func TestKernelForeignServices(t *testing.T) {
 	}
 }
 
+// ipvsadm reads what we have written as we mean it, and we read what it has written.
+func TestKernelWitness(t *testing.T) {
+	if !needIPVS(t) {
+		return
+	}
+	n := planetest.NewNetwork(t)
+	plane := n.Inside(t, Open())
+	real := func(address string, r spec.Real) spec.Real {
+		r.Address = netip.MustParseAddrPort(address)
+		return r
+	}
+	gue := spec.Forward{Method: spec.ByTunnel, Tunnel: spec.GUE, Port: 6080}
+	gueChecked := gue
+	gueChecked.Checksum = spec.RemoteChecksum
+	want := []spec.Service{
+		{VIP: spec.MustParseVIP("10.10.60.22:53/udp"), Scheduler: spec.MH, Reals: []spec.Real{
+			real("192.168.60.78:53", spec.Real{Weight: 65535, Upper: 100, Lower: 50}),
+		}},
+		{VIP: spec.MustParseVIP("10.10.60.22:54/udp"), Scheduler: spec.RR, OnePacket: true},
+		{VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.WLC, Persistence: spec.Persistence{Timeout: 5 * time.Minute, Prefix: 23}, Reals: []spec.Real{
+			real("192.168.60.78:80", spec.Real{Weight: 0, Forward: spec.Forward{Method: spec.Direct}}),
+			real("192.168.60.79:80", spec.Real{Weight: 1, Forward: spec.Forward{Method: spec.ByTunnel}}),
+			real("192.168.60.80:80", spec.Real{Weight: 2, Forward: gueChecked}),
+			real("192.168.60.81:80", spec.Real{Weight: 3, Forward: spec.Forward{Method: spec.ByTunnel, Tunnel: spec.GRE, Checksum: spec.WholeChecksum}}),
+		}},
+		{VIP: spec.MustParseVIP("[2001:db8::22]:80"), Scheduler: spec.SH, Persistence: spec.Persistence{Timeout: time.Minute, Prefix: 56}, Reals: []spec.Real{
+			real("192.168.60.78:80", spec.Real{Weight: 4, Forward: gue}),
+			real("[2001:db8:60::78]:80", spec.Real{Weight: 5, Forward: spec.Forward{Method: spec.ByTunnel}}),
+		}},
+		{VIP: spec.VIP{Mark: 7}, Scheduler: spec.RR, Reals: []spec.Real{real("192.168.60.78:0", spec.Real{Weight: 1})}},
+		{VIP: spec.VIP{Mark: 7, Mark6: true}, Scheduler: spec.OVF, Reals: []spec.Real{real("[2001:db8:60::78]:0", spec.Real{Weight: 1})}},
+	}
+	slices.SortFunc(want, func(a, b spec.Service) int { return a.VIP.Compare(b.VIP) })
+	left := func() []plan.Change {
+		t.Helper()
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan.Diff(spec.Want{Services: want}, have)
+	}
+	if _, err := plane.Apply(t.Context(), left()); err != nil {
+		t.Fatal(err)
+	}
+	if left := left(); len(left) > 0 {
+		t.Fatalf("still to do: %v", left)
+	}
+	got := strings.Split(strings.TrimSpace(n.Director.Exec(t, "ipvsadm", "-Sn")), "\n")
+	for i := range got {
+		got[i] = strings.TrimSpace(got[i])
+	}
+	slices.Sort(got)
+	rules := []string{
+		"-A -f 7 -6 -s ovf",
+		"-A -f 7 -s rr",
+		"-A -t 10.10.60.22:80 -s wlc -p 300 -M 255.255.254.0",
+		"-A -t [2001:db8::22]:80 -s sh -p 60 -M 56 -b sh-fallback",
+		"-A -u 10.10.60.22:53 -s mh -b mh-fallback,mh-port",
+		"-A -u 10.10.60.22:54 -s rr -o",
+		"-a -f 7 -6 -r [2001:db8:60::78]:0 -m -w 1",
+		"-a -f 7 -r 192.168.60.78:0 -m -w 1",
+		"-a -t 10.10.60.22:80 -r 192.168.60.78:80 -g -w 0",
+		"-a -t 10.10.60.22:80 -r 192.168.60.79:80 -i -w 1 --tun-type ipip",
+		"-a -t 10.10.60.22:80 -r 192.168.60.80:80 -i -w 2 --tun-type gue --tun-port 6080 --tun-remcsum",
+		"-a -t 10.10.60.22:80 -r 192.168.60.81:80 -i -w 3 --tun-type gre --tun-csum",
+		"-a -t [2001:db8::22]:80 -r 192.168.60.78:80 -i -w 4 --tun-type gue --tun-port 6080 --tun-nocsum",
+		"-a -t [2001:db8::22]:80 -r [2001:db8:60::78]:80 -i -w 5 --tun-type ipip",
+		"-a -u 10.10.60.22:53 -r 192.168.60.78:53 -m -w 65535",
+	}
+	exported := strings.Split(strings.TrimSpace(strings.ReplaceAll(ipvsadm.Export(want), " -x 100 -y 50", "")), "\n")
+	if slices.Sort(exported); !slices.Equal(exported, rules) {
+		t.Errorf("exported:\n%s\nwant\n%s", strings.Join(exported, "\n"), strings.Join(rules, "\n"))
+	}
+	if !slices.Equal(got, rules) {
+		t.Errorf("ipvsadm -Sn:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(rules, "\n"))
+	}
+	if got := n.Director.Exec(t, "ipvsadm", "-Ln", "--thresholds"); !strings.Contains(got, "-> 192.168.60.78:53             100        50 ") {
+		t.Errorf("ipvsadm -Ln --thresholds:\n%s", got)
+	}
+
+	group := spec.SyncGroup{ID: 7, Address: spec.DefaultSyncGroup, Port: spec.DefaultSyncPort, TTL: spec.DefaultSyncTTL}
+	want = slices.DeleteFunc(want, func(s spec.Service) bool { return s.VIP == spec.MustParseVIP("[2001:db8::22]:80") }) // of mixed families
+	for _, changes := range [][]plan.Change{left(), {
+		{Kind: plan.SetTimeouts, Timeouts: spec.Timeouts{TCP: 7500 * time.Second, TCPFin: 61 * time.Second, UDP: 62 * time.Second}},
+		{Kind: plan.StartSync, Daemon: plan.Daemon{Master: true, CardName: "inner0", Group: group}},
+		{Kind: plan.StartSync, Daemon: plan.Daemon{CardName: "inner1", Group: group}},
+	}} {
+		if _, err := plane.Apply(t.Context(), changes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := n.Director.Exec(t, "ipvsadm", "-L", "--timeout"), "Timeout (tcp tcpfin udp): 7500 61 62\n"; got != want {
+		t.Errorf("ipvsadm -L --timeout: %q, want %q", got, want)
+	}
+	if got := n.Director.Exec(t, "ipvsadm", "-L", "--daemon"); !strings.Contains(got, "master sync daemon (mcast=inner0, syncid=7") || !strings.Contains(got, "backup sync daemon (mcast=inner1, syncid=7") {
+		t.Errorf("ipvsadm -L --daemon:\n%s", got)
+	}
+}
+
+// The kernel is asked for its schedulers without a trace.
+func TestKernelProbe(t *testing.T) {
+	if !needIPVS(t) {
+		return
+	}
+	n := planetest.NewNetwork(t)
+	n.Director.Do(t, func() {
+		s, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for scheduler, want := range map[string]error{"wlc": unix.EINVAL, "none-such": unix.ENOENT} {
+			if _, err := s.ask(ipvsmsg.AskScheduler(s.family, scheduler)); !errors.Is(err, want) {
+				t.Errorf("%s: got %v, want %v", scheduler, err, want)
+			}
+		}
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if got := n.Director.Exec(t, "ipvsadm", "-Sn"); got != "" {
+		t.Errorf("there is %q", got)
+	}
+}
+
+// A listing that a change came between is asked for again, and no answer is made of what has come of it.
+func TestListing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name        string
+		interrupted int
+		asked       int
+		err         error
+	}{{"quiet", 0, 1, nil}, {"twice interrupted", 2, 3, nil}, {"always interrupted", 100, listings, ipvsmsg.ErrInterrupted}} {
+		asked := 0
+		got, err := list(t.Context(), func(ipvsmsg.Request) ([][]byte, error) {
+			if asked++; asked <= c.interrupted {
+				return nil, ipvsmsg.ErrInterrupted
+			}
+			return [][]byte{{1}, {2}}, nil
+		}, ipvsmsg.Request{}, func(b []byte) (byte, error) { return b[0], nil })
+		want := []byte{1, 2}
+		if c.err != nil {
+			want = nil
+		}
+		if !errors.Is(err, c.err) || asked != c.asked || !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, %v after %d times; want %v, %v after %d", c.name, got, err, asked, want, c.err, c.asked)
+		}
+	}
+}
+
 func TestKernelUnknownScheduler(t *testing.T) {
 	if !needIPVS(t) {
 		return
 	}
 	n := planetest.NewNetwork(t)
 	_, err := n.Inside(t, Open()).Apply(t.Context(), []plan.Change{{Kind: plan.AddService, VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: "none-such"}})
-	if err == nil || !strings.Contains(err.Error(), "this kernel has no IPVS scheduler none-such") {
+	if !errors.Is(err, dataplane.ErrLacks) || !strings.Contains(err.Error(), "this kernel has no IPVS scheduler none-such") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -20,6 +21,7 @@ type Kernel struct {
 	mu       sync.Mutex
 	services map[spec.VIP]spec.Service
 	foreign  map[spec.VIP]bool
+	tuning   plan.Tuning
 	damage   string
 	fail     error
 	open     map[steer.Key]uint64
@@ -100,9 +102,10 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 	if err := k.err(ctx); err != nil {
 		return plan.Have{}, fmt.Errorf("observe: %w", err)
 	}
-	have := plan.Have{Damage: k.damage}
+	tuning := k.tuning
+	have := plan.Have{Damage: k.damage, Tuning: &tuning}
 	for _, vip := range slices.SortedFunc(maps.Keys(k.services), spec.VIP.Compare) {
-		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence, Foreign: k.foreign[vip]}
+		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence, OnePacket: k.services[vip].OnePacket, Foreign: k.foreign[vip]}
 		for _, r := range k.services[vip].Reals {
 			s.Reals = append(s.Reals, plan.Real{Real: r})
 		}
@@ -123,13 +126,26 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 		if err := k.err(ctx); err != nil {
 			return done, fmt.Errorf("%s: %w", c, err)
 		}
-		if c.Kind == plan.Rebuild {
+		switch c.Kind {
+		case plan.SetTimeouts:
+			k.tuning.Timeouts = c.Timeouts
+		case plan.StartSync:
+			if c.Daemon.CardName == "" {
+				return done, fmt.Errorf("%s: %w", c, plan.ErrNoCard)
+			}
+			c.Daemon.Network = netip.Prefix{}
+			if !slices.Contains(k.tuning.Daemons, c.Daemon) {
+				k.tuning.Daemons = append(slices.Clone(k.tuning.Daemons), c.Daemon)
+			}
+		case plan.StopSync:
+			k.tuning.Daemons = slices.DeleteFunc(slices.Clone(k.tuning.Daemons), func(d plan.Daemon) bool { return d.Master == c.Daemon.Master })
+		case plan.Rebuild:
 			clear(k.services)
 			for _, s := range c.Services {
 				k.services[s.VIP] = s
 			}
 			k.damage = ""
-		} else {
+		default:
 			was, there := k.services[c.VIP]
 			becomes, there, err := plan.Fold(was, there, c)
 			if err != nil {

@@ -82,6 +82,9 @@ var lacks = func() spec.Lacks {
 	for _, f := range []spec.Feature{spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies} {
 		l[f] = "conntrack translates, it does not wrap: use the plane ipvs"
 	}
+	l[spec.FeatureOnePacket] = "conntrack keeps the datagrams of a flow together: use the plane ipvs"
+	l[spec.FeatureTimeouts] = "conntrack has its own: set net.netfilter.nf_conntrack_tcp_timeout_established and its like"
+	l[spec.FeatureSync] = "another director takes over without it"
 	for _, s := range spec.Schedulers {
 		if !slices.Contains([]spec.Scheduler{spec.RR, spec.WRR, spec.LC, spec.WLC, spec.SH, spec.MH}, s) {
 			l[s.Feature()] = "it is one of IPVS"

@@ -64,6 +64,12 @@ func with(f spec.Feature) []spec.Service {
 		return forward(spec.Forward{Method: spec.ByTunnel, Tunnel: spec.GRE}, spec.Forward{Method: spec.ByTunnel, Tunnel: spec.GRE, Checksum: spec.WholeChecksum})
 	case spec.FeatureMixedFamilies:
 		return []spec.Service{service(vip6, spec.Real{Address: real4, Forward: spec.Forward{Method: spec.ByTunnel}})}
+	case spec.FeatureOnePacket:
+		udp := vip4
+		udp.Protocol = spec.UDP
+		one := service(udp, plain)
+		one.OnePacket = true
+		return []spec.Service{one, service(udp, plain)}
 	}
 	return nil
 }
@@ -101,6 +107,84 @@ func lacking(_ *testing.T, r *run) {
 	}
 }
 
+// tuned says what the plane is to have once, and what would change it.
+func tuned(f spec.Feature) []plan.Change {
+	switch f {
+	case spec.FeatureTimeouts:
+		return []plan.Change{{Kind: plan.SetTimeouts, Timeouts: spec.Timeouts{TCP: time.Hour}}}
+	case spec.FeatureSync:
+		d := plan.Daemon{CardName: "outer", Group: spec.SyncGroup{Address: spec.DefaultSyncGroup, Port: spec.DefaultSyncPort, TTL: spec.DefaultSyncTTL}}
+		return []plan.Change{{Kind: plan.StartSync, Daemon: d}, {Kind: plan.StopSync, Daemon: d}}
+	}
+	return nil
+}
+
+// tune makes the plane as the tuning says and fails unless it then is so.
+func (r *run) tune(want spec.Tuning, cards ...plan.HostAddress) plan.Tuning {
+	r.t.Helper()
+	for pass := range 2 {
+		have := r.observe()
+		have.Host.Addresses = cards
+		changes := plan.Diff(spec.Want{Tuning: want}, have)
+		if pass == 1 && len(changes) > 0 {
+			r.t.Fatalf("still to do: %v", changes)
+		}
+		for range 2 { // what is done already is no error
+			if _, err := r.plane.Apply(r.t.Context(), changes); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+	return *r.observe().Tuning
+}
+
+func timeouts(t *testing.T, r *run) {
+	was := r.observe().Tuning.Timeouts
+	want := spec.Timeouts{TCP: 7500 * time.Second, TCPFin: 30 * time.Second, UDP: 10 * time.Second}
+	if got := r.tune(spec.Tuning{Timeouts: want}).Timeouts; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	want.UDP = 20 * time.Second
+	if got := r.tune(spec.Tuning{Timeouts: spec.Timeouts{UDP: want.UDP}}).Timeouts; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := r.tune(spec.Tuning{}).Timeouts; got != want {
+		t.Errorf("nothing wanted: got %s, want %s left alone", got, want)
+	}
+	if want == was {
+		t.Errorf("they were %s before", was)
+	}
+}
+
+func syncing(t *testing.T, r *run) {
+	group := spec.SyncGroup{ID: 7, Address: spec.DefaultSyncGroup, Port: spec.DefaultSyncPort, TTL: spec.DefaultSyncTTL}
+	other := spec.SyncGroup{ID: 255, Address: netip.MustParseAddr("224.0.0.99"), Port: 8849, TTL: 2}
+	outer := plan.HostAddress{Prefix: netip.MustParsePrefix("10.10.60.21/24"), Card: 2, CardName: "outer"}
+	inner := plan.HostAddress{Prefix: netip.MustParsePrefix("192.168.60.99/24"), Card: 3, CardName: "inner0"}
+	daemon := func(master bool, card string, group spec.SyncGroup) plan.Daemon {
+		return plan.Daemon{Master: master, CardName: card, Group: group}
+	}
+	for _, c := range []struct {
+		name string
+		sync *spec.Sync
+		want []plan.Daemon
+	}{
+		{"both", &spec.Sync{Master: true, Backup: true, Network: outer.Prefix.Masked(), Group: group}, []plan.Daemon{daemon(true, "outer", group), daemon(false, "outer", group)}},
+		{"not said: left alone", nil, []plan.Daemon{daemon(true, "outer", group), daemon(false, "outer", group)}},
+		{"another group and card", &spec.Sync{Master: true, Backup: true, Network: inner.Prefix.Masked(), Group: other}, []plan.Daemon{daemon(true, "inner0", other), daemon(false, "inner0", other)}},
+		{"backup only", &spec.Sync{Backup: true, Network: inner.Prefix.Masked(), Group: other}, []plan.Daemon{daemon(false, "inner0", other)}},
+		{"none", &spec.Sync{}, nil},
+	} {
+		if got := r.tune(spec.Tuning{Sync: c.sync}, outer, inner).Daemons; !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+	nowhere := plan.Diff(spec.Want{Tuning: spec.Tuning{Sync: &spec.Sync{Master: true, Network: outer.Prefix.Masked(), Group: group}}}, r.observe())
+	if _, err := r.plane.Apply(t.Context(), nowhere); !errors.Is(err, plan.ErrNoCard) {
+		t.Errorf("without a card: got %v from %v", err, nowhere)
+	}
+}
+
 // refuses fails the test unless the plane refuses a feature that it lacks, and does not do it.
 func (r *run) refuses(f spec.Feature) {
 	r.t.Helper()
@@ -109,6 +193,17 @@ func (r *run) refuses(f spec.Feature) {
 		if s.Feature() == f {
 			states = append(states, spec.Service{VIP: vip4, Scheduler: s})
 		}
+	}
+	for _, c := range tuned(f) {
+		if _, err := r.plane.Apply(r.t.Context(), []plan.Change{c}); !errors.Is(err, dataplane.ErrLacks) {
+			r.t.Errorf("%s, which is lacking: got %v from %s", f, err, c)
+		}
+		if have := r.observe(); have.Tuning != nil {
+			r.t.Errorf("%s is lacking, and there is %+v", f, *have.Tuning)
+		}
+	}
+	if len(tuned(f)) > 0 {
+		return
 	}
 	if len(states) == 0 {
 		r.t.Fatalf("no state needs %s", f)
