@@ -27,7 +27,7 @@ const (
 
 // Examine looks at everything, in the network namespace of the calling thread. Findings come in the order of code.
 func Examine(ctx context.Context, plane string, have plan.Have) []dataplane.Finding {
-	found := slices.Concat(settings(plane), conntrack(), cards(have))
+	found := slices.Concat(settings(plane), conntrack(), cards(have), shared(plane, have))
 	ctx, cancel := context.WithTimeout(ctx, 10*Patience)
 	defer cancel()
 	found = append(found, duplicates(ctx, have)...)
@@ -82,6 +82,37 @@ func conntrack() []dataplane.Finding {
 	}
 	return []dataplane.Finding{{Code: "conntrack_full", What: fmt.Sprintf("conntrack knows %d connections and can hold %d: new ones will be refused", count, most),
 		Remedy: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*most)}}
+}
+
+// shared looks for real servers behind several services. IPVS keeps the port of the client: when a client uses one port for two of
+// these services, the real server cannot tell its connections apart, and the second cuts the first. The nftables plane changes the
+// port then.
+func shared(plane string, have plan.Have) (found []dataplane.Finding) {
+	if plane != dataplane.IPVS {
+		return nil
+	}
+	type real struct {
+		protocol spec.Protocol
+		address  netip.AddrPort
+	}
+	first := map[real]spec.VIP{}
+	for _, s := range have.Services {
+		for _, r := range s.Reals {
+			if s.Foreign || s.VIP.Mark != 0 || r.Forward.Method != spec.Masquerade {
+				continue
+			}
+			at := real{s.VIP.Protocol, r.Address}
+			other, twice := first[at]
+			if !twice {
+				first[at] = s.VIP
+				continue
+			}
+			found = append(found, dataplane.Finding{Code: "shared_real_server",
+				What:   fmt.Sprintf("real server %s stands behind %s and %s: a client that uses one port for both has its first connection cut", r.Address, other, s.VIP),
+				Remedy: "let the real server listen on a port of its own for each service, or use the plane nftables"})
+		}
+	}
+	return found
 }
 
 // full reports whether a table of connections has too little room; a limit of 0 is none.

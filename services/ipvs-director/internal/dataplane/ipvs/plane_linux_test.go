@@ -1,10 +1,13 @@
 package ipvs
 
 import (
+	"bufio"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -217,6 +220,54 @@ func TestKernelWitness(t *testing.T) {
 	}
 	if got := n.Director.Exec(t, "ipvsadm", "-L", "--daemon"); !strings.Contains(got, "master sync daemon (mcast=inner0, syncid=7") || !strings.Contains(got, "backup sync daemon (mcast=inner1, syncid=7") {
 		t.Errorf("ipvsadm -L --daemon:\n%s", got)
+	}
+}
+
+// IPVS keeps the client's port, so two services must not share a real server: a client that uses one port for both loses the first
+// connection when it makes the second. Should this test fail, the doctor need not warn any more.
+func TestKernelSharedRealServer(t *testing.T) {
+	if !needIPVS(t) {
+		return
+	}
+	n := planetest.NewNetwork(t)
+	var services []spec.Service
+	for _, port := range []uint16{planetest.VIPPort, planetest.VIP2Port} {
+		vip := spec.VIP{AddrPort: netip.AddrPortFrom(netip.MustParseAddr(planetest.VIP), port)}
+		services = append(services, spec.Service{VIP: vip, Scheduler: spec.RR, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}}})
+	}
+	become(t, n.Director, services...)
+	var conns []net.Conn
+	var names []*bufio.Reader
+	for _, s := range services {
+		var conn net.Conn
+		var err error
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 10, 60, 1), Port: 45000}, Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) error {
+			var failed error
+			err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+			return errors.Join(err, failed)
+		}}
+		n.Client.Do(t, func() { conn, err = dialer.DialContext(t.Context(), "tcp4", s.VIP.AddrPort.String()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		name := bufio.NewReader(conn)
+		if _, err := name.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		conns, names = append(conns, conn), append(names, name)
+	}
+	for i, want := range []bool{false, true} {
+		if _, err := conns[i].Write([]byte("still there?\n")); err != nil {
+			t.Fatal(err)
+		}
+		// The first hears nothing, not even of its end.
+		if err := conns[i].SetReadDeadline(time.Now().Add(time.Second + time.Duration(i)*patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := names[i].ReadString('\n'); (err == nil) != want {
+			t.Errorf("connection %d: %v", i+1, err)
+		}
 	}
 }
 

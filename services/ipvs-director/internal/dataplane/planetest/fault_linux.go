@@ -20,12 +20,20 @@ const swapped = 20
 // silent, and the state is the wanted one after the next pass.
 func dies(t *testing.T, r *run) {
 	n := r.world.Network
-	r.reals = nil
+	// Each service has real servers of its own. With shared ones a client that happens to use one port for both VIPs would be one
+	// connection for the real server, and IPVS, which keeps the client's port, would have the second cut the first.
+	pools := map[int][]netip.AddrPort{}
 	for i := range swapped {
 		server := i % len(n.Servers)
-		address := netip.AddrPortFrom(n.Reals[server].Addr(), uint16(realPort+1+i/len(n.Servers)))
-		n.Servers[server].Do(t, func() { serve(t, address) })
-		r.reals = append(r.reals, address)
+		for port, first := range map[int]int{VIPPort: realPort + 1, VIP2Port: realPort + 1 + swapped} {
+			address := netip.AddrPortFrom(n.Reals[server].Addr(), uint16(first+i/len(n.Servers)))
+			n.Servers[server].Do(t, func() { serve(t, address) })
+			pools[port] = append(pools[port], address)
+		}
+	}
+	service := func(port int, scheduler spec.Scheduler, weights ...int) spec.Service {
+		r.reals = pools[port]
+		return r.service(port, scheduler, weights...)
 	}
 	// The first half hands over to the second; removal waits until nothing is open, so it is no part of this.
 	weights := func(first, second int) (all []int) {
@@ -37,8 +45,8 @@ func dies(t *testing.T, r *run) {
 		}
 		return all
 	}
-	before := []spec.Service{r.service(VIPPort, spec.WLC, weights(1, -1)...), r.service(VIP2Port, spec.MH, weights(2, -1)...)}
-	after := []spec.Service{r.service(VIPPort, spec.WRR, weights(0, 3)...), r.service(VIP2Port, spec.RR, weights(0, 1)...)}
+	before := []spec.Service{service(VIPPort, spec.WLC, weights(1, -1)...), service(VIP2Port, spec.MH, weights(2, -1)...)}
+	after := []spec.Service{service(VIPPort, spec.WRR, weights(0, 3)...), service(VIP2Port, spec.RR, weights(0, 1)...)}
 	r.become(before...)
 	steps := plan.Diff(spec.Want{Services: after}, r.observe())
 	// Where processors are emulated each of them takes a second or more.
