@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/board"
 	"github.com/twotier/twotier/services/internal/daemon"
 	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
@@ -36,7 +37,7 @@ const service = "ipvs-director"
 // candidates are the data planes, the preferred one first.
 var candidates = []loop.Candidate{
 	{Name: dataplane.IPVS, Probe: ipvs.Probe, Open: func() loop.Plane { return ipvs.Open() }, Find: ipvs.Find},
-	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }, Find: nftables.Find},
+	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }, Find: nftables.Find, Kept: func() loop.Keeper { return new(nftables.Kept) }},
 }
 
 var kinds = []desired.Kind{
@@ -90,12 +91,22 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 	}
 	serving(false)
 	checker := health.New(p.Log)
-	reconciler := loop.New(loop.Config{
+	told, err := openBoard(p)
+	if err != nil {
+		return err
+	}
+	config := loop.Config{
 		Node: p.Node, Store: store, Status: reporter, Host: address.Host{}, Log: p.Log,
 		Health: checker, Recall: recall.File{Folder: wanted.StateDir},
 		Wanted: plane, Candidates: candidates,
 		Ready: func() { serving(true) },
-	})
+	}
+	kicks := []<-chan struct{}{store.Changed(), checker.Changed()}
+	if told != nil {
+		config.Board = told
+		kicks = append(kicks, told.Changed())
+	}
+	reconciler := loop.New(config)
 	figures.Registry().MustRegister(export.New(reconciler, checker))
 	control.Register(server.Registrar(), &verbs.Verbs{Store: store, Status: reporter, Loop: reconciler}, reconciler, checker, doctor.Examine)
 
@@ -105,6 +116,18 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 	group.Add("grpc", server.Run)
 	group.Add("metrics", endpoint.Run)
 	group.Add("health", checker.Run)
-	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, store.Changed(), checker.Changed()) })
+	if told != nil {
+		group.Add("board", told.Run)
+	}
+	group.Add("loop", func(ctx context.Context) error { return reconciler.Run(ctx, kicks...) })
 	return group.Run(ctx)
+}
+
+// openBoard makes the board of the directors; nil without etcd.
+func openBoard(p *daemon.Process) (*board.Board, error) {
+	if len(p.Etcd) == 0 {
+		return nil, nil
+	}
+	c := p.StatusConfig(p.Version, p.Log) // the same etcd, the same node
+	return board.Open(board.Config{Service: c.Service, Node: c.Node, Etcd: c.Etcd, TLS: c.TLS, Log: c.Log})
 }

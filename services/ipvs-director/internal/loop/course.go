@@ -71,14 +71,19 @@ func (l *Loop) check(want spec.Want) {
 	l.cfg.Health.Set(checks)
 }
 
-// count counts the open connections of those that leave, now and then. When that fails it is not known, and their time decides.
-func (l *Loop) count(ctx context.Context) error {
+// count counts the open connections of those that leave, now and then. When that fails it is not known, and their time decides;
+// so it does where another director has the connections.
+func (l *Loop) count(ctx context.Context, have plan.Have) error {
 	counter, ok := l.plane.(Counter)
+	leaving := l.course.Leaving
+	if l.kept.keeper != nil {
+		leaving = slices.DeleteFunc(slices.Clone(leaving), func(k steer.Key) bool { return !hasAddress(have.Host, k.VIP.Addr()) })
+	}
 	switch {
-	case !ok || len(l.course.Leaving) == 0:
+	case !ok || len(leaving) == 0:
 		l.open, l.countErr = nil, nil
 	case time.Since(l.counted) >= CountEvery:
-		open, err := counter.CountOpen(ctx, l.course.Leaving)
+		open, err := counter.CountOpen(ctx, leaving)
 		l.open, l.counted, l.countErr = open, time.Now(), nil
 		if err != nil {
 			l.open, l.countErr = nil, fmt.Errorf("count open connections: %w", err)

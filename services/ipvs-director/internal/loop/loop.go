@@ -75,6 +75,8 @@ type Candidate struct {
 	// Find tells which real server a connection has, in the namespace of the calling thread; false: the kernel does not know
 	// it. Any goroutine may call it.
 	Find func(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
+	// Kept makes what the plane has for connections whose slot has moved. nil: it deals by no table.
+	Kept func() Keeper
 }
 
 // Host is the node's own network stack.
@@ -95,7 +97,7 @@ type Status interface {
 	Report(*commonv1.Status)
 }
 
-// Config of a loop. All fields are required.
+// Config of a loop. All fields but Board are required.
 type Config struct {
 	// Node is this node's name in the desired state.
 	Node   string
@@ -104,6 +106,8 @@ type Config struct {
 	Host   Host
 	Health Health
 	Recall Recall
+	// Board is where other directors are told of connections whose slot has moved. nil: there are none.
+	Board Board
 	// Wanted is the name of the plane, or dataplane.Auto for the first usable of Candidates.
 	Wanted     string
 	Candidates []Candidate
@@ -176,6 +180,7 @@ type Loop struct {
 	counted     time.Time
 	countErr    error              // of the last time
 	resets      map[steer.Key]bool // those whose connections are to be ended once they are out of the kernel
+	kept        keeping
 	lastChanges []string
 	lastError   string
 	ready       bool
@@ -279,7 +284,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 
 	l.recall()
 	l.check(l.want)
-	countErr := l.count(ctx) // no reason to leave anything undone
+	countErr := l.count(ctx, have) // no reason to leave anything undone
 	course := l.steer(l.want, have, l.memory, l.open)
 	l.toReset(course.Reset, have)
 	l.remember(course)
@@ -311,7 +316,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if settled {
 		defer l.settle()
 	}
-	err = errors.Join(err, countErr, l.reset(ctx, have))
+	err = errors.Join(err, countErr, l.reset(ctx, have), l.keep(ctx, course, have))
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)
@@ -369,6 +374,9 @@ func (l *Loop) choose() error {
 		switch {
 		case c.Name == chosen:
 			l.plane = c.Open()
+			if c.Kept != nil && l.cfg.Board != nil {
+				l.kept.keeper = c.Kept()
+			}
 			l.chosen.Store(&reports[i])
 			l.log.Info("data plane chosen", logging.Name(chosen), logging.Reason(reports[i].Reason))
 		case reports[i].Usable:
@@ -450,7 +458,7 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 		Desired:     l.cfg.Store.Describe(l.revision, violations),
 		Outcome:     outcome,
 		LastChanges: l.lastChanges,
-		Notes:       notes(l.cfg.Wanted, view, l.want),
+		Notes:       append(notes(l.cfg.Wanted, view, l.want), l.kept.notes()...),
 	}
 	if err != nil {
 		s.Error = err.Error()

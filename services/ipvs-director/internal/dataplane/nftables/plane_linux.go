@@ -117,6 +117,9 @@ func (p *Plane) Close() error { return nil }
 
 // Remove takes the tables away, as a director that now uses another plane must. No table is no error.
 func (p *Plane) Remove(ctx context.Context) error {
+	if err := errors.Join(ctx.Err(), removeKept()); err != nil {
+		return err
+	}
 	for _, h := range p.halves {
 		there, err := h.tableThere()
 		if err := errors.Join(err, ctx.Err()); err != nil {
