@@ -37,7 +37,8 @@ type Driver interface {
 	Listen(l *front.Listener, fds []int) error
 	// Retire gives up the sockets of l, nil: of all, and lets their connections end with their requests. What waits in the
 	// kernel's queues is served before, unless somebody else has the sockets by now. When it returns the driver accepts
-	// nothing more there, and has no connection of it that is not to end.
+	// nothing more there, and has no connection of it that is not to end. With front.Staying only the latter holds, of those
+	// that were there when it was called.
 	Retire(ctx context.Context, l *front.Listener, how front.Giving) error
 	// Wake has it look again whether there is room in the frontends. It does not wait, and any goroutine may call it.
 	Wake()
@@ -155,7 +156,7 @@ func (e *Engine) Do(ctx context.Context, c plan.Change) error {
 		e.pool.Remove(c.Name)
 		e.setBackend(c.Name, nil)
 	case plan.SetFrontend:
-		return e.setFrontend(c.Frontend)
+		return e.setFrontend(ctx, c.Frontend)
 	case plan.ReadCertificates:
 		return e.readCertificates(c.Name)
 	case plan.RemoveFrontend:
@@ -195,7 +196,7 @@ func (e *Engine) frontend(s spec.Frontend) *exchange.Frontend {
 }
 
 // setFrontend changes nothing when the files of its TLS cannot be used.
-func (e *Engine) setFrontend(s spec.Frontend) error {
+func (e *Engine) setFrontend(ctx context.Context, s spec.Frontend) error {
 	old := e.Frontend(s.Name)
 	var certs *certificate.Set
 	if s.TLS.Wanted() && (old == nil || old.Certificates() == nil || !reflect.DeepEqual(old.Current().Spec.TLS, s.TLS) || old.Current().Spec.HTTP2.Disabled != s.HTTP2.Disabled) {
@@ -205,10 +206,23 @@ func (e *Engine) setFrontend(s spec.Frontend) error {
 		}
 		e.logCertificates(s.Name, certs)
 	}
+	return e.endAll(ctx, e.putFrontend(s, certs))
+}
+
+// putFrontend puts a frontend in force; certs nil: those that it has. It returns the listeners whose connections were let in by a
+// rule that is less strict.
+func (e *Engine) putFrontend(s spec.Frontend, certs *certificate.Set) (stricter []*listener) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.frontend(s)
 	f := e.frontends[s.Name]
+	if f != nil && s.TLS.StricterThan(&f.Current().Spec.TLS) {
+		for _, l := range e.listeners {
+			if l.TLS && l.Frontend() == f {
+				stricter = append(stricter, l)
+			}
+		}
+	}
 	if f == nil {
 		f = front.New(now, e.wake)
 		e.frontends[s.Name] = f
@@ -219,7 +233,16 @@ func (e *Engine) setFrontend(s spec.Frontend) error {
 	f.Set(now)
 	e.keepLogs()
 	e.wake() // maxconn may have grown
-	return nil
+	return stricter
+}
+
+// endAll lets the connections of these listeners end with the request under way.
+func (e *Engine) endAll(ctx context.Context, all []*listener) error {
+	var errs []error
+	for _, l := range all {
+		errs = append(errs, l.driver.Retire(ctx, l.Listener, front.Staying))
+	}
+	return errors.Join(errs...)
 }
 
 // keepLogs ends the logs that no frontend wants any more. The caller holds e.mu.
@@ -274,10 +297,14 @@ func (e *Engine) listen(ctx context.Context, c plan.Change) error {
 	l, f := e.listeners[c.Address], e.frontends[c.Name]
 	if l != nil && l.TLS == c.TLS && l.driver == e.home(c.TLS, c.Streams) && f != nil {
 		l.name, l.streams = c.Name, c.Streams
+		var stricter []*listener
+		if c.TLS && f.Current().Spec.TLS.StricterThan(&l.Frontend().Current().Spec.TLS) {
+			stricter = []*listener{l}
+		}
 		l.Move(f)
 		e.mu.Unlock()
 		e.wake() // there may be room under the new limit
-		return nil
+		return e.endAll(ctx, stricter)
 	}
 	err := e.open(c, f, l)
 	e.mu.Unlock()

@@ -114,10 +114,12 @@ func (d *Driver) Wake() { d.all((*loop).acceptMore) }
 // Retire gives up the sockets of an address, nil: all, and lets their connections end with their requests. Unless somebody
 // else has the sockets by now, what waits in their queues is taken before.
 // Nobody who sees a connection end may find a loop that still accepts, or that does not say Connection: close; so these
-// are steps that all loops take together.
+// are steps that all loops take together. With front.Staying only the connections end.
 func (d *Driver) Retire(ctx context.Context, at *front.Listener, how front.Giving) error {
 	err := d.finish(ctx, func(l *loop) {
-		l.abandon(at, how != front.Closing)
+		if how != front.Staying {
+			l.abandon(at, how != front.Closing)
+		}
 		l.each(func(c *conn) {
 			if at == nil || c.listener == at {
 				c.retiring, c.lastOne = true, how == front.Leaving

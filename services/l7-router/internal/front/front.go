@@ -85,6 +85,9 @@ const (
 	// Leaving is like Moving, but idle connections may have one more request, whose answer says Connection: close, so that
 	// no client sends one into a closing connection.
 	Leaving
+	// Staying: the sockets are not given up at all. Connections end with the request under way, and idle ones at once, because
+	// they were let in by a rule that holds no more.
+	Staying
 )
 
 // Listener is an address that is listened on. It outlasts the frontend that it belongs to when another takes it over.

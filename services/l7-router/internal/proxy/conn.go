@@ -56,6 +56,7 @@ type conn struct {
 	state    atomic.Int32
 	retiring atomic.Bool
 	lastOne  atomic.Bool          // but idle it waits for one more request before
+	unfit    atomic.Bool          // it would not be let in now: not even a first request is waited for
 	serving  atomic.Pointer[sock] // the connection to a server that a request is under way on
 	// streams is what carries its requests once it speaks HTTP/2.
 	streams  atomic.Pointer[mux.Conn]
@@ -186,7 +187,7 @@ func (c *conn) await(timeout time.Duration, first bool) bool {
 		c.in = b
 		return err == nil
 	}
-	if first && c.closing() {
+	if first && c.closing() && !c.unfit.Load() {
 		timeout = min(timeout, lastChance) // and it stays busy: it waited in the queue of a listener given up
 	} else {
 		c.state.Store(idle)

@@ -90,10 +90,13 @@ func (d *Driver) Retire(_ context.Context, at *front.Listener, how front.Giving)
 	for c := range d.conns {
 		if at == nil || c.listener == at {
 			c.lastOne.Store(how == front.Leaving)
+			c.unfit.Store(how == front.Staying)
 			c.retiring.Store(true)
 		}
 	}
-	d.abandon(at, how != front.Closing)
+	if how != front.Staying {
+		d.abandon(at, how != front.Closing)
+	}
 	for c := range d.conns {
 		if at == nil || c.listener == at {
 			c.retire()

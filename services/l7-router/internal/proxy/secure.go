@@ -11,6 +11,7 @@ import (
 
 	"github.com/twotier/twotier/services/l7-router/internal/certificate"
 	"github.com/twotier/twotier/services/l7-router/internal/exchange"
+	"github.com/twotier/twotier/services/l7-router/internal/spec"
 )
 
 // past is a deadline that is over.
@@ -73,6 +74,9 @@ func (c *conn) handshake() bool {
 	_ = c.SetDeadline(time.Time{}) // every later wait sets its own
 	c.client.TLS = true
 	state := s.ConnectionState()
+	if len(state.VerifiedChains) == 0 && f.Current().Spec.TLS.ClientAuth == spec.ClientAuthRequired {
+		return false // that has become so while it shook hands
+	}
 	if len(state.VerifiedChains) > 0 && f.Current().Spec.TLS.SubjectHeader != "" {
 		c.client.Subject = certificate.Subject(state.PeerCertificates[0].Subject)
 	}

@@ -51,6 +51,12 @@ const (
 	ClientAuthRequired
 )
 
+// StricterThan reports whether clients that were let in under before may have to be kept out now. What the files hold is not
+// looked at.
+func (t *TLS) StricterThan(before *TLS) bool {
+	return t.ClientAuth > before.ClientAuth || t.ClientAuth != ClientAuthNone && t.ClientCAFile != before.ClientCAFile
+}
+
 // Wanted reports whether the frontend speaks TLS at all.
 func (t *TLS) Wanted() bool { return len(t.Certificates) > 0 }
 
