@@ -37,7 +37,7 @@ func (b *bench) requests(name string, connections int, header string, goals [3]f
 	}
 	defer stop()
 	for _, r := range rivals { // until all connections are made and everything is warm
-		if _, err := b.load(r.address, connections, 300*time.Millisecond, header); err != nil {
+		if _, err := b.load(r.address, connections, time.Second, header); err != nil {
 			return err
 		}
 	}
