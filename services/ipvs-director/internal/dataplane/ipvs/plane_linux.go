@@ -45,7 +45,7 @@ const (
 	mark = 0x74740000
 )
 
-// exchangeTimeout bounds one Apply. The library itself waits without end for a lost reply.
+// exchangeTimeout bounds one exchange. The library itself waits without end for a lost reply.
 const exchangeTimeout = 10 * time.Second
 
 // Plane is the IPVS data plane of the network namespace that its methods are called in. One goroutine at a time.
@@ -205,11 +205,25 @@ func traffic(s ipvsmsg.Statistics) *plan.Traffic {
 	}
 }
 
+// changesPerExchange keeps one exchange far below its time, also where everything is slow.
+const changesPerExchange = 1000
+
 // Apply does the changes one by one; IPVS has no transactions.
-func (*Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
-	if err := ctx.Err(); err != nil || len(changes) == 0 {
+func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	for part := range slices.Chunk(changes, changesPerExchange) {
+		made, err := p.applySome(ctx, part)
+		if done = append(done, made...); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// applySome does changes in one exchange.
+func (*Plane) applySome(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
 	err = exchange(ctx, func(k kernel) error {
 		for _, c := range changes {
 			if err := ctx.Err(); err != nil {

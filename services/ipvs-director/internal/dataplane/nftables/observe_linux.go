@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -44,7 +45,11 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		}
 		return have, err
 	}
-	p.last = sight{}
+	if have, ok := p.glance(now); ok {
+		p.last, p.own = sight{now, have}, own{}
+		return have, nil
+	}
+	p.last, p.own = sight{}, own{}
 	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return plan.Have{}, err
@@ -127,7 +132,8 @@ type content struct {
 // list reads the table through one socket: thousands of real servers are as many questions.
 func (p *half) list() (c content, err error) {
 	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
-	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(prepare))
+	var socket *netlink.Conn
+	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(func(c *netlink.Conn) error { socket = c; return prepare(c) }))
 	if err != nil {
 		return c, err
 	}
@@ -144,6 +150,9 @@ func (p *half) list() (c content, err error) {
 			continue
 		}
 		c.chains[chain.Name] = chain
+		if err := socket.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil { // for each question anew
+			return c, err
+		}
 		if c.rules[chain.Name], err = conn.GetRules(p.table, chain); err != nil {
 			return c.unread("the rules of chain "+chain.Name, err)
 		}

@@ -38,6 +38,7 @@ const (
 type Plane struct {
 	halves [2]*half
 	last   sight
+	own    own
 }
 
 // half is the table of one family.
@@ -143,7 +144,7 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 			return nil, err
 		}
 	}
-	have, err := p.Observe(ctx)
+	have, err := p.sighted(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -164,18 +165,19 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	}
 	is := present(have)
 	for _, h := range p.halves {
-		own := slices.DeleteFunc(slices.Clone(changes), func(c plan.Change) bool { return !h.has(c.VIP) })
-		if len(own) == 0 {
+		here := slices.DeleteFunc(slices.Clone(changes), func(c plan.Change) bool { return !h.has(c.VIP) })
+		if len(here) == 0 {
 			continue
 		}
 		theirs := maps.Clone(is)
 		maps.DeleteFunc(theirs, func(vip spec.VIP, _ spec.Service) bool { return !h.has(vip) })
-		made, err := h.apply(ctx, theirs, have.Damage, own)
+		made, err := h.apply(ctx, theirs, have.Damage, here)
 		done = append(done, made...)
 		if err != nil {
 			return done, err
 		}
 	}
+	p.expect(done)
 	return done, nil
 }
 
@@ -281,8 +283,12 @@ func (p *half) transact(is services, damage string, batch []plan.Change) (become
 			p.addBase()
 		}
 	}
-	if err := p.enter(is, becomes); err != nil {
-		return nil, err
+	// The sets of the whole table hold every real server: they are compared only when one comes or goes.
+	moved := !there || !remains || !slices.EqualFunc(was.Reals, now.Reals, func(a, b spec.Real) bool { return a.Address == b.Address })
+	if moved {
+		if err := p.enter(is, becomes); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case !there && !remains:
@@ -294,7 +300,7 @@ func (p *half) transact(is services, damage string, batch []plan.Change) (become
 	default:
 		err = p.changeService(was, now)
 	}
-	if err == nil {
+	if err == nil && moved {
 		err = p.leadBack(is, becomes)
 	}
 	if err != nil {

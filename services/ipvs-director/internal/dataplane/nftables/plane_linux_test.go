@@ -368,3 +368,56 @@ func vipAt(address string, port uint16) spec.VIP {
 func addrPort(address string, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(address), port)
 }
+
+// After a change of its own a plane reads back what it has changed; when somebody else has been there too, everything.
+func TestKernelGlance(t *testing.T) {
+	n := network(t)
+	plane := n.Inside(t, Open())
+	if _, err := exec.LookPath("nft"); err != nil {
+		testreq.Missing(t, "the nft program: install nftables")
+	}
+	service := spec.Service{VIP: spec.VIP{AddrPort: addrPort(planetest.VIP, planetest.VIPPort)}, Scheduler: spec.WRR, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}, {Address: n.Reals[1], Weight: 1}}}
+	other := service
+	other.VIP.AddrPort = addrPort(planetest.VIP, planetest.VIP2Port)
+	observe := func() plan.Have {
+		t.Helper()
+		have, err := plane.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return have
+	}
+	apply := func(changes ...plan.Change) {
+		t.Helper()
+		if _, err := plane.Apply(t.Context(), changes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(plan.Diff(spec.Want{Services: []spec.Service{service, other}}, observe())...)
+	observe()
+	change := plan.Change{Kind: plan.SetReal, VIP: service.VIP, Real: spec.Real{Address: n.Reals[0], Weight: 5}}
+	for name, c := range map[string]struct {
+		edit   []string
+		damage bool
+	}{
+		"nobody":            {},
+		"the same service":  {[]string{"flush", "map", "ip", TableName, slotsPrefix + suffix(service.VIP)}, true},
+		"another service":   {[]string{"flush", "map", "ip", TableName, slotsPrefix + suffix(other.VIP)}, true},
+		"a table elsewhere": {[]string{"add", "table", "ip", "elsewhere"}, false},
+	} {
+		change.Real.Weight++
+		apply(change)
+		if c.edit != nil {
+			n.Director.Exec(t, "nft", c.edit...)
+		}
+		have := observe()
+		if (have.Damage != "") != c.damage {
+			t.Errorf("%s: damage %q", name, have.Damage)
+		}
+		if !c.damage && have.Services[0].Reals[0].Weight != change.Real.Weight {
+			t.Errorf("%s: the weight is %d, want %d", name, have.Services[0].Reals[0].Weight, change.Real.Weight)
+		}
+		apply(plan.Diff(spec.Want{Services: []spec.Service{service, other}}, observe())...)
+		observe()
+	}
+}
