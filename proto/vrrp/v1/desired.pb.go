@@ -271,7 +271,13 @@ type Instance struct {
 	// The same in fault.
 	NotifyFault []*Script `protobuf:"bytes,25,rep,name=notify_fault,json=notifyFault,proto3" json:"notify_fault,omitempty"`
 	// The same when the instance stops.
-	NotifyStop    []*Script `protobuf:"bytes,26,rep,name=notify_stop,json=notifyStop,proto3" json:"notify_stop,omitempty"`
+	NotifyStop []*Script `protobuf:"bytes,26,rep,name=notify_stop,json=notifyStop,proto3" json:"notify_stop,omitempty"`
+	// The addresses have the Ethernet address 00-00-5E-00-01-{virtual_router_id}, with IPv6 00-00-5E-00-02-{…} (RFC 9568,
+	// section 7.3; keepalived: use_vmac), on a card that the master makes behind the one of the network, a macvlan with the name
+	// vrrp.ID or vrrp6.ID. Neighbours keep what they know when the addresses move; only the switch learns anew. Adverts by
+	// multicast come from it too. The network's card is set to arp_ignore 1 and arp_announce 2. It needs a network that takes
+	// more than one Ethernet address from a machine, which many virtual ones do not. Default false.
+	VirtualMac    bool `protobuf:"varint,30,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +478,13 @@ func (x *Instance) GetNotifyStop() []*Script {
 		return x.NotifyStop
 	}
 	return nil
+}
+
+func (x *Instance) GetVirtualMac() bool {
+	if x != nil {
+		return x.VirtualMac
+	}
+	return false
 }
 
 // VirtualRoute is a route in the main table of the node that holds the virtual addresses. It bears the protocol number
@@ -1469,7 +1482,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa4\t\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc5\t\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1497,7 +1510,9 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\rnotify_backup\x18\x18 \x03(\v2\x17.twotier.vrrp.v1.ScriptR\fnotifyBackup\x12:\n" +
 	"\fnotify_fault\x18\x19 \x03(\v2\x17.twotier.vrrp.v1.ScriptR\vnotifyFault\x128\n" +
 	"\vnotify_stop\x18\x1a \x03(\v2\x17.twotier.vrrp.v1.ScriptR\n" +
-	"notifyStop\"r\n" +
+	"notifyStop\x12\x1f\n" +
+	"\vvirtual_mac\x18\x1e \x01(\bR\n" +
+	"virtualMac\"r\n" +
 	"\fVirtualRoute\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\x12\x16\n" +

@@ -76,6 +76,24 @@ func onlyV6(t *testing.T, priority int, more string) string {
 	return file
 }
 
+// bothFamilies is the pair's instance of IPv4 and that of IPv6 as desired state, with more lines for each.
+func bothFamilies(t *testing.T, priority int, more string) string {
+	t.Helper()
+	v4, err := os.ReadFile(only(t, priority, more))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := onlyV6(t, priority, more)
+	v6, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(string(v4)+"---\n"+string(v6)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // neighbor returns what a machine knows of who has the address.
 func (m *machine) neighbor(t *testing.T, address string) string {
 	t.Helper()
@@ -84,6 +102,14 @@ func (m *machine) neighbor(t *testing.T, address string) string {
 		return ""
 	}
 	return match[1]
+}
+
+// speak sends a datagram to an address, so that the kernel looks for it.
+func speak(address string) {
+	if conn, err := net.Dial("udp", net.JoinHostPort(address, "9")); err == nil {
+		_, _ = conn.Write([]byte("?")) // nobody answers
+		_ = conn.Close()
+	}
 }
 
 // TestKernelIPv6 is an agent pair on IPv6, with a client that follows the neighbor advertisements: handed over, killed,
@@ -118,12 +144,7 @@ func TestKernelIPv6(t *testing.T) {
 		t.Helper()
 		awaitThat(t, what, func() string {
 			// The question is answered by the cache, or asked of the network; either way the answer is the owner's.
-			client.Do(t, func() {
-				if conn, err := net.Dial("udp6", "["+vip6+"]:9"); err == nil {
-					_, _ = conn.Write([]byte("?")) // nobody answers
-					_ = conn.Close()
-				}
-			})
+			client.Do(t, func() { speak(vip6) })
 			if got := client.neighbor(t, vip6); got != mac {
 				return fmt.Sprintf("the client knows [%s], want %s", got, mac)
 			}

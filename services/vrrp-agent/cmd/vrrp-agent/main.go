@@ -59,6 +59,7 @@ func watchOver() int {
 	}
 	defer cards.Close()
 	code, err := warden.Run(warden.Config{Cards: cards, Log: log})
+	_ = cards.Strip() // what is left is off, and the next start's affair
 	if err != nil {
 		log.Error("watch over the agent", zap.Error(err))
 		code = 1
@@ -92,6 +93,9 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 		return err
 	}
 	defer host.Close()
+	if err := host.Strip(); err != nil {
+		p.Log.Warn("virtual network cards of an earlier run are left", zap.Error(err))
+	}
 	talk, err := netdev.OpenTalk()
 	if err != nil {
 		p.Log.Warn("no word with other agents: plain VRRP", zap.Error(err))

@@ -88,8 +88,8 @@ func (w *witness) see(frame []byte) {
 		if payload[9] != 112 {
 			return
 		}
-		line = fmt.Sprintf("advert %d priority %d from %s to %s (%s): ttl %d tos %#x df %v: %s",
-			payload[21], payload[22], net.IP(payload[12:16]), net.IP(payload[16:20]), net.HardwareAddr(frame[:6]),
+		line = fmt.Sprintf("advert %d priority %d from %s to %s (%s)%s: ttl %d tos %#x df %v: %s",
+			payload[21], payload[22], net.IP(payload[12:16]), net.IP(payload[16:20]), net.HardwareAddr(frame[:6]), by(frame),
 			payload[8], payload[1], payload[6]&0x40 != 0, hex.EncodeToString(payload[20:binary.BigEndian.Uint16(payload[2:])]))
 	case unix.ETH_P_IPV6:
 		if line = seeV6(frame); line == "" {
@@ -103,6 +103,14 @@ func (w *witness) see(frame []byte) {
 	w.lines = append(w.lines, line)
 }
 
+// by names the sender of a frame if it is a virtual Ethernet address (RFC 9568, section 7.3).
+func by(frame []byte) string {
+	if [5]byte(frame[6:]) == [5]byte{0, 0, 0x5e, 0, 1} || [5]byte(frame[6:]) == [5]byte{0, 0, 0x5e, 0, 2} {
+		return " by " + net.HardwareAddr(frame[6:12]).String()
+	}
+	return ""
+}
+
 // seeV6 writes down an advert of IPv6, or a neighbor advertisement that nobody has asked for.
 func seeV6(frame []byte) string {
 	payload := frame[14:]
@@ -111,8 +119,8 @@ func seeV6(frame []byte) string {
 	}
 	switch {
 	case payload[6] == 112:
-		return fmt.Sprintf("advert %d priority %d from %s to %s (%s): hops %d class %#x: %s",
-			payload[41], payload[42], net.IP(payload[8:24]), net.IP(payload[24:40]), net.HardwareAddr(frame[:6]),
+		return fmt.Sprintf("advert %d priority %d from %s to %s (%s)%s: hops %d class %#x: %s",
+			payload[41], payload[42], net.IP(payload[8:24]), net.IP(payload[24:40]), net.HardwareAddr(frame[:6]), by(frame),
 			payload[7], binary.BigEndian.Uint16(payload)>>4&0xff, hex.EncodeToString(payload[40:40+binary.BigEndian.Uint16(payload[4:])]))
 	case payload[6] == 58 && payload[40] == 136 && len(payload) >= 72 && payload[44]&0x40 == 0:
 		return fmt.Sprintf("neighbor %s at %s to %s: hops %d flags %#x",

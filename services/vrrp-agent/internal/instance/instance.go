@@ -65,6 +65,11 @@ type Network interface {
 	// Add puts a single address on a card for life, whole seconds, after which the kernel removes it. One that is there
 	// lives for that long from now on. It tells whether it was not there before. Any goroutine may call.
 	Add(index int, a netip.Addr, life time.Duration) (added bool, err error)
+	// Wear makes, or finds, a card with an Ethernet address of its own behind that of the port, and tells its index; Switch
+	// switches it on and off, and Doff removes it. Any goroutine may call.
+	Wear(p nic.Port, name string, mac packet.MAC) (index int, err error)
+	Switch(index int, on bool) error
+	Doff(index int) error
 	// Asleep is how long the machine has been asleep since its start. Any goroutine may call.
 	Asleep() time.Duration
 	// Remove takes it off and tells whether it was there; that it was not is no error.
@@ -90,6 +95,8 @@ type Wire interface {
 	Send(payload []byte) error
 	// SendTo sends an advert to one address without waiting.
 	SendTo(to netip.Addr, payload []byte) error
+	// Via makes the card with that index the one that adverts to the group go out by; 0: the port's.
+	Via(index int) error
 	// Watch says for which addresses Claims is to report. Any goroutine may call.
 	Watch([]netip.Addr) error
 	// Claims blocks until somebody else says to have one of them; it ends with an error when the wire is closed.
@@ -450,8 +457,14 @@ func (i *instance) step(e fsm.Event, why cause) {
 		i.config.Preempt = i.preempt()
 		i.asking.Reset(max(i.config.Interval, askPause))
 	}
+	if next == fsm.Master && old != next {
+		i.refuse(i.switchOn()) // before the first advert, which bears its Ethernet address
+	}
 	for _, a := range actions {
 		i.act(a)
+	}
+	if old == fsm.Master && next != old {
+		i.switchOff() // behind the last advert
 	}
 	if next != old {
 		i.why, i.heard = why.String(), cause{}

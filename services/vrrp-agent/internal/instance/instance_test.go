@@ -545,6 +545,10 @@ func (deafNetwork) Asleep() time.Duration                            { return 0 
 func (deafNetwork) Beat(uint8, bool, time.Duration)                  {}
 func (deafNetwork) Hold(uint8, bool, int, netip.Addr, time.Duration) {}
 func (deafNetwork) Release(uint8, bool, int, netip.Addr)             {}
+func (deafNetwork) Wear(nic.Port, string, packet.MAC) (int, error)   { return 1, nil }
+func (deafNetwork) Switch(int, bool) error                           { return nil }
+func (deafNetwork) Doff(int) error                                   { return nil }
+func (deafNetwork) Via(int) error                                    { return nil }
 func (deafNetwork) AddRoute(nic.Route) (bool, error)                 { return true, nil }
 func (deafNetwork) RemoveRoute(nic.Route) (bool, error)              { return true, nil }
 func (deafNetwork) HoldRoute(uint8, bool, nic.Route, time.Duration)  {}

@@ -64,6 +64,7 @@ type node struct {
 	routes      []nic.Route
 	// refuseRemoval is what the kernel says to removals only.
 	refuseRemoval error
+	on            bool          // the card with the virtual Ethernet address
 	mute          bool          // its wires report nothing to Wait, as in a process that is held up
 	frozen        chan struct{} // when it is there, the instance sleeps until it is closed
 	busy          bool          // adding waits for the end of this
@@ -207,6 +208,34 @@ func (n *node) Beat(uint8, bool, time.Duration) { n.beats.Add(1) }
 func (n *node) Hold(_ uint8, _ bool, _ int, a netip.Addr, _ time.Duration) { n.watched.Store(a, true) }
 
 func (n *node) Release(_ uint8, _ bool, _ int, a netip.Addr) { n.watched.Delete(a) }
+
+// Wear gives the node a second card, with that Ethernet address.
+func (n *node) Wear(p nic.Port, name string, mac packet.MAC) (int, error) {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if n.refuse != nil {
+		return 0, n.refuse
+	}
+	n.lan.note("%s wear %s %x behind %s", n.name, name, mac, p.Name)
+	return n.card.Index, nil
+}
+
+func (n *node) Switch(_ int, on bool) error {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	if n.on != on {
+		n.on = on
+		n.lan.note("%s switch %v", n.name, on)
+	}
+	return nil
+}
+
+func (n *node) Doff(int) error {
+	n.lan.mu.Lock()
+	defer n.lan.mu.Unlock()
+	n.lan.note("%s doff", n.name)
+	return nil
+}
 
 func (n *node) HoldRoute(_ uint8, _ bool, r nic.Route, _ time.Duration) { n.watched.Store(r, true) }
 
@@ -383,6 +412,8 @@ func (w *wire) SendTo(to netip.Addr, payload []byte) error {
 	}
 	return nil
 }
+
+func (w *wire) Via(int) error { return nil }
 
 func (w *wire) Watch(addresses []netip.Addr) error {
 	w.node.lan.mu.Lock()

@@ -37,10 +37,14 @@ func (i *instance) renew() {
 	if i.renewing != nil {
 		return // the kernel is still at the last one
 	}
-	index, held, done := i.port.Index, slices.Clone(i.held), make(chan renewed, 1)
+	worn := i.port.Worn
+	index, held, done := i.port.Holder(), slices.Clone(i.held), make(chan renewed, 1)
 	i.renewing = done
 	i.goroutine.Go(func() {
 		var r renewed
+		if worn != 0 {
+			r.err = i.network.Switch(worn, true) // the warden may have switched it off
+		}
 		for _, a := range held {
 			added, err := i.network.Add(index, a, lifetime)
 			if added {
@@ -58,7 +62,7 @@ func (i *instance) watched() {
 		i.guard.HoldRoute(i.order.local.VirtualRouterID, i.order.local.V6(), r, i.patience())
 	}
 	for _, a := range i.held {
-		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a, i.patience())
+		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Holder(), a, i.patience())
 	}
 }
 

@@ -39,10 +39,21 @@ func (i *instance) look() {
 		i.mend(causeCard)
 		return
 	}
+	port = i.worn(port)
 	moved := port.MAC != i.port.MAC || port.Router != i.port.Router
 	i.port = port
 	if moved {
 		i.build()
+	}
+	if i.port.Worn != 0 && !slices.ContainsFunc(view.Cards, func(c nic.Card) bool { return c.Index == i.port.Worn && c.Up == (i.state == fsm.Master) }) {
+		err := i.wear() // somebody has removed it, or switched it
+		if i.state != fsm.Master {
+			i.switchOff()
+		} else if err == nil {
+			err = i.switchOn()
+		}
+		i.refuse(err)
+		i.checkRefused()
 	}
 	if i.state == fsm.Master {
 		i.putBack(view)
@@ -62,7 +73,11 @@ func (i *instance) settle(port nic.Port) error {
 	if err != nil {
 		return err
 	}
-	i.port, i.wire = port, wire
+	i.port, i.wire = i.worn(port), wire
+	if err := i.wear(); err != nil {
+		i.wire = nil
+		return errors.Join(err, wire.Close())
+	}
 	i.readable, i.closeWire = make(chan struct{}), make(chan struct{})
 	i.build()
 	i.listenForClaims()
@@ -89,6 +104,7 @@ func (i *instance) hangUp() {
 		i.log.Warn("close the sockets", zap.Error(err))
 	}
 	i.wire, i.readable = nil, nil
+	i.doff()
 }
 
 // take makes an order the present one.
@@ -217,8 +233,8 @@ func (i *instance) hold() {
 		if slices.Contains(i.held, a) {
 			continue
 		}
-		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a, i.patience())
-		if _, err := i.network.Add(i.port.Index, a, lifetime); err != nil {
+		i.guard.Hold(i.order.local.VirtualRouterID, a.Is6(), i.port.Holder(), a, i.patience())
+		if _, err := i.network.Add(i.port.Holder(), a, lifetime); err != nil {
 			i.refused = err
 			return
 		}
@@ -237,8 +253,8 @@ func (i *instance) release(addresses []netip.Addr) {
 	})
 	var errs []error
 	for _, a := range addresses {
-		_, err := i.network.Remove(i.port.Index, a)
-		i.guard.Release(i.order.local.VirtualRouterID, a.Is6(), i.port.Index, a)
+		_, err := i.network.Remove(i.port.Holder(), a)
+		i.guard.Release(i.order.local.VirtualRouterID, a.Is6(), i.port.Holder(), a)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil { // the next look tries again, and their time runs out
@@ -257,10 +273,10 @@ func (i *instance) release(addresses []netip.Addr) {
 // is there does nothing.
 func (i *instance) putBack(view nic.View) {
 	for _, a := range i.held {
-		if view.On(i.port.Index, a) {
+		if view.On(i.port.Holder(), a) {
 			continue
 		}
-		added, err := i.network.Add(i.port.Index, a, lifetime)
+		added, err := i.network.Add(i.port.Holder(), a, lifetime)
 		if err != nil {
 			i.retry.Reset(retryPause)
 			i.fail(causeAddresses, err.Error())
@@ -277,10 +293,10 @@ func (i *instance) putBack(view nic.View) {
 // does nothing.
 func (i *instance) takeOff(view nic.View) {
 	for _, a := range i.order.local.Addresses {
-		if !view.On(i.port.Index, a) {
+		if !view.On(i.port.Holder(), a) {
 			continue
 		}
-		removed, err := i.network.Remove(i.port.Index, a)
+		removed, err := i.network.Remove(i.port.Holder(), a)
 		if err != nil {
 			i.log.Error("remove address", logging.VIP(a.String()), logging.Device(i.port.Name), zap.Error(err))
 		} else if removed {

@@ -318,12 +318,16 @@ func label(v nic.View, index int) string {
 	return name[:min(len(name), unix.IFNAMSIZ-1-len(mark))] + mark
 }
 
-// Remove takes a single address (/32, /128) off a card and tells whether it was there. That it, or the card, is not there is no
+// Remove takes a single address (/32, /128) off a card and tells whether it was there. A card that Wear has made
+// is switched off with its last one. That it, or the card, is not there is no
 // error.
 func (h *Host) Remove(index int, a netip.Addr) (bool, error) {
 	err := h.handle.AddrDel(card(index), single(a))
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
 		return false, nil
+	}
+	if err == nil {
+		err = h.rest(index)
 	}
 	if err != nil {
 		return false, fmt.Errorf("remove %v from network card %d: %w", a, index, err)

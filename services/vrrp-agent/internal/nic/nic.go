@@ -58,6 +58,16 @@ type Port struct {
 	Own netip.Addr
 	// Router is the card's.
 	Router bool
+	// Worn is the index of the card that has the virtual Ethernet address, behind that of the port; 0: there is none.
+	Worn int
+}
+
+// Holder is the index of the card that holds the virtual addresses.
+func (p Port) Holder() int {
+	if p.Worn != 0 {
+		return p.Worn
+	}
+	return p.Index
 }
 
 // From is the address of ours that speaks to another one by unicast: like to like, so that none of them needs a router.

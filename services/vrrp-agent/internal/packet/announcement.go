@@ -8,6 +8,15 @@ import (
 // MAC is an Ethernet address.
 type MAC [6]byte
 
+// VirtualMAC is the Ethernet address of a virtual router (RFC 9568, section 7.3).
+func VirtualMAC(id uint8, v6 bool) MAC {
+	family := byte(1)
+	if v6 {
+		family = 2
+	}
+	return MAC{0x00, 0x00, 0x5e, 0x00, family, id}
+}
+
 // GratuitousARP returns the Ethernet frame that tells everyone on the network that the address is at mac: a broadcast
 // ARP request whose sender and target are both the address, with the target hardware address all ones, as keepalived
 // sends it (RFC 826; RFC 5227, section 3, on why a request and not a reply).

@@ -215,6 +215,8 @@ func restart(have, want spec.Local) string {
 		return fmt.Sprintf("addresses %v -> %v", have.Addresses, want.Addresses)
 	case have.Version != want.Version:
 		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
+	case have.VirtualMAC != want.VirtualMAC:
+		return fmt.Sprintf("virtual MAC %v -> %v", have.VirtualMAC, want.VirtualMAC)
 	case have.Unicast != want.Unicast:
 		return fmt.Sprintf("unicast %v -> %v", have.Unicast, want.Unicast)
 	case have.SyncGroup != want.SyncGroup:

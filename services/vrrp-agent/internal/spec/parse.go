@@ -87,6 +87,7 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 			}
 		}
 	}
+	i.VirtualMAC = m.GetVirtualMac()
 	i.SyncGroup = m.GetSyncGroup()
 	if i.SyncGroup != "" && !name.MatchString(i.SyncGroup) {
 		c.bad(at+"sync_group", "%s, got %q", wantName, i.SyncGroup)

@@ -126,6 +126,8 @@ type Instance struct {
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
+	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them.
+	VirtualMAC bool
 	// PreemptDelay is how long a node that has started or recovered does not preempt.
 	PreemptDelay time.Duration
 	// StartupDelay is how long a node that has started listens at least.
@@ -330,6 +332,8 @@ type Local struct {
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
+	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them.
+	VirtualMAC bool
 	// Preempt: take over from a living master of lower priority, PreemptDelay after the start or a fault.
 	Preempt      bool
 	PreemptDelay time.Duration
@@ -392,7 +396,7 @@ func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Network: i.Network, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
-		PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes,
+		VirtualMAC: i.VirtualMAC, PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes,
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
