@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -211,9 +210,6 @@ func (m *machine) frrIs(t *testing.T) string {
 // TestKernelFRR lets the agent and FRR take each other's place, with a virtual Ethernet address, on both families.
 func TestKernelFRR(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("nft"); err != nil {
-		testreq.Missing(t, "nft")
-	}
 	n := newLAN(t)
 	a, b := n.pairV6(t)
 	client := n.machineV6(t, "witness", "192.168.60.1/24", "2001:db8:60::1/64")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,38 @@ const shown = 40
 // watch makes the machine a witness.
 func (m *machine) watch(t *testing.T, device string) *witness {
 	t.Helper()
+	w := &witness{}
+	m.frames(t, device, w.see)
+	t.Cleanup(func() {
+		if t.Failed() {
+			lines := w.all()
+			t.Logf("%s saw last\n%s", m.name, strings.Join(lines[max(0, len(lines)-shown):], "\n"))
+		}
+	})
+	return w
+}
+
+// arrived counts the packets of VRRP that have come to the machine's eth0 from an Ethernet address.
+func (m *machine) arrived(t *testing.T, from string) (seen func() int) {
+	t.Helper()
+	mac, err := net.ParseMAC(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	m.frames(t, "eth0", func(frame []byte) {
+		v4 := binary.BigEndian.Uint16(frame[12:]) == unix.ETH_P_IP && frame[14+9] == 112
+		v6 := binary.BigEndian.Uint16(frame[12:]) == unix.ETH_P_IPV6 && frame[14+6] == 112
+		if string(frame[6:12]) == string(mac) && (v4 || v6) {
+			n.Add(1)
+		}
+	})
+	return func() int { return int(n.Load()) }
+}
+
+// frames shows every frame on a card of the machine, from 34 bytes on, until the end of the test.
+func (m *machine) frames(t *testing.T, device string, see func(frame []byte)) {
+	t.Helper()
 	var file *os.File
 	m.Do(t, func() {
 		index, err := net.InterfaceByName(device)
@@ -46,7 +79,7 @@ func (m *machine) watch(t *testing.T, device string) *witness {
 		}
 		file = os.NewFile(uintptr(fd), "witness")
 	})
-	w, done := &witness{}, make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		buffer := make([]byte, 2048)
@@ -55,24 +88,18 @@ func (m *machine) watch(t *testing.T, device string) *witness {
 			if err != nil {
 				return
 			}
-			w.see(buffer[:n])
+			if n >= 34 {
+				see(buffer[:n])
+			}
 		}
 	}()
 	t.Cleanup(func() {
 		_ = file.Close() // ends the goroutine
 		<-done
-		if t.Failed() {
-			lines := w.all()
-			t.Logf("%s saw last\n%s", m.name, strings.Join(lines[max(0, len(lines)-shown):], "\n"))
-		}
 	})
-	return w
 }
 
 func (w *witness) see(frame []byte) {
-	if len(frame) < 34 {
-		return
-	}
 	line := ""
 	payload := frame[14:]
 	switch binary.BigEndian.Uint16(frame[12:]) {
@@ -85,7 +112,7 @@ func (w *witness) see(frame []byte) {
 			net.IP(payload[14:18]), net.HardwareAddr(frame[6:12]), net.HardwareAddr(frame[:6]), payload[7],
 			net.HardwareAddr(payload[8:14]), net.HardwareAddr(payload[18:24]))
 	case unix.ETH_P_IP:
-		if payload[9] != 112 {
+		if payload[9] != 112 || len(payload) < 28 {
 			return
 		}
 		line = fmt.Sprintf("advert %d priority %d from %s to %s (%s)%s: ttl %d tos %#x df %v: %s",
