@@ -374,7 +374,7 @@ type AgentAdminClient interface {
 	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
 	Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error)
 	// Drain hands over all addresses of the answering node and keeps it from taking any while another member lives; with
-	// end it is over, and the priorities decide again. A restart of the agent ends it too.
+	// end it is over, and the priorities decide again. It lasts beyond a restart of the agent if that has a state folder.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 }
 
@@ -473,7 +473,7 @@ type AgentAdminServer interface {
 	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
 	Handover(context.Context, *HandoverRequest) (*HandoverResponse, error)
 	// Drain hands over all addresses of the answering node and keeps it from taking any while another member lives; with
-	// end it is over, and the priorities decide again. A restart of the agent ends it too.
+	// end it is over, and the priorities decide again. It lasts beyond a restart of the agent if that has a state folder.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	mustEmbedUnimplementedAgentAdminServer()
 }

@@ -924,7 +924,9 @@ type Tracker struct {
 	// Something takes TCP connections.
 	Tcp *Tcp `protobuf:"bytes,15,opt,name=tcp,proto3" json:"tcp,omitempty"`
 	// Something answers HTTP/1.1 GET with 200 to 399.
-	Http          *Http `protobuf:"bytes,16,opt,name=http,proto3" json:"http,omitempty"`
+	Http *Http `protobuf:"bytes,16,opt,name=http,proto3" json:"http,omitempty"`
+	// A key is in etcd. While etcd does not answer, what was found last stays; before the first answer that is well.
+	EtcdKey       *EtcdKey `protobuf:"bytes,17,opt,name=etcd_key,json=etcdKey,proto3" json:"etcd_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1067,6 +1069,13 @@ func (x *Tracker) GetTcp() *Tcp {
 func (x *Tracker) GetHttp() *Http {
 	if x != nil {
 		return x.Http
+	}
+	return nil
+}
+
+func (x *Tracker) GetEtcdKey() *EtcdKey {
+	if x != nil {
+		return x.EtcdKey
 	}
 	return nil
 }
@@ -1423,6 +1432,61 @@ func (x *Http) GetHost() string {
 	return ""
 }
 
+// EtcdKey is a key in the etcd that the agent was started with.
+type EtcdKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key; {node} in it stands for the name of the member. Example: /ops/in-service/{node}
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The value that it must have. Default: any. Example: yes
+	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EtcdKey) Reset() {
+	*x = EtcdKey{}
+	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EtcdKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EtcdKey) ProtoMessage() {}
+
+func (x *EtcdKey) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EtcdKey.ProtoReflect.Descriptor instead.
+func (*EtcdKey) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EtcdKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *EtcdKey) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
 // GrpcHealth names a gRPC server and the service in it that is asked after.
 type GrpcHealth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1436,7 +1500,7 @@ type GrpcHealth struct {
 
 func (x *GrpcHealth) Reset() {
 	*x = GrpcHealth{}
-	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1512,7 @@ func (x *GrpcHealth) String() string {
 func (*GrpcHealth) ProtoMessage() {}
 
 func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_desired_proto_msgTypes[15]
+	mi := &file_vrrp_v1_desired_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1525,7 @@ func (x *GrpcHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrpcHealth.ProtoReflect.Descriptor instead.
 func (*GrpcHealth) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{15}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GrpcHealth) GetAddress() map[string]string {
@@ -1537,7 +1601,7 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\a_active\"-\n" +
 	"\aHmacKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
-	"\x04file\x18\x02 \x01(\tR\x04file\"\xa4\x05\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\"\xd9\x05\n" +
 	"\aTracker\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\vgrpc_health\x18\x02 \x01(\v2\x1b.twotier.vrrp.v1.GrpcHealthR\n" +
@@ -1556,7 +1620,8 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\tinterface\x18\r \x01(\v2\x1a.twotier.vrrp.v1.InterfaceR\tinterface\x12,\n" +
 	"\x05route\x18\x0e \x01(\v2\x16.twotier.vrrp.v1.RouteR\x05route\x12&\n" +
 	"\x03tcp\x18\x0f \x01(\v2\x14.twotier.vrrp.v1.TcpR\x03tcp\x12)\n" +
-	"\x04http\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.HttpR\x04http\"0\n" +
+	"\x04http\x18\x10 \x01(\v2\x15.twotier.vrrp.v1.HttpR\x04http\x123\n" +
+	"\betcd_key\x18\x11 \x01(\v2\x18.twotier.vrrp.v1.EtcdKeyR\aetcdKey\"0\n" +
 	"\x06Script\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\"\x1d\n" +
@@ -1579,7 +1644,11 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x1a:\n" +
 	"\fAddressEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +
+	"\aEtcdKey\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"\xa6\x01\n" +
 	"\n" +
 	"GrpcHealth\x12B\n" +
 	"\aaddress\x18\x01 \x03(\v2(.twotier.vrrp.v1.GrpcHealth.AddressEntryR\aaddress\x12\x18\n" +
@@ -1614,7 +1683,7 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_vrrp_v1_desired_proto_goTypes = []any{
 	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
 	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
@@ -1634,21 +1703,22 @@ var file_vrrp_v1_desired_proto_goTypes = []any{
 	(*Route)(nil),               // 15: twotier.vrrp.v1.Route
 	(*Tcp)(nil),                 // 16: twotier.vrrp.v1.Tcp
 	(*Http)(nil),                // 17: twotier.vrrp.v1.Http
-	(*GrpcHealth)(nil),          // 18: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 19: twotier.vrrp.v1.Tcp.AddressEntry
-	nil,                         // 20: twotier.vrrp.v1.Http.AddressEntry
-	nil,                         // 21: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
+	(*EtcdKey)(nil),             // 18: twotier.vrrp.v1.EtcdKey
+	(*GrpcHealth)(nil),          // 19: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 20: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 21: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 22: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	6,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	22, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	23, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
 	7,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
 	10, // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
 	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
 	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	22, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
-	22, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	23, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	23, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
 	11, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
 	5,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
 	4,  // 10: twotier.vrrp.v1.Instance.virtual_routes:type_name -> twotier.vrrp.v1.VirtualRoute
@@ -1656,14 +1726,14 @@ var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	11, // 12: twotier.vrrp.v1.Instance.notify_backup:type_name -> twotier.vrrp.v1.Script
 	11, // 13: twotier.vrrp.v1.Instance.notify_fault:type_name -> twotier.vrrp.v1.Script
 	11, // 14: twotier.vrrp.v1.Instance.notify_stop:type_name -> twotier.vrrp.v1.Script
-	22, // 15: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	23, // 15: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
 	8,  // 16: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
 	9,  // 17: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
 	2,  // 18: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	18, // 19: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	22, // 20: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	22, // 21: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	22, // 22: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	19, // 19: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	23, // 20: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	23, // 21: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	23, // 22: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
 	11, // 23: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
 	12, // 24: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
 	13, // 25: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
@@ -1671,14 +1741,15 @@ var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	15, // 27: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
 	16, // 28: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
 	17, // 29: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	19, // 30: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	20, // 31: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	21, // 32: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	18, // 30: twotier.vrrp.v1.Tracker.etcd_key:type_name -> twotier.vrrp.v1.EtcdKey
+	20, // 31: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	21, // 32: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	22, // 33: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -1687,13 +1758,14 @@ func file_vrrp_v1_desired_proto_init() {
 		return
 	}
 	file_vrrp_v1_desired_proto_msgTypes[5].OneofWrappers = []any{}
+	file_vrrp_v1_desired_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

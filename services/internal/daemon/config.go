@@ -15,6 +15,7 @@ import (
 	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/logging"
+	"github.com/twotier/twotier/services/internal/relay"
 	"github.com/twotier/twotier/services/internal/status"
 )
 
@@ -212,6 +213,11 @@ func (c Config) StatusConfig(version string, log *zap.Logger) status.Config {
 		TLS:     c.mustTLS((*certs.Files).Client),
 		Log:     log,
 	}
+}
+
+// RelayConfig is the configuration of the relay.
+func (c Config) RelayConfig(log *zap.Logger) relay.Config {
+	return relay.Config{Etcd: c.Etcd, TLS: c.mustTLS((*certs.Files).Client), Log: log}
 }
 
 // GRPCConfig is the configuration of the control API's server.

@@ -16,11 +16,13 @@ import (
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/internal/metrics"
+	"github.com/twotier/twotier/services/internal/relay"
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/control"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/gauges"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/kept"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/loop"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/netdev"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
@@ -80,7 +82,8 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 		return err
 	}
 	kinds := []desired.Kind{{Name: spec.KindInstance, New: func() proto.Message { return new(vrrpv1.Instance) }}}
-	store, err := desired.Open(p.DesiredConfig(kinds, p.Log))
+	wanted := p.DesiredConfig(kinds, p.Log)
+	store, err := desired.Open(wanted)
 	if err != nil {
 		return err
 	}
@@ -100,6 +103,10 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	if err != nil {
 		p.Log.Warn("no word with other agents: plain VRRP", zap.Error(err))
 	}
+	witness, err := relay.Open(p.RelayConfig(p.Log))
+	if err != nil {
+		return err
+	}
 	server, err := grpcserver.New(p.GRPCConfig(p.Log))
 	if err != nil {
 		return err
@@ -111,8 +118,8 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	}
 
 	notifier := notify.New(p.Node, p.Log)
-	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{})}, guard,
-		track.Tracker{TLS: clientTLS, Log: p.Log.Named("track")}.Watch, notifier.Tell, p.Log)
+	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{}), witness: witness, node: p.Node}, guard,
+		track.Tracker{TLS: clientTLS, Etcd: witness, Log: p.Log.Named("track")}.Watch, notifier.Tell, kept.Folder(wanted.StateDir), p.Log)
 	if err := registry.Registry().Register(gauges.New(set)); err != nil {
 		return err
 	}
@@ -128,6 +135,9 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	group.Add("status", reporter.Run)
 	group.Add("grpc", server.Run)
 	group.Add("metrics", endpoint.Run)
+	group.Add("witness", func(ctx context.Context) error {
+		return witness.Run(ctx, parleyKeys+p.Node+"/", func(_, word string) { set.Heard([]byte(word), netip.Addr{}) })
+	})
 	group.Add("netdev", func(ctx context.Context) error { return host.Run(ctx, set.Poke) })
 	group.Add("instances", func(ctx context.Context) error {
 		err := set.Run(ctx)
@@ -144,6 +154,16 @@ type network struct {
 	*netdev.Host
 	talk   *netdev.Talk // nil: it is not
 	hushed chan struct{}
+	// witness is the etcd through which agents ask each other when no network is left, and node who asks.
+	witness *relay.Relay
+	node    string
+}
+
+// parleyKeys is where agents leave messages in etcd: behind it come the receiver, the sender and the instance.
+const parleyKeys = "/twotier/parley/" + service + "/"
+
+func (n *network) Post(node, name string, message []byte) {
+	n.witness.Post(parleyKeys+node+"/"+n.node+"/"+name, string(message))
 }
 
 func (n *network) Listen(p nic.Port) (instance.Wire, error) {

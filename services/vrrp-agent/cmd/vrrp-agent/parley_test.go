@@ -23,6 +23,17 @@ type pair struct {
 
 func newPair(t *testing.T, more string) *pair {
 	t.Helper()
+	p := newMachines(t)
+	desired := version3(t, more)
+	p.onA, p.onB = p.a.agent(t, desired), p.b.agent(t, desired)
+	p.census.await(t, p.a.mac(t, "eth0"))
+	p.acquainted(t)
+	return p
+}
+
+// newMachines is a pair whose agents are still to be started.
+func newMachines(t *testing.T) *pair {
+	t.Helper()
 	n := newLAN(t)
 	p := &pair{a: n.machine(t, "haproxy", "192.168.60.22/24"), b: n.machine(t, "haproxy2", "192.168.60.128/24")}
 	netnstest.Bridge(t, n.hub, "control")
@@ -31,10 +42,6 @@ func newPair(t *testing.T, more string) *pair {
 		n.hub.Exec(t, "ip", "link", "set", m.name+"-c", "master", "control")
 	}
 	p.census = n.machine(t, "witness", "192.168.60.1/24").census(t, "eth0", vip1)
-	desired := version3(t, more)
-	p.onA, p.onB = p.a.agent(t, desired), p.b.agent(t, desired)
-	p.census.await(t, p.a.mac(t, "eth0"))
-	p.acquainted(t)
 	return p
 }
 

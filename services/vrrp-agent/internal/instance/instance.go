@@ -81,6 +81,9 @@ type Network interface {
 	RemoveRoute(nic.Route) (removed bool, err error)
 	// Tell sends a message to another agent from a port. Any goroutine may call.
 	Tell(from nic.Port, to netip.Addr, message []byte) error
+	// Post leaves a message for an instance on another node where all nodes can read, outside of the networks between the
+	// two. It does not wait, and may come to nothing. Any goroutine may call.
+	Post(node, instance string, message []byte)
 	// Listen joins the adverts at a port.
 	Listen(p nic.Port) (Wire, error)
 }
@@ -446,6 +449,7 @@ func (i *instance) step(e fsm.Event, why cause) {
 	}
 	if next != old {
 		i.requests, i.declined, i.unheard = 0, false, false
+		i.postEach = 0
 		i.asking.Stop()
 	}
 	if old == fsm.Fault && next == fsm.Backup && i.order.local.PreemptDelay > 0 {

@@ -536,6 +536,7 @@ func (deafNetwork) Add(int, netip.Addr, time.Duration) (bool, error) { return tr
 func (deafNetwork) Remove(int, netip.Addr) (bool, error)             { return true, nil }
 func (deafNetwork) Listen(nic.Port) (Wire, error)                    { return deafNetwork{}, nil }
 func (deafNetwork) Tell(nic.Port, netip.Addr, []byte) error          { return nil }
+func (deafNetwork) Post(string, string, []byte)                      {}
 func (deafNetwork) SendTo(netip.Addr, []byte) error                  { return nil }
 func (deafNetwork) Watch([]netip.Addr) error                         { return nil }
 func (deafNetwork) Claims() (netip.Addr, packet.MAC, error) {

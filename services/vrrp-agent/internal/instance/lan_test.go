@@ -29,9 +29,13 @@ type lan struct {
 	begin   time.Time
 	nodes   []*node
 	journal []string
-	talk    bool                       // agents can speak to each other
-	mute    uint8                      // the virtual router whose adverts do not arrive
-	cut     func(a, b netip.Addr) bool // what does not arrive; multicast has the group as its end
+	talk    bool // agents can speak to each other
+	// etcdTakes is how long a word is on its way through etcd.
+	etcdTakes time.Duration
+	etcd      bool                       // there is one
+	posts     int                        // words left there
+	mute      uint8                      // the virtual router whose adverts do not arrive
+	cut       func(a, b netip.Addr) bool // what does not arrive; multicast has the group as its end
 }
 
 func newLAN() *lan { return &lan{begin: time.Now()} }
@@ -62,6 +66,7 @@ type node struct {
 	// refuseRoute is what the kernel says to routes.
 	refuseRoute error
 	routes      []nic.Route
+	kept        memory
 	// refuseRemoval is what the kernel says to removals only.
 	refuseRemoval error
 	on            bool          // the card with the virtual Ethernet address
@@ -89,7 +94,7 @@ func (l *lan) join(t *testing.T, name, prefix string) *node {
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
 	l.mu.Unlock()
-	n.set = NewSet(n, n, n.watch.watch, func(spec.Local, plan.Transition) {}, zap.NewNop())
+	n.set = NewSet(n, n, n.watch.watch, func(spec.Local, plan.Transition) {}, &n.kept, zap.NewNop())
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(t.Context())
 	go func() {
@@ -97,6 +102,25 @@ func (l *lan) join(t *testing.T, name, prefix string) *node {
 		_ = n.set.Run(ctx) // always nil
 	}()
 	return n
+}
+
+// memory is what an agent remembers across a restart.
+type memory struct {
+	mu      sync.Mutex
+	drained bool
+}
+
+func (m *memory) Drained() (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.drained, nil
+}
+
+func (m *memory) SetDrained(on bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drained = on
+	return nil
 }
 
 // leave stops the agent in an orderly way.
@@ -169,6 +193,22 @@ func (n *node) Tell(from nic.Port, to netip.Addr, message []byte) error {
 		}
 	}
 	return nil
+}
+
+// Post reaches the node of that name through etcd, if that is there.
+func (n *node) Post(name, instance string, message []byte) {
+	l := n.lan
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.nodes, n) {
+		return
+	}
+	l.posts++
+	for _, m := range l.nodes {
+		if m.name == name && l.etcd {
+			time.AfterFunc(l.etcdTakes, func() { m.set.Heard(message, netip.Addr{}) })
+		}
+	}
 }
 
 // said is a message on its way.

@@ -46,6 +46,17 @@ const (
 	requestsMost = 5
 	// requestPause is the shortest pause between two of these requests.
 	requestPause = 100 * time.Millisecond
+	// postPause is the shortest pause between two questions through etcd. A master that gets no answer to them asks
+	// ever more rarely, down to postMost: etcd keeps every one of them for a while.
+	postPause = 200 * time.Millisecond
+	postMost  = 10 * time.Second
+	// postMemory is how many questions through etcd an answer can belong to.
+	postMemory = 8
+	// postGrace is how long a master counts as alive that has answered through etcd, once it was only to be had there:
+	// an answer takes longer that way than a silence that suffices to replace a master.
+	postGrace = time.Second
+	// directMemory is how long a peer counts as one that is to be had without etcd.
+	directMemory = time.Second
 	// wordsMost bounds the messages that wait for an instance.
 	wordsMost = 64
 )
@@ -64,7 +75,7 @@ var (
 	ErrBusy = errors.New("another handover is under way")
 )
 
-// word is a message as it came.
+// word is a message as it came. One that came through etcd has no address.
 type word struct {
 	bytes []byte
 	from  netip.Addr
@@ -86,8 +97,8 @@ type agent struct {
 	addresses    []netip.Addr
 	priority     uint8
 	owner, ready bool
-	number       uint64 // of its last question
-	seen         time.Time
+	number       uint64    // of its last question
+	seen         time.Time // by the network; through etcd nothing can be handed over
 }
 
 // asked is a question of ours.
@@ -110,9 +121,14 @@ type parleys struct {
 	asked    [answerMemory]asked
 	askedAt  int // the next place in asked
 	asking   *time.Timer
-	since    time.Time // the last word of a master, from when its silence counts
-	heardAt  time.Time // the last advert
-	lives    string    // the node that has answered since then that it is master; "" if none has
+	posted   [postMemory]asked // through etcd
+	postedAt int               // the next place in posted
+	postEach time.Duration     // pause until the next question through etcd
+	witness  string            // the node that has answered through etcd last that it is master
+	vouched  time.Time         // when it was asked
+	since    time.Time         // the last word of a master, from when its silence counts
+	heardAt  time.Time         // the last advert
+	lives    string            // the node that has answered since then that it is master; "" if none has
 	unheard  bool
 	deaf     map[netip.Addr]deaf
 	offer    *offer
@@ -218,16 +234,41 @@ func (i *instance) all() []netip.Addr {
 
 // ask asks all other agents how they stand.
 func (i *instance) ask() {
+	now := time.Now()
+	deaf := i.state == fsm.Backup && now.Sub(i.heardAt) >= i.config.Missed()
+	i.post(now, deaf)
 	to := i.all()
 	if len(to) == 0 {
 		return
 	}
 	m := i.message(parley.Question, 0)
-	now := time.Now()
-	m.Deaf = i.state == fsm.Backup && now.Sub(i.heardAt) > i.config.Missed()
+	m.Deaf = deaf
 	i.asked[i.askedAt] = asked{m.Number, now}
 	i.askedAt = (i.askedAt + 1) % len(i.asked)
 	i.tell(m, to...)
+}
+
+// post asks through etcd too: a backup that misses its master, and a master that does not hear from its peers.
+func (i *instance) post(now time.Time, deaf bool) {
+	last := i.posted[(i.postedAt+postMemory-1)%postMemory].at
+	switch {
+	case deaf && (now.Sub(last) >= postPause || last.Before(i.since) && !i.unheard):
+		i.postEach = 0
+	case i.state == fsm.Master && now.Sub(last) >= i.postEach:
+		i.postEach = min(max(2*i.postEach, postPause), postMost)
+	default:
+		return
+	}
+	m := i.message(parley.Question, 0)
+	m.Deaf = deaf
+	i.posted[i.postedAt] = asked{m.Number, now}
+	i.postedAt = (i.postedAt + 1) % postMemory
+	bytes := m.Append(nil, i.order.keys[0])
+	for _, p := range i.order.local.Peers {
+		if a := i.agents[p.Node]; deaf || a == nil || now.Sub(a.seen) > directMemory {
+			i.network.Post(p.Node, i.name, bytes)
+		}
+	}
 }
 
 // lastAsked is when the last question was asked.
@@ -281,16 +322,19 @@ func (i *instance) listen(w word) {
 		i.agents[m.Node] = a
 	}
 	news := a.owner != m.Owner || a.ready != m.Ready || a.priority != m.Priority || time.Since(a.seen) > helloPause
-	a.addresses, a.priority, a.owner, a.ready, a.seen = m.Addresses, m.Priority, m.Owner, m.Ready, time.Now()
-	if linkLocal := w.from.Is6() && w.from.IsLinkLocalUnicast(); !linkLocal && !slices.Contains(a.addresses, w.from) {
-		a.addresses = append(a.addresses, w.from)
+	a.addresses, a.priority, a.owner, a.ready = m.Addresses, m.Priority, m.Owner, m.Ready
+	if w.from.IsValid() {
+		a.seen = time.Now()
+		if linkLocal := w.from.Is6() && w.from.IsLinkLocalUnicast(); !linkLocal && !slices.Contains(a.addresses, w.from) {
+			a.addresses = append(a.addresses, w.from)
+		}
 	}
 	switch m.Kind {
 	case parley.Question:
 		a.number = m.Number
 		i.answer(m, a, w.from)
 	case parley.Answer:
-		i.learnAnswer(m)
+		i.learnAnswer(m, !w.from.IsValid())
 	case parley.Request:
 		i.requested(m, a)
 	case parley.Offer:
@@ -306,7 +350,13 @@ func (i *instance) listen(w word) {
 
 // answer answers a question. One who is deaf is answered by every way, and sent our adverts by unicast.
 func (i *instance) answer(q parley.Message, a *agent, from netip.Addr) {
+	if !from.IsValid() {
+		i.network.Post(q.Node, i.name, i.message(parley.Answer, q.Number).Append(nil, i.order.keys[0]))
+	}
 	to := []netip.Addr{from}
+	if !from.IsValid() {
+		to = nil
+	}
 	if q.Deaf {
 		to = a.addresses
 		if i.state == fsm.Master {
@@ -358,19 +408,38 @@ func (i *instance) sendUnicast(resign bool) {
 }
 
 // learnAnswer takes in an answer.
-func (i *instance) learnAnswer(m parley.Message) {
+func (i *instance) learnAnswer(m parley.Message, posted bool) {
 	at, ok := i.askedAs(m.Echo)
+	if posted {
+		at, ok = i.postedAs(m.Echo)
+	}
 	if !ok || !m.Owner {
 		return
+	}
+	if posted {
+		i.witness, i.vouched = m.Node, at
+	}
+	from := netip.IPv4Unspecified() // below all others, if it has not told any
+	if len(m.Addresses) > 0 {
+		from = m.Addresses[0]
 	}
 	switch {
 	case i.state == fsm.Backup && at.After(i.since):
 		i.lives = m.Node
-	case i.state == fsm.Master && !i.moving(i.agents[m.Node].addresses[0]):
+	case i.state == fsm.Master && !i.moving(from):
 		// Two masters that do not hear each other. The rule of VRRP decides, as if it had been an advert.
-		from := i.agents[m.Node].addresses[0]
 		i.step(fsm.Event{Kind: fsm.Heard, Priority: m.Priority, From: from}, because(fmt.Sprintf("node %s is master with priority %d", m.Node, m.Priority)))
 	}
+}
+
+// postedAs finds a question through etcd by its number.
+func (i *instance) postedAs(number uint64) (at time.Time, ok bool) {
+	for _, a := range i.posted {
+		if a.number == number && number != 0 {
+			return a.at, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // silent is what a backup does when it has waited long enough: true, it goes on waiting.
@@ -378,6 +447,9 @@ func (i *instance) silent() bool {
 	fresh := time.Since(i.heardAt) <= i.config.Missed()
 	if i.heard != (cause{}) && i.heard.priority != packet.PriorityStop && fresh {
 		return i.request()
+	}
+	if i.lives == "" && time.Since(i.vouched) < postGrace {
+		i.lives = i.witness
 	}
 	if i.lives == "" && i.group.hears(i) {
 		i.lives = "the one that sync group " + i.group.name + " hears"

@@ -73,6 +73,96 @@ func owners(t *testing.T, journal string) (two, none time.Duration) {
 	return two, none
 }
 
+// everything cuts all ways between the two but the one through etcd.
+func everything(l *lan) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = func(netip.Addr, netip.Addr) bool { return true }
+}
+
+// TestWitness: a master that nobody hears, but that answers through etcd, stays the only one.
+func TestWitness(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		l.etcd, l.etcdTakes, l.posts = true, 20*time.Millisecond, 0
+		pass(10 * time.Second)
+		if l.posts != 0 {
+			t.Errorf("%d words through etcd while all is well", l.posts)
+		}
+		everything(l)
+		pass(time.Minute)
+		held(t, "cut", a, b)
+		if i := b.set.Instances()[0]; !i.Unheard || i.Witnessed < 100 || i.Transitions != 1 {
+			t.Errorf("unheard %v, witnessed %d: %+v", i.Unheard, i.Witnessed, i.History)
+		}
+		l.mu.Lock()
+		posts := l.posts
+		l.posts, l.journal = 0, nil
+		l.mu.Unlock()
+		if posts > 2*60*6 { // a question and an answer, five times a second
+			t.Errorf("%d words through etcd", posts)
+		}
+
+		// It dies: what it has said last vouches for it for a second.
+		a.die()
+		begin := time.Since(l.begin)
+		pass(2 * time.Second)
+		if got := len(b.set.Instances()[0].Held); got != 1 {
+			t.Errorf("died: %s", b.print())
+		}
+		first, _, _ := strings.Cut(grep(l.take(), "haproxy2 add"), " ")
+		if at, err := time.ParseDuration(first + "s"); err != nil || at-begin > postGrace+200*time.Millisecond {
+			t.Errorf("taken over after %v %v", at-begin, err)
+		}
+		// Nobody answers it, and it asks ever more rarely.
+		l.mu.Lock()
+		l.posts = 0
+		l.mu.Unlock()
+		pass(10 * time.Minute)
+		if l.posts > 80 {
+			t.Errorf("%d words to a dead peer in ten minutes", l.posts)
+		}
+		a.leave()
+		b.leave()
+	})
+}
+
+// TestSlowWitness: an etcd that is too slow to prevent a second master makes one of the two give way.
+func TestSlowWitness(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		l.etcd, l.etcdTakes = true, 100*time.Millisecond
+		everything(l)
+		pass(5 * time.Second)
+		held(t, "cut", a, b)
+		if two, _ := owners(t, l.take()); two == 0 || two > time.Second {
+			t.Errorf("two owners for %v", two)
+		}
+		a.leave()
+		b.leave()
+	})
+}
+
+// TestWithoutWitness: an etcd that is away costs no time.
+func TestWithoutWitness(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.die()
+		begin := time.Since(l.begin)
+		pass(time.Second)
+		first, _, _ := strings.Cut(grep(l.take(), "haproxy2 add"), " ")
+		at, err := time.ParseDuration(first + "s")
+		if took := at - begin; err != nil || took > 110*time.Millisecond {
+			t.Errorf("taken over after %v %v", took, err)
+		}
+		a.leave()
+		b.leave()
+	})
+}
+
 // control tells whether it is an address of the control network.
 func control(a netip.Addr) bool { return a.As4()[0] == 10 }
 

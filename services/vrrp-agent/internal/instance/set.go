@@ -43,6 +43,14 @@ type Host interface {
 	Hush()
 }
 
+// Keep is where it is kept that this node is drained, so that a restart does not end it.
+type Keep interface {
+	// Drained tells what was kept; nothing is false.
+	Drained() (bool, error)
+	// SetDrained keeps it.
+	SetDrained(bool) error
+}
+
 // Set is the instances that run on this node.
 type Set struct {
 	host    Host
@@ -59,6 +67,7 @@ type Set struct {
 	running map[string]*running
 	closed  bool
 	drained bool
+	keep    Keep
 	groups  map[string]*group
 }
 
@@ -67,9 +76,17 @@ type running struct {
 	stop context.CancelFunc
 }
 
-// NewSet makes an empty set.
-func NewSet(h Host, g Guard, w Watch, tell Tell, log *zap.Logger) *Set {
+// NewSet makes an empty set, drained if that was kept.
+func NewSet(h Host, g Guard, w Watch, tell Tell, keep Keep, log *zap.Logger) *Set {
+	drained, err := keep.Drained()
+	if err != nil {
+		log.Error("read whether this node is drained; it is taken not to be", zap.Error(err))
+	}
+	if drained {
+		log.Warn("this node is drained, since before its start; Drain with end ends it")
+	}
 	return &Set{
+		keep: keep, drained: drained,
 		host: h, guard: g, watch: w, tell: tell, news: make(chan struct{}), log: log.Named("instance"), changes: make(chan struct{}, 1), running: map[string]*running{},
 		groups: map[string]*group{},
 	}
@@ -132,20 +149,25 @@ func (s *Set) hear() {
 		if err != nil {
 			return // hushed
 		}
-		name, err := parley.About(b[:n])
-		if err != nil {
-			continue
-		}
-		s.mu.Lock()
-		r := s.running[name]
-		s.mu.Unlock()
-		if r == nil {
-			continue
-		}
-		select {
-		case r.words <- word{slices.Clone(b[:n]), from}:
-		default:
-		}
+		s.Heard(b[:n], from)
+	}
+}
+
+// Heard takes in a message of another agent; the address is invalid when it came through etcd. Any goroutine may call.
+func (s *Set) Heard(message []byte, from netip.Addr) {
+	name, err := parley.About(message)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	r := s.running[name]
+	s.mu.Unlock()
+	if r == nil {
+		return
+	}
+	select {
+	case r.words <- word{slices.Clone(message), from}:
+	default:
 	}
 }
 
@@ -163,11 +185,15 @@ func (s *Set) Handover(ctx context.Context, name, node string, resign bool) (str
 }
 
 // Drain makes all instances, those to come included, hold addresses only if nobody else lives, or ends that. It returns
-// one line for each that could not be handed over. Any goroutine may call.
+// one line for each that could not be handed over. It lasts beyond a restart. Any goroutine may call.
 func (s *Set) Drain(ctx context.Context, on bool) (kept []string, err error) {
 	s.mu.Lock()
 	s.drained = on
 	s.mu.Unlock()
+	if err := s.keep.SetDrained(on); err != nil {
+		s.log.Error("keep whether this node is drained", zap.Error(err))
+		kept = append(kept, fmt.Sprintf("a restart ends it: %v", err))
+	}
 	for _, r := range s.all() {
 		_, err := r.command(ctx, func(answer func(string, error)) { r.setDrained(on, answer) })
 		if ctx.Err() != nil {

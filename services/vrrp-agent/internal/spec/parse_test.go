@@ -234,6 +234,9 @@ func TestParseTrackers(t *testing.T) {
 		{&vrrpv1.Tracker{Interface: &vrrpv1.Interface{Name: "eth1"}}, What{Kind: CheckInterface, Target: "eth1"}},
 		{&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "0.0.0.0/0"}}, What{Kind: CheckRoute, Target: "0.0.0.0/0"}},
 		{&vrrpv1.Tracker{Tcp: &vrrpv1.Tcp{Address: addresses}}, What{Kind: CheckTCP}},
+		{&vrrpv1.Tracker{EtcdKey: &vrrpv1.EtcdKey{Key: "/in/{node}"}, Reverse: true}, What{Kind: CheckEtcd, Reverse: true}},
+		{&vrrpv1.Tracker{EtcdKey: &vrrpv1.EtcdKey{Key: "/in/{node}", Value: new("")}}, What{Kind: CheckEtcd, Exact: true}},
+		{&vrrpv1.Tracker{EtcdKey: &vrrpv1.EtcdKey{Key: "/in", Value: new("yes")}}, What{Kind: CheckEtcd, Target: "yes", Exact: true}},
 		{&vrrpv1.Tracker{Http: &vrrpv1.Http{Address: addresses, Host: "bbs.9527du.com"}},
 			What{Kind: CheckHTTP, Target: "/", Host: "bbs.9527du.com"}},
 	} {
@@ -247,6 +250,9 @@ func TestParseTrackers(t *testing.T) {
 		tracker := got[0].Trackers[0]
 		if tracker.What != tt.want || tracker.Weight != int(tt.message.GetWeight()) {
 			t.Errorf("got %+v, want %+v", tracker, tt.want)
+		}
+		if key := tt.message.GetEtcdKey().GetKey(); key != "" && On("haproxy2", got)[0].Trackers[0].Address != strings.ReplaceAll(key, "{node}", "haproxy2") {
+			t.Errorf("addresses %v", tracker.Addresses)
 		}
 		if a := tracker.What.Arguments(); strings.Join(a, "|") != strings.Join(tt.message.GetScript().GetArgv(), "|") {
 			t.Errorf("arguments %q", a)
@@ -484,7 +490,7 @@ func TestParseRefuses(t *testing.T) {
 		{"weight out of range", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Weight = -254 },
 			"instance/VI_1.trackers[0].weight: want -253 to 253, got -254"},
 		{"tracker of two things", func(i []*vrrpv1.Instance) { i[1].Trackers[0].Process = &vrrpv1.Process{Name: "haproxy"} },
-			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got 2"},
+			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp, http and etcd_key, got 2"},
 		{"relative script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"check"}}}),
 			`instance/VI_1.trackers[0].script.argv[0]: want the absolute path of a program, got "check"`},
 		{"no script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{}}),
@@ -492,11 +498,12 @@ func TestParseRefuses(t *testing.T) {
 		{"user of a script", tracked(&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"/bin/true"}, User: "Nobody 1"}}),
 			`instance/VI_1.trackers[0].script.user: want the name of a user, got "Nobody 1"`},
 		{"reversed script", tracked(&vrrpv1.Tracker{Reverse: true, Script: &vrrpv1.Script{Argv: []string{"/bin/true"}}}),
-			"instance/VI_1.trackers[0].reverse: only process, file, interface and route can be reversed"},
+			"instance/VI_1.trackers[0].reverse: only process, file, interface, route and etcd_key can be reversed"},
 		{"long process", tracked(&vrrpv1.Tracker{Process: &vrrpv1.Process{Name: "a-name-that-is-cut"}}),
 			`instance/VI_1.trackers[0].process.name: want 1 to 15 bytes without slashes, got "a-name-that-is-cut"`},
 		{"relative file", tracked(&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/../etc"}}),
 			`instance/VI_1.trackers[0].file.path: want the absolute path of a file, got "/run/../etc"`},
+		{"no key", tracked(&vrrpv1.Tracker{EtcdKey: &vrrpv1.EtcdKey{}}), "instance/VI_1.trackers[0].etcd_key.key: want 1 to 1024 bytes, got 0"},
 		{"no card", tracked(&vrrpv1.Tracker{Interface: &vrrpv1.Interface{}}),
 			`instance/VI_1.trackers[0].interface.name: want the name of a network card, got ""`},
 		{"route with a host part", tracked(&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "10.0.0.1/8"}}),
@@ -512,7 +519,7 @@ func TestParseRefuses(t *testing.T) {
 		{"delay of nothing", func(i []*vrrpv1.Instance) { i[1].Nopreempt, i[1].PreemptDelay = true, durationpb.New(time.Second) },
 			"instance/VI_1.preempt_delay: nopreempt leaves nothing to delay"},
 		{"tracker of nothing", func(i []*vrrpv1.Instance) { i[1].Trackers[0].GrpcHealth = nil },
-			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got 0"},
+			"instance/VI_1.trackers[0]: want exactly one of grpc_health, script, process, file, interface, route, tcp, http and etcd_key, got 0"},
 		{"member without a check", func(i []*vrrpv1.Instance) { delete(i[1].Trackers[0].GrpcHealth.Address, "haproxy") },
 			"instance/VI_1.trackers[0].grpc_health.address: want an address for each member, none for haproxy"},
 		{"check of a stranger", func(i []*vrrpv1.Instance) { i[1].Trackers[0].GrpcHealth.Address["haproxy3"] = "10.99.0.3:1" },

@@ -53,7 +53,9 @@ const (
 	MaxDelay = 1000 * time.Second
 	// MaxArguments and MaxArgument bound the command of a script.
 	MaxArguments = 32
-	MaxArgument  = 4096
+	// MaxKey is the longest key in etcd, in bytes.
+	MaxKey      = 1024
+	MaxArgument = 4096
 	// MaxProcessName is the length of a process's name in the kernel (TASK_COMM_LEN without its end).
 	MaxProcessName = 15
 	// MaxCount is the highest rise or fall of a tracker.
@@ -169,12 +171,14 @@ type What struct {
 	// Kind of the check.
 	Kind CheckKind
 	// Target: the service, with CheckGRPC, empty is the server as a whole; the user, with CheckScript; the name, with
-	// CheckProcess and CheckInterface; the path, with CheckFile and CheckHTTP; the destination, with CheckRoute.
+	// CheckProcess and CheckInterface; the path, with CheckFile and CheckHTTP; the destination, with CheckRoute; the value, with CheckEtcd.
 	Target string
 	// Command of CheckScript, each argument ended by a zero byte.
 	Command string
 	// Host header of CheckHTTP; empty: the address.
 	Host string
+	// Exact: with CheckEtcd, the value must be Target; otherwise any will do.
+	Exact bool
 	// Reverse: it is well when the thing is not there.
 	Reverse bool
 }
@@ -275,6 +279,8 @@ const (
 	CheckTCP
 	// CheckHTTP asks by HTTP.
 	CheckHTTP
+	// CheckEtcd looks for a key in etcd.
+	CheckEtcd
 )
 
 // Tracker is a wanted check of something on the members' own nodes.
@@ -283,7 +289,8 @@ type Tracker struct {
 	Name string
 	// What is the part of the check that is the same on all nodes.
 	What What
-	// Addresses to ask, HOST:PORT or unix:PATH, by node; with CheckGRPC, CheckTCP and CheckHTTP.
+	// Addresses to ask, HOST:PORT or unix:PATH, by node; with CheckGRPC, CheckTCP and CheckHTTP. The key, with
+	// CheckEtcd.
 	Addresses map[string]string
 	// Weight that is added to the priority; 0: a failure is a fault.
 	Weight int
@@ -361,7 +368,7 @@ type Check struct {
 	Name string
 	// What it looks at.
 	What What
-	// Address to ask, HOST:PORT or unix:PATH.
+	// Address to ask, HOST:PORT or unix:PATH, or the key in etcd.
 	Address string
 	// Weight that is added to the priority; 0: a failure is a fault.
 	Weight int

@@ -18,14 +18,14 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 	set := 0
 	for _, is := range []bool{
 		m.GetGrpcHealth() != nil, m.GetScript() != nil, m.GetProcess() != nil, m.GetFile() != nil, m.GetInterface() != nil,
-		m.GetRoute() != nil, m.GetTcp() != nil, m.GetHttp() != nil,
+		m.GetRoute() != nil, m.GetTcp() != nil, m.GetHttp() != nil, m.GetEtcdKey() != nil,
 	} {
 		if is {
 			set++
 		}
 	}
 	if set != 1 {
-		c.bad(strings.TrimSuffix(at, "."), "want exactly one of grpc_health, script, process, file, interface, route, tcp and http, got %d", set)
+		c.bad(strings.TrimSuffix(at, "."), "want exactly one of grpc_health, script, process, file, interface, route, tcp, http and etcd_key, got %d", set)
 		return What{}, nil
 	}
 	w := What{Reverse: m.GetReverse()}
@@ -49,6 +49,16 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 		}
 		if strings.ContainsAny(w.Host, " \t\r\n/") {
 			c.bad(at+"http.host", "want the name of a host, got %q", w.Host)
+		}
+	case m.GetEtcdKey() != nil:
+		k := m.GetEtcdKey()
+		w.Kind, w.Target, w.Exact = CheckEtcd, k.GetValue(), k.Value != nil
+		if len(k.GetKey()) < 1 || len(k.GetKey()) > MaxKey {
+			c.bad(at+"etcd_key.key", "want 1 to %d bytes, got %d", MaxKey, len(k.GetKey()))
+		}
+		addresses = map[string]string{}
+		for _, member := range members {
+			addresses[member.Node] = strings.ReplaceAll(k.GetKey(), "{node}", member.Node)
 		}
 	case m.GetScript() != nil:
 		canReverse = false
@@ -78,7 +88,7 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 		w.Target = p.String()
 	}
 	if w.Reverse && !canReverse {
-		c.bad(at+"reverse", "only process, file, interface and route can be reversed")
+		c.bad(at+"reverse", "only process, file, interface, route and etcd_key can be reversed")
 	}
 	return w, addresses
 }

@@ -24,8 +24,16 @@ import (
 type Tracker struct {
 	// TLS is the agent's own certificate and CA. nil: plain text.
 	TLS *tls.Config
+	// Etcd reads keys there.
+	Etcd Keys
 	// Log gets what has nowhere else to go.
 	Log *zap.Logger
+}
+
+// Keys is where keys stand.
+type Keys interface {
+	// Get reads a key and tells whether it is there.
+	Get(ctx context.Context, key string) (value string, there bool, err error)
 }
 
 // Watch runs one check until ctx ends, and reports the first answer and then whenever it has changed; why tells what is
@@ -73,6 +81,8 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 		return probe.TCP{Address: c.Address}, nothing
 	case spec.CheckHTTP:
 		return probe.HTTP{Address: c.Address, Path: w.Target, Host: w.Host}, nothing
+	case spec.CheckEtcd:
+		return &keyProber{keys: t.Etcd, key: c.Address, what: w}, nothing
 	case spec.CheckScript:
 		return proberFunc(func(ctx context.Context) error { return program.Run(ctx, w.Arguments(), w.Target) }), nothing
 	case spec.CheckProcess:
