@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Placement is how a living member is chosen.
+type Placement int32
+
+const (
+	// Priority.
+	Placement_PLACEMENT_UNSPECIFIED Placement = 0
+	// The living member with the highest priority.
+	Placement_PLACEMENT_PRIORITY Placement = 1
+	// All instances with this placement are spread over their living members: a node that holds two more than another one
+	// hands over to it, once that has been so for 5s, one instance after the other and without a gap. The priorities only
+	// decide who takes over from a dead master, as with nopreempt. It is for agents among themselves.
+	Placement_PLACEMENT_SPREAD Placement = 2
+)
+
+// Enum value maps for Placement.
+var (
+	Placement_name = map[int32]string{
+		0: "PLACEMENT_UNSPECIFIED",
+		1: "PLACEMENT_PRIORITY",
+		2: "PLACEMENT_SPREAD",
+	}
+	Placement_value = map[string]int32{
+		"PLACEMENT_UNSPECIFIED": 0,
+		"PLACEMENT_PRIORITY":    1,
+		"PLACEMENT_SPREAD":      2,
+	}
+)
+
+func (x Placement) Enum() *Placement {
+	p := new(Placement)
+	*p = x
+	return p
+}
+
+func (x Placement) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Placement) Descriptor() protoreflect.EnumDescriptor {
+	return file_vrrp_v1_desired_proto_enumTypes[0].Descriptor()
+}
+
+func (Placement) Type() protoreflect.EnumType {
+	return &file_vrrp_v1_desired_proto_enumTypes[0]
+}
+
+func (x Placement) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Placement.Descriptor instead.
+func (Placement) EnumDescriptor() ([]byte, []int) {
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{0}
+}
+
 // Profile is a set of defaults.
 type Profile int32
 
@@ -61,11 +116,11 @@ func (x Profile) String() string {
 }
 
 func (Profile) Descriptor() protoreflect.EnumDescriptor {
-	return file_vrrp_v1_desired_proto_enumTypes[0].Descriptor()
+	return file_vrrp_v1_desired_proto_enumTypes[1].Descriptor()
 }
 
 func (Profile) Type() protoreflect.EnumType {
-	return &file_vrrp_v1_desired_proto_enumTypes[0]
+	return &file_vrrp_v1_desired_proto_enumTypes[1]
 }
 
 func (x Profile) Number() protoreflect.EnumNumber {
@@ -74,7 +129,7 @@ func (x Profile) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Profile.Descriptor instead.
 func (Profile) EnumDescriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{0}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
 }
 
 // ChecksumForm is what the checksum of a version 3 advert on IPv4 covers. Implementations disagree.
@@ -114,11 +169,11 @@ func (x ChecksumForm) String() string {
 }
 
 func (ChecksumForm) Descriptor() protoreflect.EnumDescriptor {
-	return file_vrrp_v1_desired_proto_enumTypes[1].Descriptor()
+	return file_vrrp_v1_desired_proto_enumTypes[2].Descriptor()
 }
 
 func (ChecksumForm) Type() protoreflect.EnumType {
-	return &file_vrrp_v1_desired_proto_enumTypes[1]
+	return &file_vrrp_v1_desired_proto_enumTypes[2]
 }
 
 func (x ChecksumForm) Number() protoreflect.EnumNumber {
@@ -127,7 +182,7 @@ func (x ChecksumForm) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChecksumForm.Descriptor instead.
 func (ChecksumForm) EnumDescriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 // HmacMode lets an instance begin to use codes while it runs: first receive-only on all members, then permissive, then
@@ -172,11 +227,11 @@ func (x HmacMode) String() string {
 }
 
 func (HmacMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_vrrp_v1_desired_proto_enumTypes[2].Descriptor()
+	return file_vrrp_v1_desired_proto_enumTypes[3].Descriptor()
 }
 
 func (HmacMode) Type() protoreflect.EnumType {
-	return &file_vrrp_v1_desired_proto_enumTypes[2]
+	return &file_vrrp_v1_desired_proto_enumTypes[3]
 }
 
 func (x HmacMode) Number() protoreflect.EnumNumber {
@@ -185,7 +240,7 @@ func (x HmacMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HmacMode.Descriptor instead.
 func (HmacMode) EnumDescriptor() ([]byte, []int) {
-	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_vrrp_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 // Instance is one virtual router: a set of nodes of which exactly one, the master, holds the virtual addresses
@@ -277,7 +332,9 @@ type Instance struct {
 	// vrrp.ID or vrrp6.ID. Neighbours keep what they know when the addresses move; only the switch learns anew. Adverts by
 	// multicast come from it too. The network's card is set to arp_ignore 1 and arp_announce 2. It needs a network that takes
 	// more than one Ethernet address from a machine, which many virtual ones do not. Default false.
-	VirtualMac    bool `protobuf:"varint,30,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
+	VirtualMac bool `protobuf:"varint,30,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
+	// Which living member holds the addresses. Default: by priority. Not with sync_group or preempt_delay.
+	Placement     Placement `protobuf:"varint,27,opt,name=placement,proto3,enum=twotier.vrrp.v1.Placement" json:"placement,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +542,13 @@ func (x *Instance) GetVirtualMac() bool {
 		return x.VirtualMac
 	}
 	return false
+}
+
+func (x *Instance) GetPlacement() Placement {
+	if x != nil {
+		return x.Placement
+	}
+	return Placement_PLACEMENT_UNSPECIFIED
 }
 
 // VirtualRoute is a route in the main table of the node that holds the virtual addresses. It bears the protocol number
@@ -1546,7 +1610,7 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc5\t\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xff\t\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1576,7 +1640,8 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\vnotify_stop\x18\x1a \x03(\v2\x17.twotier.vrrp.v1.ScriptR\n" +
 	"notifyStop\x12\x1f\n" +
 	"\vvirtual_mac\x18\x1e \x01(\bR\n" +
-	"virtualMac\"r\n" +
+	"virtualMac\x128\n" +
+	"\tplacement\x18\x1b \x01(\x0e2\x1a.twotier.vrrp.v1.PlacementR\tplacement\"r\n" +
 	"\fVirtualRoute\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\x12\x16\n" +
@@ -1655,7 +1720,11 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x1a:\n" +
 	"\fAddressEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*H\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*T\n" +
+	"\tPlacement\x12\x19\n" +
+	"\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12PLACEMENT_PRIORITY\x10\x01\x12\x14\n" +
+	"\x10PLACEMENT_SPREAD\x10\x02*H\n" +
 	"\aProfile\x12\x17\n" +
 	"\x13PROFILE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePROFILE_COMPAT\x10\x01\x12\x10\n" +
@@ -1682,74 +1751,76 @@ func file_vrrp_v1_desired_proto_rawDescGZIP() []byte {
 	return file_vrrp_v1_desired_proto_rawDescData
 }
 
-var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_vrrp_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_vrrp_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_vrrp_v1_desired_proto_goTypes = []any{
-	(Profile)(0),                // 0: twotier.vrrp.v1.Profile
-	(ChecksumForm)(0),           // 1: twotier.vrrp.v1.ChecksumForm
-	(HmacMode)(0),               // 2: twotier.vrrp.v1.HmacMode
-	(*Instance)(nil),            // 3: twotier.vrrp.v1.Instance
-	(*VirtualRoute)(nil),        // 4: twotier.vrrp.v1.VirtualRoute
-	(*Mail)(nil),                // 5: twotier.vrrp.v1.Mail
-	(*Member)(nil),              // 6: twotier.vrrp.v1.Member
-	(*Authentication)(nil),      // 7: twotier.vrrp.v1.Authentication
-	(*Hmac)(nil),                // 8: twotier.vrrp.v1.Hmac
-	(*HmacKey)(nil),             // 9: twotier.vrrp.v1.HmacKey
-	(*Tracker)(nil),             // 10: twotier.vrrp.v1.Tracker
-	(*Script)(nil),              // 11: twotier.vrrp.v1.Script
-	(*Process)(nil),             // 12: twotier.vrrp.v1.Process
-	(*File)(nil),                // 13: twotier.vrrp.v1.File
-	(*Interface)(nil),           // 14: twotier.vrrp.v1.Interface
-	(*Route)(nil),               // 15: twotier.vrrp.v1.Route
-	(*Tcp)(nil),                 // 16: twotier.vrrp.v1.Tcp
-	(*Http)(nil),                // 17: twotier.vrrp.v1.Http
-	(*EtcdKey)(nil),             // 18: twotier.vrrp.v1.EtcdKey
-	(*GrpcHealth)(nil),          // 19: twotier.vrrp.v1.GrpcHealth
-	nil,                         // 20: twotier.vrrp.v1.Tcp.AddressEntry
-	nil,                         // 21: twotier.vrrp.v1.Http.AddressEntry
-	nil,                         // 22: twotier.vrrp.v1.GrpcHealth.AddressEntry
-	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
+	(Placement)(0),              // 0: twotier.vrrp.v1.Placement
+	(Profile)(0),                // 1: twotier.vrrp.v1.Profile
+	(ChecksumForm)(0),           // 2: twotier.vrrp.v1.ChecksumForm
+	(HmacMode)(0),               // 3: twotier.vrrp.v1.HmacMode
+	(*Instance)(nil),            // 4: twotier.vrrp.v1.Instance
+	(*VirtualRoute)(nil),        // 5: twotier.vrrp.v1.VirtualRoute
+	(*Mail)(nil),                // 6: twotier.vrrp.v1.Mail
+	(*Member)(nil),              // 7: twotier.vrrp.v1.Member
+	(*Authentication)(nil),      // 8: twotier.vrrp.v1.Authentication
+	(*Hmac)(nil),                // 9: twotier.vrrp.v1.Hmac
+	(*HmacKey)(nil),             // 10: twotier.vrrp.v1.HmacKey
+	(*Tracker)(nil),             // 11: twotier.vrrp.v1.Tracker
+	(*Script)(nil),              // 12: twotier.vrrp.v1.Script
+	(*Process)(nil),             // 13: twotier.vrrp.v1.Process
+	(*File)(nil),                // 14: twotier.vrrp.v1.File
+	(*Interface)(nil),           // 15: twotier.vrrp.v1.Interface
+	(*Route)(nil),               // 16: twotier.vrrp.v1.Route
+	(*Tcp)(nil),                 // 17: twotier.vrrp.v1.Tcp
+	(*Http)(nil),                // 18: twotier.vrrp.v1.Http
+	(*EtcdKey)(nil),             // 19: twotier.vrrp.v1.EtcdKey
+	(*GrpcHealth)(nil),          // 20: twotier.vrrp.v1.GrpcHealth
+	nil,                         // 21: twotier.vrrp.v1.Tcp.AddressEntry
+	nil,                         // 22: twotier.vrrp.v1.Http.AddressEntry
+	nil,                         // 23: twotier.vrrp.v1.GrpcHealth.AddressEntry
+	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
 }
 var file_vrrp_v1_desired_proto_depIdxs = []int32{
-	6,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
-	23, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	7,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
-	10, // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
-	0,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
-	1,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	23, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
-	23, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
-	11, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
-	5,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
-	4,  // 10: twotier.vrrp.v1.Instance.virtual_routes:type_name -> twotier.vrrp.v1.VirtualRoute
-	11, // 11: twotier.vrrp.v1.Instance.notify_master:type_name -> twotier.vrrp.v1.Script
-	11, // 12: twotier.vrrp.v1.Instance.notify_backup:type_name -> twotier.vrrp.v1.Script
-	11, // 13: twotier.vrrp.v1.Instance.notify_fault:type_name -> twotier.vrrp.v1.Script
-	11, // 14: twotier.vrrp.v1.Instance.notify_stop:type_name -> twotier.vrrp.v1.Script
-	23, // 15: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
-	8,  // 16: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
-	9,  // 17: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
-	2,  // 18: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	19, // 19: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	23, // 20: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	23, // 21: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	23, // 22: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	11, // 23: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	12, // 24: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	13, // 25: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	14, // 26: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	15, // 27: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	16, // 28: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	17, // 29: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	18, // 30: twotier.vrrp.v1.Tracker.etcd_key:type_name -> twotier.vrrp.v1.EtcdKey
-	20, // 31: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	21, // 32: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	22, // 33: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	7,  // 0: twotier.vrrp.v1.Instance.members:type_name -> twotier.vrrp.v1.Member
+	24, // 1: twotier.vrrp.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	8,  // 2: twotier.vrrp.v1.Instance.authentication:type_name -> twotier.vrrp.v1.Authentication
+	11, // 3: twotier.vrrp.v1.Instance.trackers:type_name -> twotier.vrrp.v1.Tracker
+	1,  // 4: twotier.vrrp.v1.Instance.profile:type_name -> twotier.vrrp.v1.Profile
+	2,  // 5: twotier.vrrp.v1.Instance.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	24, // 6: twotier.vrrp.v1.Instance.preempt_delay:type_name -> google.protobuf.Duration
+	24, // 7: twotier.vrrp.v1.Instance.startup_delay:type_name -> google.protobuf.Duration
+	12, // 8: twotier.vrrp.v1.Instance.notify:type_name -> twotier.vrrp.v1.Script
+	6,  // 9: twotier.vrrp.v1.Instance.mail:type_name -> twotier.vrrp.v1.Mail
+	5,  // 10: twotier.vrrp.v1.Instance.virtual_routes:type_name -> twotier.vrrp.v1.VirtualRoute
+	12, // 11: twotier.vrrp.v1.Instance.notify_master:type_name -> twotier.vrrp.v1.Script
+	12, // 12: twotier.vrrp.v1.Instance.notify_backup:type_name -> twotier.vrrp.v1.Script
+	12, // 13: twotier.vrrp.v1.Instance.notify_fault:type_name -> twotier.vrrp.v1.Script
+	12, // 14: twotier.vrrp.v1.Instance.notify_stop:type_name -> twotier.vrrp.v1.Script
+	0,  // 15: twotier.vrrp.v1.Instance.placement:type_name -> twotier.vrrp.v1.Placement
+	24, // 16: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	9,  // 17: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	10, // 18: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	3,  // 19: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	20, // 20: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	24, // 21: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	24, // 22: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	24, // 23: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	12, // 24: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	13, // 25: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	14, // 26: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	15, // 27: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	16, // 28: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	17, // 29: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	18, // 30: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	19, // 31: twotier.vrrp.v1.Tracker.etcd_key:type_name -> twotier.vrrp.v1.EtcdKey
+	21, // 32: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	22, // 33: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	23, // 34: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }
@@ -1764,7 +1835,7 @@ func file_vrrp_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_desired_proto_rawDesc), len(file_vrrp_v1_desired_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,13 +111,59 @@ func without(text, word string) string {
 // grace is how many questions after a complete cut has ended are not counted: the two find each other again.
 const grace = 300
 
+// cutting is a cut, and how many questions of the census it lasts, which are milliseconds on an idle machine.
+type cutting struct {
+	name      string
+	questions int
+}
+
+// schedule is random cuts for about that long.
+func schedule(random *rand.Rand, length time.Duration) (all []cutting) {
+	names := slices.Sorted(maps.Keys(cuts))
+	for total := 0; total < int(length/time.Millisecond); {
+		c := cutting{names[random.IntN(len(names))], 300 + random.IntN(1200)}
+		all, total = append(all, c), total+c.questions
+	}
+	return all
+}
+
+// suffer puts the cuts in force, one after the other, and returns what was answered while there was a way between the
+// two. After a complete cut it lets them find each other again.
+func (p *pair) suffer(t *testing.T, all []cutting, each func(name string, got tally)) (total tally) {
+	t.Helper()
+	apart := false
+	for _, c := range all {
+		p.a.cut(t, c.name)
+		since := p.census.mark()
+		if apart {
+			since += grace
+		}
+		want := since + c.questions
+		awaitEach(t, 10*time.Millisecond, c.name, func() string {
+			if got := p.census.mark(); got < want {
+				return fmt.Sprintf("%d questions, want %d", got, want)
+			}
+			return ""
+		})
+		if apart = c.name == "all"; apart {
+			continue
+		}
+		got := p.census.between(since, want)
+		total.asked, total.nobody, total.one, total.two = total.asked+got.asked, total.nobody+got.nobody, total.one+got.one, total.two+got.two
+		each(c.name, got)
+	}
+	p.a.cut(t, "none")
+	return total
+}
+
 // TestKernelPartitions cuts the two agents off from each other at random, and counts who answers for the address every
-// millisecond: while there is any way between them, there is one owner. It takes 20 s, or as long as TWOTIER_PARTITIONS
-// says.
+// millisecond: while there is any way between them, there is one owner. The same cuts are then made between two
+// keepalived at the same interval, for comparison. It takes 20 s each, or as long as TWOTIER_PARTITIONS says.
 func TestKernelPartitions(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		testreq.Missing(t, "nft")
 	}
+	requireKeepalived(t)
 	length := 20 * time.Second
 	if text := os.Getenv("TWOTIER_PARTITIONS"); text != "" {
 		var err error
@@ -123,47 +171,29 @@ func TestKernelPartitions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := newPair(t, "profile: PROFILE_FAST")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	var names []string
-	for name := range cuts {
-		names = append(names, name)
-	}
-	for range len(names) {
-		random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	}
-	total := tally{}
-	apart := false
-	for begin := time.Now(); time.Since(begin) < length; {
-		name := names[random.IntN(len(names))]
-		p.a.cut(t, name)
-		since := p.census.mark()
-		if apart {
-			since += grace
-		}
-		want := since + 300 + random.IntN(1200)
-		awaitEach(t, 10*time.Millisecond, name, func() string {
-			if got := p.census.mark(); got < want {
-				return fmt.Sprintf("%d questions, want %d", got, want)
-			}
-			return ""
-		})
-		if apart = name == "all"; apart {
-			continue
-		}
-		got := p.census.between(since, want)
-		total.asked, total.nobody, total.one, total.two = total.asked+got.asked, total.nobody+got.nobody, total.one+got.one, total.two+got.two
+	all := schedule(rand.New(rand.NewPCG(seed, 0)), length)
+
+	p := newPair(t, "profile: PROFILE_FAST")
+	total := p.suffer(t, all, func(name string, got tally) {
 		if got.two > 0 {
 			t.Errorf("%s: %v", name, got)
 		}
-	}
+	})
 	t.Logf("with a way between them: %v", total)
-	p.a.cut(t, "none")
 	p.census.await(t, p.a.mac(t, "eth0"))
 	p.onA.stop(t)
 	p.onB.stop(t)
+
+	k := newMachines(t)
+	onB := keepalivedVersion3(30)
+	onA := strings.NewReplacer("priority 99", "priority 105", "priority 105", "priority 99").Replace(onB)
+	ofA, ofB := k.a.keepalived(t, onA), k.b.keepalived(t, onB)
+	k.census.await(t, k.a.mac(t, "eth0"))
+	t.Logf("keepalived: %v", k.suffer(t, all, func(string, tally) {}))
+	ofA.stop(t)
+	ofB.stop(t)
 }
 
 // TestKernelPlannedMoves moves the address by order, by drain, by stop and by start, in both profiles: nobody who asks

@@ -99,6 +99,7 @@ type agent struct {
 	owner, ready bool
 	number       uint64    // of its last question
 	seen         time.Time // by the network; through etcd nothing can be handed over
+	shown        time.Time // when the status told of it last
 }
 
 // asked is a question of ours.
@@ -321,7 +322,7 @@ func (i *instance) listen(w word) {
 		a = &agent{}
 		i.agents[m.Node] = a
 	}
-	news := a.owner != m.Owner || a.ready != m.Ready || a.priority != m.Priority || time.Since(a.seen) > helloPause
+	news := a.owner != m.Owner || a.ready != m.Ready || a.priority != m.Priority || time.Since(a.shown) >= helloPause
 	a.addresses, a.priority, a.owner, a.ready = m.Addresses, m.Priority, m.Owner, m.Ready
 	if w.from.IsValid() {
 		a.seen = time.Now()
@@ -343,6 +344,7 @@ func (i *instance) listen(w word) {
 		i.concluded(m)
 	}
 	if news {
+		a.shown = time.Now()
 		i.config.First = i.first()
 		i.publish()
 	}

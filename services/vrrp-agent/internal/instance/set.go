@@ -125,6 +125,7 @@ func (s *Set) Poke() {
 func (s *Set) Run(ctx context.Context) error {
 	var hearing sync.WaitGroup
 	hearing.Go(s.hear)
+	hearing.Go(func() { s.spread(ctx) })
 	defer hearing.Wait()
 	defer s.host.Hush() // the instances speak to the last
 	<-ctx.Done()

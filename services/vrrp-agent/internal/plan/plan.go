@@ -238,6 +238,7 @@ func differences(have, want spec.Local) []string {
 	add("addresses", have.Addresses, want.Addresses)
 	add("network", have.Network, want.Network)
 	add("preempt", have.Preempt, want.Preempt)
+	add("spread", have.Spread, want.Spread)
 	add("preempt delay", have.PreemptDelay, want.PreemptDelay)
 	add("startup delay", have.StartupDelay, want.StartupDelay)
 	add("checksum", have.Checksum, want.Checksum)

@@ -98,7 +98,25 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 		c.bad(at+"preempt_delay", "nopreempt leaves nothing to delay")
 	}
 	i.Trackers = c.trackers(at, m.GetTrackers(), i.Members)
+	c.placement(at, m, &i)
 	return i
+}
+
+// placement of the instance; where it is spread, no priority takes it from the living.
+func (c *checker) placement(at string, m *vrrpv1.Instance, i *Instance) {
+	switch m.GetPlacement() {
+	case vrrpv1.Placement_PLACEMENT_UNSPECIFIED, vrrpv1.Placement_PLACEMENT_PRIORITY:
+	case vrrpv1.Placement_PLACEMENT_SPREAD:
+		i.Spread, i.Preempt = true, false
+		if i.SyncGroup != "" {
+			c.bad(at+"placement", "the instances of a sync group are held by one node; they cannot be spread")
+		}
+		if i.PreemptDelay > 0 {
+			c.bad(at+"preempt_delay", "an instance that is spread is not preempted")
+		}
+	default:
+		c.bad(at+"placement", "want priority or spread, got %v", m.GetPlacement())
+	}
 }
 
 // authentication returns the file of the password, or the keys.

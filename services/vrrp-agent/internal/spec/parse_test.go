@@ -278,6 +278,16 @@ func nowhere(count int) (text string) {
 	return text
 }
 
+func TestParsePlacement(t *testing.T) {
+	t.Parallel()
+	messages := tutorial()
+	messages[0].Placement = vrrpv1.Placement_PLACEMENT_SPREAD
+	got, violations := Parse(messages)
+	if len(violations) > 0 || !got[1].Spread || got[1].Preempt || !On("haproxy", got)[1].Spread || got[0].Spread {
+		t.Errorf("got %+v %v", got, violations)
+	}
+}
+
 func TestParseRoutes(t *testing.T) {
 	t.Parallel()
 	messages := tutorial()
@@ -415,6 +425,13 @@ func TestParseRefuses(t *testing.T) {
 			r := &vrrpv1.VirtualRoute{Destination: "0.0.0.0/0", Via: "192.168.60.99"}
 			i[0].VirtualRoutes, i[1].VirtualRoutes = []*vrrpv1.VirtualRoute{r}, []*vrrpv1.VirtualRoute{r}
 		}, "instance/VI_3.virtual_routes[0]: instance VI_1 has a route to 0.0.0.0/0 with metric 0 already; give this one another metric"},
+		{"spread in a sync group", func(i []*vrrpv1.Instance) {
+			i[1].Placement, i[1].SyncGroup = vrrpv1.Placement_PLACEMENT_SPREAD, "g"
+		}, "instance/VI_1.placement: the instances of a sync group are held by one node; they cannot be spread"},
+		{"spread and preempted", func(i []*vrrpv1.Instance) {
+			i[0].Placement, i[0].PreemptDelay = vrrpv1.Placement_PLACEMENT_SPREAD, durationpb.New(time.Second)
+		}, "instance/VI_3.preempt_delay: an instance that is spread is not preempted"},
+		{"unknown placement", func(i []*vrrpv1.Instance) { i[0].Placement = 9 }, "instance/VI_3.placement: want priority or spread, got 9"},
 		{"no members", func(i []*vrrpv1.Instance) { i[0].Members = nil }, "instance/VI_3.members: want 1 to 32 members, got 0"},
 		{"no node", func(i []*vrrpv1.Instance) { i[0].Members[0].Node = "" }, `instance/VI_3.members[0].node: ` + wantName + `, got ""`},
 		{"node twice", func(i []*vrrpv1.Instance) { i[0].Members[1].Node = "haproxy" },

@@ -136,6 +136,8 @@ type Instance struct {
 	StartupDelay time.Duration
 	// Routes that the master has.
 	Routes []Route
+	// Spread: the instance is moved to where fewer are held.
+	Spread bool
 	// Trackers that put the instance in fault, or change its priority.
 	Trackers []Tracker
 }
@@ -348,6 +350,8 @@ type Local struct {
 	StartupDelay time.Duration
 	// Routes that it has as master.
 	Routes []Route
+	// Spread: the instance is moved to where fewer are held.
+	Spread bool
 	// Trackers to run on this node.
 	Trackers []Check
 }
@@ -403,7 +407,7 @@ func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Network: i.Network, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
-		VirtualMAC: i.VirtualMAC, PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes,
+		VirtualMAC: i.VirtualMAC, PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes, Spread: i.Spread,
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
