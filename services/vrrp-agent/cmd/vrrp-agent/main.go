@@ -22,11 +22,11 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/control"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/gauges"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
-	"github.com/twotier/twotier/services/vrrp-agent/internal/kept"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/loop"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/netdev"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/notify"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/recall"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/track"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/warden"
@@ -119,7 +119,7 @@ func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 
 	notifier := notify.New(p.Node, p.Log)
 	set := instance.NewSet(&network{Host: host, talk: talk, hushed: make(chan struct{}), witness: witness, node: p.Node}, guard,
-		track.Tracker{TLS: clientTLS, Etcd: witness, Log: p.Log.Named("track")}.Watch, notifier.Tell, kept.Folder(wanted.StateDir), p.Log)
+		track.Tracker{TLS: clientTLS, Etcd: witness, Log: p.Log.Named("track")}.Watch, notifier.Tell, recall.Folder(wanted.StateDir), p.Log)
 	if err := registry.Registry().Register(gauges.New(set)); err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package kept answers: what has to be remembered across a restart of the agent?
-package kept
+// Package recall answers: what has to be remembered across a restart of the agent?
+package recall
 
 import (
 	"errors"
