@@ -37,7 +37,8 @@ const service = "ipvs-director"
 // candidates are the data planes, the preferred one first.
 var candidates = []loop.Candidate{
 	{Name: dataplane.IPVS, Probe: ipvs.Probe, Open: func() loop.Plane { return ipvs.Open() }, Find: ipvs.Find},
-	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }, Find: nftables.Find, Kept: func() loop.Keeper { return new(nftables.Kept) }},
+	{Name: dataplane.NFTables, Probe: nftables.Probe, Open: func() loop.Plane { return nftables.Open() }, Find: nftables.Find, Kept: func() loop.Keeper { return new(nftables.Kept) },
+		Remembered: nftables.Remembered},
 }
 
 var kinds = []desired.Kind{

@@ -35,6 +35,8 @@ type World interface {
 	News() <-chan struct{}
 	// Find tells which real server a connection has; false: the kernel does not know it.
 	Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
+	// Remembered tells which real server a client is to stay with by persistence; false: it is not remembered.
+	Remembered(ctx context.Context, client netip.Addr, vip spec.VIP, prefix int) (real netip.AddrPort, kept bool, err error)
 	// Would tells which services the kernel would have with another desired state, which must be valid.
 	Would(desired.Snapshot) []spec.Service
 }

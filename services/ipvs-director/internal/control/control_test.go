@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -38,6 +39,10 @@ func (f fixed) Find(_ context.Context, client netip.AddrPort, _ spec.VIP) (netip
 func (f fixed) Would(desired.Snapshot) []spec.Service { return nil }
 
 // unchecked knows nothing.
+func (f fixed) Remembered(_ context.Context, client netip.Addr, _ spec.VIP, _ int) (netip.AddrPort, bool, error) {
+	return netip.MustParseAddrPort("192.168.60.55:80"), client == netip.MustParseAddr("10.10.60.9"), nil
+}
+
 type unchecked struct{}
 
 func (unchecked) State(steer.Key) (steer.Health, string) { return steer.Unknown, "" }
@@ -79,6 +84,28 @@ func TestErrors(t *testing.T) {
 	}
 	if err := usable(fixed{Unusable: errors.New("x")}); status.Convert(err).Message() != "x" {
 		t.Errorf("the reason is lost: %v", err)
+	}
+}
+
+// A client that is remembered stays, but not at a real server that takes no new connections.
+func TestExplainPersistence(t *testing.T) {
+	t.Parallel()
+	for weight, want := range map[int]string{1: "192.168.60.55:80", 0: ""} {
+		world := fixed{Chosen: dataplane.NFTables, Observed: true, Have: plan.Have{Services: []plan.Service{{
+			VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.WRR, Persistence: spec.Persistence{Timeout: time.Minute, Prefix: 32},
+			Reals: []plan.Real{
+				{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.55:80"), Weight: weight}},
+				{Real: spec.Real{Address: netip.MustParseAddrPort("192.168.60.78:80"), Weight: 1}},
+			},
+		}}}}
+		d := &director{world: world, health: unchecked{}}
+		got, err := d.Explain(t.Context(), &directorv1.ExplainRequest{Client: "10.10.60.9:40000", Vip: "10.10.60.22:80"})
+		if err != nil || got.GetRealServer() != want || got.GetEstablished() {
+			t.Errorf("weight %d: got %v, %v; want %q", weight, got, err, want)
+		}
+		if got, err = d.Explain(t.Context(), &directorv1.ExplainRequest{Client: "10.10.60.8:40000", Vip: "10.10.60.22:80"}); err != nil || got.GetRealServer() != "" {
+			t.Errorf("a client that is not remembered: got %v, %v", got, err)
+		}
 	}
 }
 

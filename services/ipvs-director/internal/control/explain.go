@@ -50,12 +50,22 @@ func (d *director) Explain(ctx context.Context, request *directorv1.ExplainReque
 	}
 
 	real, found, err := d.world.Find(ctx, client, vip)
+	kept, keeps := netip.AddrPort{}, false
+	if err == nil && !found && have.Persistence != (spec.Persistence{}) {
+		if kept, keeps, err = d.world.Remembered(ctx, client.Addr(), vip, have.Persistence.Prefix); keeps && !takes(have, kept) {
+			say("the client is remembered at %s, which takes no new connections", kept)
+			keeps = false
+		}
+	}
 	switch {
 	case err != nil:
 		return nil, status.Errorf(codes.Unavailable, "the kernel's connections cannot be read: %v", err)
 	case found:
 		answer.RealServer, answer.Established = real.String(), true
 		say("the kernel has this connection; whatever changes, it goes on there")
+	case keeps:
+		answer.RealServer = kept.String()
+		say("persistence %s: the client is remembered and stays there", have.Persistence)
 	case view.Chosen == dataplane.IPVS:
 		say("the kernel's scheduler %s decides when the connection is made", have.Scheduler)
 	default:
@@ -149,6 +159,11 @@ func name(services []spec.Service, vip spec.VIP) string {
 		}
 	}
 	return ""
+}
+
+// takes tells whether the kernel gives a real server new connections.
+func takes(have plan.Service, real netip.AddrPort) bool {
+	return slices.ContainsFunc(have.Reals, func(r plan.Real) bool { return r.Address == real && r.Weight > 0 })
 }
 
 func badField(field, format string, args ...any) error {

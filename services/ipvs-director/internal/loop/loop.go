@@ -77,6 +77,8 @@ type Candidate struct {
 	Find func(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error)
 	// Kept makes what the plane has for connections whose slot has moved. nil: it deals by no table.
 	Kept func() Keeper
+	// Remembered tells which real server a client is to stay with by persistence, as Find does; nil: the plane does not tell.
+	Remembered func(ctx context.Context, client netip.Addr, vip spec.VIP, prefix int) (real netip.AddrPort, kept bool, err error)
 }
 
 // Host is the node's own network stack.
@@ -256,6 +258,17 @@ func (l *Loop) Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (n
 	for _, c := range l.cfg.Candidates {
 		if c.Name == chosen && c.Find != nil {
 			return c.Find(ctx, client, vip)
+		}
+	}
+	return netip.AddrPort{}, false, nil
+}
+
+// Remembered tells which real server a client of a service with persistence is to stay with. Any goroutine may call.
+func (l *Loop) Remembered(ctx context.Context, client netip.Addr, vip spec.VIP, prefix int) (netip.AddrPort, bool, error) {
+	chosen := l.View().Chosen
+	for _, c := range l.cfg.Candidates {
+		if c.Name == chosen && c.Remembered != nil {
+			return c.Remembered(ctx, client, vip, prefix)
 		}
 	}
 	return netip.AddrPort{}, false, nil

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	nft "github.com/google/nftables"
+
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
@@ -205,4 +207,80 @@ func TestKernelTakesUpFromEitherSide(t *testing.T) {
 			tell(fmt.Sprintf("and an answer %d", round))
 		}
 	}
+}
+
+// Where a client is kept can be asked for, and ends with its time.
+func TestKernelPersistenceEnds(t *testing.T) {
+	n := network(t)
+	s := spec.Service{VIP: vipAt(planetest.VIP, planetest.VIPPort), Scheduler: spec.RR, Persistence: spec.Persistence{Timeout: 2 * time.Second, Prefix: 24}}
+	for _, a := range n.Reals {
+		s.Reals = append(s.Reals, spec.Real{Address: a, Weight: 1})
+	}
+	become(t, n, s)
+	client := netip.MustParseAddr("10.10.60.1")
+	kept := func() (real netip.AddrPort, there bool) {
+		t.Helper()
+		n.Director.Do(t, func() {
+			var err error
+			if real, there, err = Remembered(t.Context(), client, s.VIP, s.Persistence.Prefix); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return real, there
+	}
+	if real, there := kept(); there {
+		t.Errorf("before its first connection the client is kept at %s", real)
+	}
+	first, err := n.DialVIP(t, s.VIP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if real, there := kept(); there && real != first.Real { // its time may be up on a slow machine
+		t.Errorf("the client is at %s, and kept at %s", first.Real, real)
+	}
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(patience); ; <-again.C {
+		if _, there := kept(); !there {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the client is kept at %s for ever", first.Real)
+		}
+	}
+	next, err := n.DialVIP(t, s.VIP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Real == first.Real {
+		t.Errorf("forgotten, and in turn with others, the client is at %s again", next.Real)
+	}
+	// Whatever somebody else does to it is noticed and mended, and moves no connection.
+	s.Persistence.Timeout = time.Hour
+	become(t, n, s)
+	home, err := n.DialVIP(t, s.VIP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*nft.Conn){
+		"takers emptied":            func(c *nft.Conn) { c.FlushSet(layout4.takers(s.VIP)) },
+		"rules that remember taken": func(c *nft.Conn) { c.FlushChain(layout4.chain(stickChain(s.VIP, n.Reals[0]))) },
+	} {
+		n.Director.Do(t, func() {
+			conn := openHalf(layout4).conn
+			edit(conn)
+			if err := conn.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		have, err := n.Inside(t, Open()).Observe(t.Context())
+		if err != nil || have.Damage == "" {
+			t.Errorf("%s: not noticed: %v, %v", name, have, err)
+		}
+		become(t, n, s)
+		if have, err = n.Inside(t, Open()).Observe(t.Context()); err != nil || have.Damage != "" || len(plan.Diff(spec.Want{Services: []spec.Service{s}}, have)) > 0 {
+			t.Errorf("%s: not mended: %v, %v", name, have, err)
+		}
+	}
+	home.Echo(t, "still there")
 }

@@ -26,6 +26,15 @@
 //	chain postrouting   nat, srcnat                       meta l4proto . ip saddr . th sport vmap @reverse
 //	chain back_V                                          snat to VIP
 //
+// A service with persistence has beside that (with R for ADDRESS_PORT):
+//
+//	map sticky_V { ipv4_addr : ipv4_addr . inet_service }   flags dynamic,timeout: where each client went last
+//	map takers_V { ipv4_addr . inet_service : verdict }     192.168.60.78 . 80 : goto stick_V_R, for those that take connections
+//	chain service_V, before the rule above                  ip saddr [& prefix] map @sticky_V vmap @takers_V
+//	                                                        delete @sticky_V { ip saddr [& prefix] }
+//	chain stick_V_R, where the slots lead instead           update @sticky_V { ip saddr [& prefix] timeout T : ADDRESS . PORT }
+//	                                                        goto real_V_R
+//
 // A real server that several services use has no way back: which VIP the connection was for cannot be known.
 //
 // What no rule claims is dropped and never answered, because an answer would be a reset, or for UDP an ICMP error, which ends the
@@ -121,7 +130,7 @@ func realChain(vip spec.VIP, real netip.AddrPort) string {
 type layout struct {
 	table *nft.Table
 	// endpoint is the type of a protocol, address and port, addressPort without the protocol.
-	endpoint, addressPort nft.SetDatatype
+	endpoint, addressPort, address nft.SetDatatype
 	// source and destination are where the addresses stand in the header, and size is how long they are.
 	source, destination, size uint32
 	nfproto                   uint32
@@ -133,12 +142,14 @@ var (
 		table:       &nft.Table{Name: TableName, Family: nft.TableFamilyIPv4},
 		endpoint:    nft.MustConcatSetType(nft.TypeInetProto, nft.TypeIPAddr, nft.TypeInetService),
 		addressPort: nft.MustConcatSetType(nft.TypeIPAddr, nft.TypeInetService),
+		address:     nft.TypeIPAddr,
 		source:      12, destination: 16, size: 4, nfproto: unix.NFPROTO_IPV4, unreachable: icmpPortUnreachable,
 	}
 	layout6 = layout{
 		table:       &nft.Table{Name: TableName, Family: nft.TableFamilyIPv6},
 		endpoint:    nft.MustConcatSetType(nft.TypeInetProto, nft.TypeIP6Addr, nft.TypeInetService),
 		addressPort: nft.MustConcatSetType(nft.TypeIP6Addr, nft.TypeInetService),
+		address:     nft.TypeIP6Addr,
 		source:      8, destination: 24, size: 16, nfproto: unix.NFPROTO_IPV6, unreachable: icmpv6PortUnreachable,
 	}
 )
@@ -266,6 +277,15 @@ func (l layout) guardRule() []expr.Any {
 		})
 }
 
+// serviceRules are those of a service: the client goes where it went, or where the table says.
+func (l layout) serviceRules(s spec.Service, table slots.Table) [][]expr.Any {
+	deal := l.serviceRule(s.VIP, table)
+	if s.Persistence == (spec.Persistence{}) {
+		return [][]expr.Any{deal}
+	}
+	return append(l.rememberRules(s), deal)
+}
+
 // serviceRule sends a connection to the real server that the table says. With no slots it refuses, as IPVS does.
 func (l layout) serviceRule(vip spec.VIP, table slots.Table) []expr.Any {
 	if len(table.Slots) == 0 {
@@ -310,19 +330,23 @@ func (l layout) realRule(real netip.AddrPort) []expr.Any {
 	return append([]expr.Any{&expr.Counter{}}, l.translate(expr.NATTypeDestNAT, real)...)
 }
 
-// comment carries the scheduler, which nf_tables itself has no use for.
-func comment(s spec.Scheduler) []byte {
-	return userdata.AppendString(nil, userdata.TypeComment, schedulerNote+string(s))
+// comment carries the scheduler, which nf_tables itself has no use for, and the persistence.
+func comment(s spec.Service) []byte {
+	return userdata.AppendString(nil, userdata.TypeComment, schedulerNote+string(s.Scheduler)+persistenceText(s.Persistence))
 }
 
-// schedulerOf reads the comment back.
-func schedulerOf(data []byte) (spec.Scheduler, bool) {
+// parseComment reads it back.
+func parseComment(data []byte) (scheduler spec.Scheduler, persistence spec.Persistence, ok bool) {
 	text, ok := userdata.GetString(data, userdata.TypeComment)
 	if !ok {
-		return "", false
+		return "", persistence, false
 	}
-	s, ok := strings.CutPrefix(text, schedulerNote)
-	return spec.Scheduler(s), ok
+	text, ok = strings.CutPrefix(text, schedulerNote)
+	text, how, persists := strings.Cut(text, persistenceNote)
+	if persists && ok {
+		persistence, ok = parsePersistence(how)
+	}
+	return spec.Scheduler(text), persistence, ok
 }
 
 // key is an address and a port as a concatenation: the address, two bytes, and two of padding.

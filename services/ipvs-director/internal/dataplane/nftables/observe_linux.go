@@ -162,6 +162,10 @@ func (p *half) list() (c content, err error) {
 		return c.unread("the maps", err)
 	}
 	for _, set := range sets {
+		if isSticky(set.Name) {
+			c.elements[set.Name] = nil // only that it is there: it may be large, and is not ours to judge
+			continue
+		}
 		if c.elements[set.Name], err = conn.GetSetElements(set); err != nil {
 			return c.unread("the elements of map "+set.Name, err)
 		}
@@ -300,25 +304,52 @@ func (l layout) service(c content, vip spec.VIP) (s plan.Service, flaw string) {
 		s.Reals = append(s.Reals, plan.Real{Real: r, Total: c.rules[name][0].Exprs[0].(*expr.Counter).Packets})
 	}
 
-	if len(c.rules[chain]) != 1 {
-		return s, "its rule is gone, or is not alone"
+	rules := c.rules[chain]
+	if len(rules) == 0 {
+		return s, "its rule is gone"
 	}
-	scheduler, ok := schedulerOf(c.rules[chain][0].UserData)
-	if !ok {
+	var ok bool
+	if s.Scheduler, s.Persistence, ok = parseComment(rules[len(rules)-1].UserData); !ok {
 		return s, "its rule does not name the scheduler"
 	}
-	s.Scheduler = scheduler
-	table := slots.Of(spec.Service{VIP: vip, Scheduler: scheduler, Reals: reals})
-	if !sameSlots(vip, c.elements[slotsName], table.Slots) {
+	service := spec.Service{VIP: vip, Scheduler: s.Scheduler, Persistence: s.Persistence, Reals: reals}
+	table := slots.Of(service)
+	if !sameSlots(service, c.elements[slotsName], table.Slots) {
 		return s, "its slots are not what its weights make"
 	}
-	if !sameRule(c.rules[chain], l.serviceRule(vip, table)) {
+	if s.Persistence != (spec.Persistence{}) {
+		if flaw := l.persistence(c, service); flaw != "" {
+			return s, flaw
+		}
+	}
+	if !sameRules(rules, l.serviceRules(service, table)) {
 		return s, "its rule is not what its slots make"
 	}
 	if !sameRule(c.rules[backChain(vip)], l.backRule(vip)) {
 		return s, "its way back is not the one that it was"
 	}
 	return s, ""
+}
+
+// persistence compares what a service has for it with what its weights make, and takes it out of c.
+func (l layout) persistence(c content, s spec.Service) (flaw string) {
+	sticky, takers := stickyPrefix+suffix(s.VIP), takersPrefix+suffix(s.VIP)
+	if _, ok := c.elements[sticky]; !ok {
+		return "the map of its clients is gone"
+	}
+	if !sameElements(c.elements[takers], takerElements(s)) {
+		return "its takers are not what its weights make"
+	}
+	delete(c.elements, sticky)
+	delete(c.elements, takers)
+	for _, r := range s.Reals {
+		name := stickChain(s.VIP, r.Address)
+		if !sameRules(c.rules[name], l.stickRules(s, r.Address)) {
+			return fmt.Sprintf("the rules that remember real server %s are not those that they were", r.Address)
+		}
+		delete(c.chains, name)
+	}
+	return ""
 }
 
 func sameHook(have, want *nft.Chain) bool {
@@ -328,23 +359,28 @@ func sameHook(have, want *nft.Chain) bool {
 		have.Policy != nil && *have.Policy == *want.Policy
 }
 
-// sameRule tells whether rules are exactly the one rule with these expressions, whatever it has counted.
-func sameRule(rules []*nft.Rule, want []expr.Any) bool {
-	return len(rules) == 1 && slices.EqualFunc(rules[0].Exprs, want, func(a, b expr.Any) bool {
-		_, counts := a.(*expr.Counter)
-		_, shallCount := b.(*expr.Counter)
-		return counts && shallCount || reflect.DeepEqual(a, b)
+// sameRule tells whether rules are exactly the one rule with these expressions.
+func sameRule(rules []*nft.Rule, want []expr.Any) bool { return sameRules(rules, [][]expr.Any{want}) }
+
+// sameRules tells whether rules are exactly those with these expressions, whatever they have counted.
+func sameRules(rules []*nft.Rule, want [][]expr.Any) bool {
+	return slices.EqualFunc(rules, want, func(rule *nft.Rule, want []expr.Any) bool {
+		return slices.EqualFunc(rule.Exprs, want, func(a, b expr.Any) bool {
+			_, counts := a.(*expr.Counter)
+			_, shallCount := b.(*expr.Counter)
+			return counts && shallCount || reflect.DeepEqual(a, b)
+		})
 	})
 }
 
-func sameSlots(vip spec.VIP, elements []nft.SetElement, table []netip.AddrPort) bool {
+func sameSlots(s spec.Service, elements []nft.SetElement, table []netip.AddrPort) bool {
 	if len(elements) != len(table) {
 		return false
 	}
 	for _, e := range elements {
 		i, isTurn := parseTurn(e.Key)
 		chain, isGoto := gotoChain(e)
-		if !isTurn || !isGoto || i < 0 || i >= len(table) || chain != realChain(vip, table[i]) {
+		if !isTurn || !isGoto || i < 0 || i >= len(table) || chain != entry(s, table[i]) {
 			return false
 		}
 	}

@@ -52,22 +52,28 @@ type half struct {
 func Probe() dataplane.Report {
 	r := dataplane.Report{Name: dataplane.NFTables, Lacks: maps.Clone(lacks)}
 	// RFC 5737 and RFC 3849: documentation only.
-	if err := probe(layout4, "192.0.2.1:80", "192.0.2.2:80"); err != nil {
+	four := spec.Service{VIP: spec.MustParseVIP("192.0.2.1:80"), Reals: []spec.Real{{Address: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 1}}}
+	if err := probe(layout4, four); err != nil {
 		r.Reason = fmt.Sprintf("this kernel refuses a table with nat, numgen and maps: %v", err)
 		return r
 	}
-	if err := probe(layout6, "[2001:db8::1]:80", "[2001:db8::2]:80"); err != nil {
+	six := spec.Service{VIP: spec.MustParseVIP("[2001:db8::1]:80"), Reals: []spec.Real{{Address: netip.MustParseAddrPort("[2001:db8::2]:80"), Weight: 1}}}
+	if err := probe(layout6, six); err != nil {
 		r.Lacks[spec.FeatureIPv6] = fmt.Sprintf("this kernel refuses a table of the family ip6: %v", err)
+	}
+	four.Persistence = spec.Persistence{Timeout: spec.DefaultPersistence, Prefix: 24}
+	if err := probe(layout4, four); err != nil {
+		r.Lacks[spec.FeaturePersistence] = fmt.Sprintf("this kernel refuses a map that packets write: %v", err)
 	}
 	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
 	return r
 }
 
-func probe(l layout, vip, real string) error {
+func probe(l layout, s spec.Service) error {
 	l.table = &nft.Table{Name: TableName + "_probe", Family: l.table.Family}
 	p := openHalf(l)
 	p.addBase()
-	if err := p.addService(spec.Service{VIP: spec.MustParseVIP(vip), Reals: []spec.Real{{Address: netip.MustParseAddrPort(real), Weight: 1}}}); err != nil {
+	if err := p.addService(s); err != nil {
 		return err
 	}
 	p.conn.DelTable(p.table)
@@ -77,7 +83,7 @@ func probe(l layout, vip, real string) error {
 // lacks are the features that the plane has not.
 var lacks = func() spec.Lacks {
 	l := spec.Lacks{}
-	for _, f := range []spec.Feature{spec.FeatureMark, spec.FeaturePersistence, spec.FeatureThresholds} {
+	for _, f := range []spec.Feature{spec.FeatureMark, spec.FeatureThresholds} {
 		l[f] = "the director does not do it with nf_tables"
 	}
 	for _, f := range []spec.Feature{spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies} {
@@ -357,9 +363,18 @@ func (p *half) addBase() {
 }
 
 // addRule queues a chain and its one rule.
-func (p *half) addRule(chain *nft.Chain, rule []expr.Any, note []byte) {
+func (p *half) addRule(chain *nft.Chain, rule []expr.Any, note []byte) { p.addRules(chain, note, rule) }
+
+// addRules queues a chain and its rules, the last of them with a note.
+func (p *half) addRules(chain *nft.Chain, note []byte, rules ...[]expr.Any) {
 	p.conn.AddChain(chain)
-	p.conn.AddRule(&nft.Rule{Table: p.table, Chain: chain, Exprs: rule, UserData: note})
+	for i, rule := range rules {
+		r := &nft.Rule{Table: p.table, Chain: chain, Exprs: rule}
+		if i == len(rules)-1 {
+			r.UserData = note
+		}
+		p.conn.AddRule(r)
+	}
 }
 
 // addService queues the objects of a new service, last of all its entry in the map of services.
@@ -372,6 +387,9 @@ func (p *half) addService(s spec.Service) error {
 	for _, r := range s.Reals {
 		p.addReal(s.VIP, r)
 	}
+	if err := p.memory(spec.Service{}, s); err != nil {
+		return err
+	}
 	p.addRule(p.chain(backChain(s.VIP)), p.backRule(s.VIP), nil)
 	if err := p.fillService(s); err != nil {
 		return err
@@ -382,7 +400,10 @@ func (p *half) addService(s spec.Service) error {
 // changeService queues what makes one state of a service into another. The chains of real servers that stay are not
 // touched, because their counters would start again.
 func (p *half) changeService(was, becomes spec.Service) error {
-	p.emptyService(was.VIP)
+	p.emptyService(was)
+	if err := p.memory(was, becomes); err != nil {
+		return err
+	}
 	for _, r := range without(becomes.Reals, was.Reals) {
 		p.addReal(was.VIP, r)
 	}
@@ -419,7 +440,8 @@ func (p *half) leadBack(is, becomes services) error {
 // removeService queues the removal of a service. Whatever leads back to it goes before it does; see leadBack.
 func (p *half) removeService(s spec.Service) {
 	_ = p.conn.SetDeleteElements(p.services(), []nft.SetElement{serviceElement(s.VIP)}) // fails for anonymous sets only
-	p.emptyService(s.VIP)
+	p.emptyService(s)
+	_ = p.memory(s, spec.Service{}) // only an addition can fail
 	for _, name := range []string{serviceChain(s.VIP), backChain(s.VIP)} {
 		chain := p.chain(name)
 		p.conn.FlushChain(chain)
@@ -433,16 +455,24 @@ func (p *half) removeService(s spec.Service) {
 }
 
 // emptyService queues the removal of a service's rule, slots and weights.
-func (p *half) emptyService(vip spec.VIP) {
-	p.conn.FlushChain(p.chain(serviceChain(vip)))
-	p.conn.FlushSet(p.slots(vip))
-	p.conn.FlushSet(p.weights(vip))
+func (p *half) emptyService(s spec.Service) {
+	p.conn.FlushChain(p.chain(serviceChain(s.VIP)))
+	p.conn.FlushSet(p.slots(s.VIP))
+	p.conn.FlushSet(p.weights(s.VIP))
+	if s.Persistence != (spec.Persistence{}) {
+		p.unstick(s)
+	}
 }
 
 // fillService queues rule, slots and weights of a service that has none; the chains of its real servers are there.
 func (p *half) fillService(s spec.Service) error {
 	table := slots.Of(s)
-	if err := p.addElements(p.slots(s.VIP), slotElements(s.VIP, table.Slots)); err != nil {
+	if s.Persistence != (spec.Persistence{}) {
+		if err := p.stick(s); err != nil {
+			return err
+		}
+	}
+	if err := p.addElements(p.slots(s.VIP), slotElements(s, table.Slots)); err != nil {
 		return err
 	}
 	var weights []nft.SetElement
@@ -452,7 +482,7 @@ func (p *half) fillService(s spec.Service) error {
 	if err := p.addElements(p.weights(s.VIP), weights); err != nil {
 		return err
 	}
-	p.addRule(p.chain(serviceChain(s.VIP)), p.serviceRule(s.VIP, table), comment(s.Scheduler))
+	p.addRules(p.chain(serviceChain(s.VIP)), comment(s), p.serviceRules(s, table)...)
 	return nil
 }
 
@@ -508,9 +538,9 @@ func (l layout) findTable(conn *nft.Conn) (*nft.Table, error) {
 	return nil, nil
 }
 
-func slotElements(vip spec.VIP, table []netip.AddrPort) (elements []nft.SetElement) {
+func slotElements(s spec.Service, table []netip.AddrPort) (elements []nft.SetElement) {
 	for i, real := range table {
-		elements = append(elements, gotoElement(turn(i), realChain(vip, real)))
+		elements = append(elements, gotoElement(turn(i), entry(s, real)))
 	}
 	return elements
 }

@@ -106,7 +106,7 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 			c.InsertRule(&nft.Rule{Table: l.table, Chain: l.chain(hookChain), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 		}},
 		{"slot deleted", func(c *nft.Conn) {
-			_ = c.SetDeleteElements(l.slots(vip), slotElements(vip, slots.Of(want.Services[0]).Slots)[:1])
+			_ = c.SetDeleteElements(l.slots(vip), slotElements(want.Services[0], slots.Of(want.Services[0]).Slots)[:1])
 		}},
 		{"way back deleted", func(c *nft.Conn) { c.FlushChain(l.chain(backChain(vip))) }},
 		{"ways back emptied", func(c *nft.Conn) { c.FlushSet(l.reverse()) }},

@@ -195,9 +195,19 @@ func (n *Network) Dial(t testing.TB, port int) (*Conn, error) {
 // DialVIP connects from the client to a VIP and reads who answers.
 func (n *Network) DialVIP(t testing.TB, vip spec.VIP) (*Conn, error) {
 	t.Helper()
+	return n.DialFrom(t, netip.Addr{}, vip)
+}
+
+// DialFrom connects from an address of the client to a VIP, from any if it is the zero value.
+func (n *Network) DialFrom(t testing.TB, from netip.Addr, vip spec.VIP) (*Conn, error) {
+	t.Helper()
 	var conn net.Conn
 	var err error
-	n.Client.Do(t, func() { conn, err = net.DialTimeout("tcp", vip.AddrPort.String(), patience) })
+	dialer := net.Dialer{Timeout: patience}
+	if from.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	n.Client.Do(t, func() { conn, err = dialer.Dial("tcp", vip.AddrPort.String()) })
 	if err != nil {
 		return nil, err
 	}
