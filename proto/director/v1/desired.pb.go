@@ -1658,8 +1658,9 @@ type RealServer struct {
 	// Share of the new connections relative to the other real servers, 0 to 65535. Default 1.
 	// 0 = drain: no new connections, those there are go on.
 	Weight *uint32 `protobuf:"varint,3,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
-	// Most connections that it is to have, open and just closed ones; one more goes to another real server, and is refused when all are full.
-	// 0 to 4294967295. Default 0: no limit.
+	// Number of connections at which it is full: one more goes to another real server, and is refused when all are full. On the ipvs plane
+	// those just closed count too. On the nftables plane the open ones are counted once a second: what comes in between is not
+	// held up. 0 to 4294967295. Default 0: never.
 	UpperThreshold uint32 `protobuf:"varint,4,opt,name=upper_threshold,json=upperThreshold,proto3" json:"upper_threshold,omitempty"`
 	// Once it is full it takes connections again below this many, less than or equal to upper_threshold. Default: three quarters of it.
 	LowerThreshold uint32 `protobuf:"varint,5,opt,name=lower_threshold,json=lowerThreshold,proto3" json:"lower_threshold,omitempty"`

@@ -16,7 +16,7 @@ import (
 )
 
 // CountEvery is how often the open connections of leaving real servers are counted on a plane that has to look through all
-// connections for that.
+// connections for that. While a real server may be full they are counted in each pass.
 const CountEvery = 2 * time.Second
 
 // recall loads what was remembered before the start, once. Without it a real server that was leaving gets its time again.
@@ -35,7 +35,8 @@ func (l *Loop) recall() {
 func (l *Loop) remember(course steer.Course) {
 	l.course = course
 	// What was counted of one that stays after all says nothing about the next time that it leaves.
-	maps.DeleteFunc(l.open, func(k steer.Key, _ uint64) bool { return !slices.Contains(course.Leaving, k) })
+	counted := toCount(course.Leaving, course.Limited)
+	maps.DeleteFunc(l.open, func(k steer.Key, _ uint64) bool { return !counted[k] })
 	if reflect.DeepEqual(l.memory, course.Memory) {
 		return
 	}
@@ -45,9 +46,18 @@ func (l *Loop) remember(course steer.Course) {
 	}
 }
 
+// toCount are the real servers whose open connections are to be counted.
+func toCount(leaving, limited []steer.Key) map[steer.Key]bool {
+	all := make(map[steer.Key]bool, len(leaving)+len(limited))
+	for _, key := range slices.Concat(leaving, limited) {
+		all[key] = true
+	}
+	return all
+}
+
 // steer sets the course. Any goroutine may call.
 func (l *Loop) steer(want spec.Want, have plan.Have, memory steer.Memory, open map[steer.Key]uint64) steer.Course {
-	w := steer.World{Want: want, Have: have, Now: time.Now(), Health: func(k steer.Key) steer.Health {
+	w := steer.World{Want: want, Have: have, Now: time.Now(), Ceilings: l.ceilings.Load(), Health: func(k steer.Key) steer.Health {
 		health, _ := l.cfg.Health.State(k)
 		return health
 	}}
@@ -71,8 +81,9 @@ func (l *Loop) check(want spec.Want) {
 	l.cfg.Health.Set(checks)
 }
 
-// count counts the open connections of those that leave, now and then. When that fails it is not known, and their time decides;
-// so it does where another director has the connections.
+// count counts the open connections of those that leave, now and then, and of those that may be full, each time. When that fails it is
+// not known: their time decides about the former, and the latter stay what they are. So it is where another director has the
+// connections.
 func (l *Loop) count(ctx context.Context, have plan.Have) error {
 	counter, ok := l.plane.(Counter)
 	leaving := l.course.Leaving
@@ -80,10 +91,10 @@ func (l *Loop) count(ctx context.Context, have plan.Have) error {
 		leaving = slices.DeleteFunc(slices.Clone(leaving), func(k steer.Key) bool { return !hasAddress(have.Host, k.VIP.Addr()) })
 	}
 	switch {
-	case !ok || len(leaving) == 0:
+	case !ok || len(leaving)+len(l.course.Limited) == 0:
 		l.open, l.countErr = nil, nil
-	case time.Since(l.counted) >= CountEvery:
-		open, err := counter.CountOpen(ctx, leaving)
+	case time.Since(l.counted) >= CountEvery || len(l.course.Limited) > 0:
+		open, err := counter.CountOpen(ctx, slices.Collect(maps.Keys(toCount(leaving, l.course.Limited))))
 		l.open, l.counted, l.countErr = open, time.Now(), nil
 		if err != nil {
 			l.open, l.countErr = nil, fmt.Errorf("count open connections: %w", err)

@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -11,12 +12,39 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
+
+// A real server that is full gets no new connections until it has fewer, on a plane that only counts.
+func TestFullRealServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		wanted := web(1)
+		wanted.RealServers = append(wanted.RealServers, &directorv1.RealServer{Address: "192.168.60.79", UpperThreshold: 4, LowerThreshold: 2})
+		r.store.set(wanted)
+		r.run()
+		key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		for _, step := range []struct {
+			open   uint64
+			weight int
+		}{{0, 1}, {3, 1}, {4, 0}, {3, 0}, {2, 0}, {1, 1}, {3, 1}} {
+			r.first.Connect(key, step.open)
+			resync()
+			r.expect(good, "", fmt.Sprintf("%s 192.168.60.79:80=%d", asWanted, step.weight))
+		}
+		r.first.Connect(key, 5)
+		resync()
+		r.first.FailCounting(errors.New("no memory"))
+		r.first.Connect(key, 0)
+		resync()
+		r.expect(commonv1.Outcome_OUTCOME_RETRY, "no memory", asWanted+" 192.168.60.79:80=0")
+	})
+}
 
 // checked has real servers 192.168.60.N with a check and a minute to leave.
 func checked(last ...string) *directorv1.VirtualService {

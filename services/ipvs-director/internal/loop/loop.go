@@ -43,7 +43,8 @@ type Plane interface {
 	Close() error
 }
 
-// Counter is a plane that counts open connections when asked, because Observe does not tell them.
+// Counter is a plane that counts open connections when asked, because Observe does not tell them. Such a plane gets no thresholds: the
+// loop keeps them by counting.
 type Counter interface {
 	CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error)
 }
@@ -167,6 +168,8 @@ type Loop struct {
 	news   chan struct{} // closed at the end of the next pass
 	// chosen is the report of the plane in use; nil: not chosen yet.
 	chosen atomic.Pointer[dataplane.Report]
+	// ceilings: the plane counts when asked, which is how its real servers are kept from having too many connections.
+	ceilings atomic.Bool
 
 	// Owned by the goroutine of Run.
 	plane       Plane       // nil: not chosen yet
@@ -391,6 +394,8 @@ func (l *Loop) choose() error {
 				l.kept.keeper = c.Kept()
 			}
 			l.chosen.Store(&reports[i])
+			_, counts := l.plane.(Counter)
+			l.ceilings.Store(counts)
 			l.log.Info("data plane chosen", logging.Name(chosen), logging.Reason(reports[i].Reason))
 		case reports[i].Usable:
 			l.others = append(l.others, c)

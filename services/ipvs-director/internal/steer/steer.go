@@ -64,6 +64,8 @@ type World struct {
 	// Open tells how many connections a real server has open, for a plane whose Have does not; nil, or false: it is not known.
 	Open func(Key) (uint64, bool)
 	Now  time.Time
+	// Ceilings: the plane has no thresholds, and real servers that are full are taken out of the balance by what Open tells.
+	Ceilings bool
 }
 
 // Memory is what has to be kept from one moment to the next, and over a restart. Its zero value remembers nothing.
@@ -74,6 +76,8 @@ type Memory struct {
 	Lost map[spec.VIP]bool `json:"lost,omitempty"`
 	// Manners is how each service lets its real servers leave, for the time when the service itself is not wanted any more.
 	Manners map[spec.VIP]Manner `json:"manners,omitempty"`
+	// Full are the real servers that have as many connections as they may, on a plane without thresholds.
+	Full map[Key]bool `json:"full,omitempty"`
 	// Warming are the real servers that are spared because they have begun to take connections, and when they did.
 	Warming map[Key]time.Time `json:"warming,omitempty"`
 }
@@ -99,8 +103,9 @@ type Course struct {
 	// Reasons says of each real server in Services why it has its weight, and, with an empty Real, of a service what is
 	// unusual about it.
 	Reasons map[Key]string
-	// Leaving are those whose open connections are to be counted until the next moment.
-	Leaving []Key
+	// Leaving and Limited are those whose open connections are to be counted until the next moment: those that leave, and those
+	// that may be full.
+	Leaving, Limited []Key
 	// Reset are those whose open connections shall be cut once the kernel gives them no new ones: that left with connections open, if
 	// that is wanted, and, for UDP, that left or have died. A client that does not know of any end would send to them for ever.
 	Reset []Key
@@ -116,7 +121,7 @@ type Course struct {
 func Steer(w World, m Memory) Course {
 	s := steering{w: w, have: map[spec.VIP]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
 		Reasons: map[Key]string{}, Pending: map[netip.Addr]bool{},
-		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}, Warming: map[Key]time.Time{}},
+		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}, Warming: map[Key]time.Time{}, Full: map[Key]bool{}},
 	}}
 	for _, h := range w.Have.Services {
 		reals := make(map[netip.AddrPort]plan.Real, len(h.Reals))
@@ -220,6 +225,7 @@ func (s *steering) service(want spec.Service) {
 		now.Reals = append(now.Reals, r)
 	}
 	now.Reals = s.warm(want, now.Reals, panics)
+	s.ceilings(want, now.Reals)
 	if lost {
 		s.reason(want.VIP, netip.AddrPort{}, "the quorum is not met, the sorry server takes all connections")
 		s.reason(want.VIP, want.Sorry, "takes connections: sorry server")

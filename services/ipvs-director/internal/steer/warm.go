@@ -32,7 +32,7 @@ func (s *steering) warm(want spec.Service, reals []spec.Real, panics bool) []spe
 		switch {
 		case r.Weight == 0:
 			continue // it begins anew when it takes connections again
-		case !warming && (takes(r.Address) || !others):
+		case !warming && (takes(r.Address) || s.was.Full[key] || !others):
 			continue
 		case !warming || since.After(s.w.Now): // the clock was set back
 			since = s.w.Now

@@ -65,6 +65,7 @@ func Probe() dataplane.Report {
 	if err := probe(layout4, four); err != nil {
 		r.Lacks[spec.FeaturePersistence] = fmt.Sprintf("this kernel refuses a map that packets write: %v", err)
 	}
+	delete(r.Lacks, spec.FeatureThresholds) // the loop keeps them, by CountOpen
 	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
 	return r
 }
@@ -83,9 +84,8 @@ func probe(l layout, s spec.Service) error {
 // lacks are the features that the plane has not.
 var lacks = func() spec.Lacks {
 	l := spec.Lacks{}
-	for _, f := range []spec.Feature{spec.FeatureMark, spec.FeatureThresholds} {
-		l[f] = "the director does not do it with nf_tables"
-	}
+	l[spec.FeatureMark] = "the director does not do it with nf_tables"
+	l[spec.FeatureThresholds] = "the director keeps them for it, by counting once a second"
 	for _, f := range []spec.Feature{spec.FeatureDirect, spec.FeatureIPIP, spec.FeatureGUE, spec.FeatureGRE, spec.FeatureMixedFamilies} {
 		l[f] = "conntrack translates, it does not wrap: use the plane ipvs"
 	}

@@ -16,6 +16,12 @@ const ReportFile = "TWOTIER_CONFORMANCE_REPORT"
 // reportMark begins a line of the report in the output of a test.
 const reportMark = "conformance\t"
 
+// Passed says that a test beside the suite, of a plane together with what is above it, has shown something.
+func Passed(t *testing.T, name, plane string, n *Network) {
+	t.Helper()
+	report(t, name, World{Plane: plane, Network: n}, "passed, with the program")
+}
+
 // report says what became of a case, in the output and in the file of the report, if there is one.
 func report(t *testing.T, name string, w World, result string) {
 	t.Helper()
