@@ -1,8 +1,11 @@
 package planetest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -51,6 +54,13 @@ func persists6(_ *testing.T, r *run) {
 func (r *run) persists(address netip.Addr, clients []netip.Addr, reals []netip.AddrPort) {
 	r.t.Helper()
 	vip := spec.VIP{AddrPort: netip.AddrPortFrom(address, VIPPort)}
+	r.world.Network.Director.Do(r.t, func() {
+		// IPVS keeps clients on a drained real server without it. Other planes have no such setting.
+		const setting = "/proc/sys/net/ipv4/vs/expire_quiescent_template"
+		if err := os.WriteFile(setting, []byte("1"), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.t.Fatal(err)
+		}
+	})
 	service := func(scheduler spec.Scheduler, weights ...int) spec.Service {
 		s := weighted(vip, scheduler, reals, weights...)
 		s.Persistence = spec.Persistence{Timeout: time.Hour, Prefix: address.BitLen()}
