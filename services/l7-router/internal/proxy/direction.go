@@ -213,7 +213,9 @@ func (d *direction) flush() error {
 
 func (d *direction) writeAll(p []byte) error {
 	for len(p) > 0 {
-		d.beforeWrite()
+		if err := d.beforeWrite(); err != nil {
+			return &failed{err: err}
+		}
 		n, err := d.to.Write(p)
 		d.put += int64(n)
 		p = p[n:]
@@ -228,7 +230,7 @@ func (d *direction) writeAll(p []byte) error {
 	return nil
 }
 
-func (d *direction) beforeWrite() {
+func (d *direction) beforeWrite() error {
 	d.to.writing = d
 	for {
 		_, limit := d.patience()
@@ -237,6 +239,10 @@ func (d *direction) beforeWrite() {
 			break // as above
 		}
 	}
+	if d.stop.Load() {
+		return errStopped
+	}
+	return nil
 }
 
 // stream moves a whole body. What has been read of it already is in the buffer; what follows it stays there. With
@@ -394,7 +400,9 @@ func (d *direction) splice(n int64) (moved int64, err error) {
 func (d *direction) pour(p *pipe) (moved int64, err error) {
 	defer giveBackPipe(p)
 	for p.held > 0 {
-		d.beforeWrite()
+		if err := d.beforeWrite(); err != nil {
+			return moved, &failed{err: err}
+		}
 		gave, err := p.give(d.to)
 		if err != nil {
 			if err = d.afterWrite(err); err != nil {

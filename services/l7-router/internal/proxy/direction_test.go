@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -94,4 +95,35 @@ func pair(t *testing.T) (*sock, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	return s, theirs.(*net.TCPConn)
+}
+
+// TestStopBeforeWrite: a direction that is stopped between two waits does not begin another, be it for a receiver that takes
+// nothing: it would set a deadline of its own over that which was to end it.
+func TestStopBeforeWrite(t *testing.T) {
+	t.Parallel()
+	from, _ := pair(t)
+	to, _ := pair(t)
+	var active activity
+	active.touch(now())
+	d := direction{from: from, to: to, fromTimeout: time.Hour, toTimeout: time.Hour, active: &active, at: now(), stop: new(atomic.Bool)}
+	_ = to.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // until its buffers are full
+	for {
+		if _, err := to.Write(make([]byte, 1<<20)); err != nil {
+			break
+		}
+	}
+	d.stop.Store(true)
+	expire(to)
+	ended := make(chan error, 1)
+	go func() { ended <- d.writeAll(make([]byte, 1<<20)) }()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, errStopped) {
+			t.Errorf("it ended with %v, want that it was stopped", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits on")
+		_ = to.Close() // or it would for an hour
+		<-ended
+	}
 }

@@ -46,7 +46,9 @@ func (l link) Write(p []byte) (n int, err error) {
 		if err = l.writing.afterWrite(err); err != nil {
 			return n, err
 		}
-		l.writing.beforeWrite()
+		if err = l.writing.beforeWrite(); err != nil {
+			return n, err
+		}
 	}
 }
 

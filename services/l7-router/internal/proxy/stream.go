@@ -104,8 +104,7 @@ func (s *sock) writeLate(moved int) error {
 	if err := d.afterWrite(os.ErrDeadlineExceeded); err != nil {
 		return err
 	}
-	d.beforeWrite()
-	return nil
+	return d.beforeWrite()
 }
 
 // streamSet is the streams of a connection that are being served.
