@@ -68,13 +68,7 @@ func (c *conn) give(f *exchange.Frontend, server *pool.Server, keep bool) (goOn 
 
 // refuse answers in the router's own name.
 func (c *conn) refuse(status int, keep bool) bool {
-	if !c.fail(status, keep) {
-		return false
-	}
-	if !keep {
-		c.linger()
-	}
-	return keep
+	return c.fail(status, keep) && c.lingering(keep)
 }
 
 // try carries the request to one server. An error means that the next one is to get it.
@@ -425,8 +419,7 @@ func (r *relay) finish(f *exchange.Frontend, server *pool.Server, in **buffer) (
 	case err != nil:
 		return false, nil
 	case sendErr != nil || !reply.KeepClient && c.h2 == nil && c.sendsMore():
-		c.linger()
-		return false, nil
+		return c.lingering(false), nil
 	}
 	if r.sending == nil {
 		c.at = r.down.at

@@ -56,6 +56,7 @@ type conn struct {
 	state    atomic.Int32
 	retiring atomic.Bool
 	lastOne  atomic.Bool          // but idle it waits for one more request before
+	lingers  bool                 // there is an answer that linger is to keep from being destroyed
 	unfit    atomic.Bool          // it would not be let in now: not even a first request is waited for
 	serving  atomic.Pointer[sock] // the connection to a server that a request is under way on
 	// streams is what carries its requests once it speaks HTTP/2.
@@ -130,6 +131,9 @@ func (c *conn) serve() {
 		goOn := c.carry(f)
 		c.settle()
 		if !goOn {
+			if c.lingers { // when the request and its server are done with
+				c.linger()
+			}
 			return
 		}
 		if c.in.empty() {
@@ -267,13 +271,7 @@ func (c *conn) answer(a *exchange.Answer) bool {
 		c.in.consume(int(c.request.Body.Length)) // nobody wants it
 		keep = c.request.KeepAlive && c.request.Minor() > 0 && !c.closing()
 	}
-	if !c.respond(a, keep) {
-		return false
-	}
-	if !keep {
-		c.linger()
-	}
-	return keep
+	return c.respond(a, keep) && c.lingering(keep)
 }
 
 // hold makes the client wait, less long when the router stops. It reports whether the client is still there.
@@ -303,11 +301,15 @@ func (c *conn) sendsMore() bool {
 	return !c.in.empty() || err == nil && n > 0
 }
 
-// linger throws away what the client is still sending, within bounds.
+// lingering notes that the client's connection ends with an answer of which it may not have heard yet, unless it is kept.
+func (c *conn) lingering(keep bool) bool {
+	c.lingers = !keep
+	return keep
+}
+
+// linger throws away what the client is still sending, within bounds. Streams too: there are clients (curl 7.88) that lose the
+// answer when the stream is reset while they send.
 func (c *conn) linger() {
-	if c.h2 != nil {
-		return // a stream ends without destroying what is on its way
-	}
 	if c.CloseWrite() != nil {
 		return
 	}

@@ -147,7 +147,7 @@ func (c *conn) serveStream(s *mux.Stream) {
 	one := streamConns.Get().(*conn)
 	one.h2, one.driver, one.listener, one.client, one.log = s, c.driver, c.listener, c.client, c.log
 	one.who, one.via = c.who, c.via
-	one.writing = nil
+	one.writing, one.lingers = nil, false
 	one.readDue.forget()
 	one.writeDue.forget()
 	s.OnLate(one.late)

@@ -1,6 +1,7 @@
 package proxytest
 
 import (
+	"bytes"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	xhttp2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/twotier/twotier/services/internal/testreq"
 	"github.com/twotier/twotier/services/l7-router/internal/spec"
@@ -367,4 +369,47 @@ func H2Spec(t testing.TB, address string, flags ...string) (passed int, failed [
 		}
 	}
 	return passed, failed
+}
+
+// testEarlyRefusal2: a stream whose body is refused is not reset while its client may still be sending: there are clients that
+// lose the answer then.
+func testEarlyRefusal2(t *testing.T, open Open) {
+	t.Parallel()
+	address := rawOrigin(t, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 512))
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	c := dial(t, newWorld2(t, open, backend("web", server("a", address))).address())
+	c.send(xhttp2.ClientPreface)
+	frames := xhttp2.NewFramer(c, c.in)
+	var block bytes.Buffer
+	fields := hpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/"}, {"content-length", "10"}} {
+		_ = fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	_ = frames.WriteSettings()
+	_ = frames.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+	_ = frames.WriteData(1, false, []byte("five!"))
+	for pinged := false; ; {
+		f, err := frames.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *xhttp2.RSTStreamFrame:
+			t.Fatalf("the stream is reset: %v", f)
+		case *xhttp2.DataFrame:
+			if !f.StreamEnded() {
+				break
+			}
+			_ = frames.WriteData(1, true, []byte("five!"))
+			_ = frames.WritePing(false, [8]byte{1})
+			pinged = true
+		case *xhttp2.PingFrame:
+			if pinged && f.IsAck() {
+				return
+			}
+		}
+	}
 }

@@ -296,3 +296,24 @@ func testEarlyRefusal(t *testing.T, open Open) {
 	}
 	c.expectClosed()
 }
+
+// testEarlyRefusalFreesTheServer: who goes on sending a body that has been refused keeps nobody else from the server.
+func testEarlyRefusalFreesTheServer(t *testing.T, open Open) {
+	t.Parallel()
+	address := rawOrigin(t, func(c *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 512))
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
+	one := server("a", address)
+	one.MaxConn = 1
+	b := backend("web", one)
+	b.TimeoutQueue = time.Second // the refused one is listened to for two
+	w := newWorld(t, open, b)
+	for range 2 {
+		c := dial(t, w.address())
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\nthe beginning")
+		if r, _ := c.response("POST"); r.StatusCode != 413 {
+			t.Errorf("%d, want the 413 of the server", r.StatusCode)
+		}
+	}
+}

@@ -72,6 +72,8 @@ func Run(t *testing.T, open Open) {
 		{"ServerKilledMidBody", testServerKilledMidBody},
 		{"ClientGone", testClientGone},
 		{"EarlyRefusal", testEarlyRefusal},
+		{"EarlyRefusalFreesTheServer", testEarlyRefusalFreesTheServer},
+		{"HTTP2EarlyRefusal", testEarlyRefusal2},
 		{"HTTP2AllocatesNothing", testHTTP2AllocatesNothing},
 		{"HTTP2", testHTTP2},
 		{"HTTP2Off", testHTTP2Off},
