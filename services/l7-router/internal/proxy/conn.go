@@ -103,11 +103,11 @@ func (c *conn) serve() {
 		f = c.listener.Frontend().Current()
 		begun := c.begun()
 		due := epoch.Add(time.Duration(begun) + f.Spec.TimeoutRequest)
+		c.at = begun
 		if first && f.Spec.HTTP2.Cleartext && c.secure == nil && c.h2 == nil && c.preface(due) {
 			c.multiplex()
 			return
 		}
-		c.at = begun
 		c.request.Await(f, c.who, begun)
 		if status := c.readHead(due); status != 0 {
 			if status > 0 {
@@ -120,7 +120,7 @@ func (c *conn) serve() {
 		}
 		c.request.Record.BytesIn = uint64(c.head.Len())
 		if c.request.Record.Head == 0 {
-			c.request.Record.Head = begun // it came in one piece
+			c.request.Record.Head = c.clock() // it was here
 		}
 		if c.toServer == nil {
 			c.toServer, c.toClient = borrow(), borrow()

@@ -68,3 +68,24 @@ func TestHalfPreface(t *testing.T) {
 		t.Errorf("the deadlines are %v, want the same for the preface and the head", all)
 	}
 }
+
+// TestClockAfterPreface: the time in which a client sends what might be the preface of HTTP/2, and is not, is not taken from the
+// server: it was, and a POST of which the P had come alone was answered with 504 at once.
+func TestClockAfterPreface(t *testing.T) {
+	t.Parallel()
+	ours, client := pair(t)
+	c := newConn(ours, nil, exchange.Client{}, zap.NewNop())
+	c.in = borrow()
+	c.in.w = copy(c.in.b, "P")
+	stale := now()
+	c.at = stale
+	if _, err := io.WriteString(client, "OST"); err != nil {
+		t.Fatal(err)
+	}
+	if c.preface(time.Now().Add(time.Minute)) || string(c.in.bytes()) != "POST" {
+		t.Fatalf("took %q for a preface", c.in.bytes())
+	}
+	if at := c.clock(); at <= stale {
+		t.Errorf("after a wait the clock is still %d, want later than %d", at, stale)
+	}
+}

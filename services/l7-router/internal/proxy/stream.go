@@ -35,6 +35,7 @@ func (c *conn) preface(due time.Time) bool {
 		if !strings.HasPrefix(http2.Preface, string(have)) {
 			return false
 		}
+		c.at = 0
 		n, err := c.Read(c.in.room())
 		c.in.w += n
 		if err != nil && n == 0 {
