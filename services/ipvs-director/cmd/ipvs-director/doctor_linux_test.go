@@ -12,6 +12,7 @@ import (
 	"github.com/twotier/twotier/services/internal/testreq"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/ipvs"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 )
@@ -26,31 +27,11 @@ func TestKernelExamine(t *testing.T) {
 	// A dot in the name, as that of a VLAN has.
 	n.Director.Exec(t, "sh", "-c", "ip link set inner0 down; ip link set inner0 name inner.0; ip link set inner.0 up")
 	d := newDirector(t, n.Director, desiredState(n, 1))
-	sysctl := func(key, value string) {
-		n.Director.Exec(t, "sh", "-c", fmt.Sprintf("echo %s >/proc/sys/%s", value, key))
-	}
+	sysctl := setter(t, n)
 	sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
 	d.start("--dataplane", dataplane.NFTables)
 	d.until("the first good pass", done)
-	examine := func(want string) {
-		t.Helper()
-		// The pass that Examine looks at is a second old at most.
-		eventually(t, fmt.Sprintf("findings %q", want), func() error {
-			answer, err := d.client.Examine(t.Context(), &directorv1.ExamineRequest{}, grpc.WaitForReady(true))
-			var codes []string
-			for _, f := range answer.GetFindings() {
-				codes = append(codes, f.GetCode())
-				if f.GetWhat() == "" || f.GetRemedy() == "" {
-					t.Errorf("no words: %v", f)
-				}
-			}
-			if got := strings.Join(codes, " "); err == nil && got != want {
-				err = fmt.Errorf("got %q: %v", got, answer)
-			}
-			return err
-		})
-	}
-	examine("")
+	d.examine("")
 	for _, c := range []struct {
 		code     string
 		do, undo func()
@@ -73,8 +54,64 @@ func TestKernelExamine(t *testing.T) {
 		}, func() { n.Director.Exec(t, "ip", "link", "delete", "second") }},
 	} {
 		c.do()
-		examine(c.code)
+		d.examine(c.code)
 		c.undo()
-		examine("")
+		d.examine("")
 	}
+}
+
+// examine waits until the findings are those, by their codes.
+func (d *director) examine(want string) {
+	d.t.Helper()
+	// The pass that Examine looks at is a second old at most.
+	eventually(d.t, fmt.Sprintf("findings %q", want), func() error {
+		answer, err := d.client.Examine(d.t.Context(), &directorv1.ExamineRequest{}, grpc.WaitForReady(true))
+		var codes []string
+		for _, f := range answer.GetFindings() {
+			codes = append(codes, f.GetCode())
+			if f.GetWhat() == "" || f.GetRemedy() == "" {
+				d.t.Errorf("no words: %v", f)
+			}
+		}
+		if got := strings.Join(codes, " "); err == nil && got != want {
+			err = fmt.Errorf("got %q: %v", got, answer)
+		}
+		return err
+	})
+}
+
+// setter sets sysctls of the director's namespace.
+func setter(t *testing.T, n *planetest.Network) func(key, value string) {
+	return func(key, value string) {
+		t.Helper()
+		planetest.Set(t, n.Director, key, value)
+	}
+}
+
+// The same for what only IPVS has; that clients are kept on a drained real server matters where they are kept at all.
+func TestKernelExamineIPVS(t *testing.T) {
+	netnstest.Require(t)
+	if !ipvs.Probe().Usable {
+		planetest.UML.Run(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		return
+	}
+	n := planetest.NewNetwork(t)
+	plain := desiredState(n, 1)
+	keeps := strings.Replace(plain, "drain_timeout: 2s", "drain_timeout: 2s\npersistence: {timeout: 60s}", 1)
+	d := newDirector(t, n.Director, keeps)
+	sysctl := setter(t, n)
+	d.start("--dataplane", dataplane.IPVS)
+	d.until("the first good pass", done)
+	all := []string{"conn_reuse_mode", "expire_nodest_conn", "expire_quiescent_template"}
+	become := func(value string) {
+		for _, key := range all {
+			sysctl("net/ipv4/vs/"+key, value)
+		}
+	}
+	become("1")
+	d.examine("")
+	become("0")
+	d.examine(strings.Join(all, " "))
+	d.want(plain)
+	d.examine(strings.Join(all[:2], " "))
 }

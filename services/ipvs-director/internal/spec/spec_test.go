@@ -85,7 +85,7 @@ func TestParseNamesEachViolation(t *testing.T) {
 		{"same real", service(func(s *directorv1.VirtualService) {
 			s.RealServers = append(s.RealServers, &directorv1.RealServer{Address: "192.168.60.78", Port: 80})
 		}), "virtual-service/web.real_servers[2].address"},
-		{"real servers of all", many(17, MaxRealServers), "virtual-service"},
+		{"real servers of all", many(MaxAllRealServers/MaxRealServers+1, MaxRealServers), "virtual-service"},
 		{"real is vip", service(func(s *directorv1.VirtualService) { s.RealServers[0].Address = s.Address }), "virtual-service/web.real_servers[0].address"},
 		{"no length", address("10.0.0.1"), "address/a.prefix"},
 		{"length", address("10.0.0.1/33"), "address/a.prefix"},

@@ -27,7 +27,7 @@ const (
 
 // Examine looks at everything, in the network namespace of the calling thread. Findings come in the order of code.
 func Examine(ctx context.Context, plane string, have plan.Have) []dataplane.Finding {
-	found := slices.Concat(settings(plane), conntrack(), cards(have), shared(plane, have))
+	found := slices.Concat(settings(plane, have), conntrack(), cards(have), shared(plane, have))
 	ctx, cancel := context.WithTimeout(ctx, 10*Patience)
 	defer cancel()
 	found = append(found, duplicates(ctx, have)...)
@@ -46,23 +46,32 @@ type setting struct {
 	plane  string // only with this plane; empty: with each
 	what   string
 	remedy string
+	// matters tells whether what is there needs it. nil: it always does.
+	matters func(plan.Have) bool
 }
 
 var allSettings = []setting{
-	{"ip_forward", "net/ipv4/ip_forward", []string{"0"}, "", "this node passes no packets on", "sysctl -w net.ipv4.ip_forward=1"},
+	{"ip_forward", "net/ipv4/ip_forward", []string{"0"}, "", "this node passes no packets on", "sysctl -w net.ipv4.ip_forward=1", nil},
 	{"tcp_loose", "net/netfilter/nf_conntrack_tcp_loose", []string{"0"}, dataplane.NFTables,
-		"connections that are taken over from another director are not taken up", "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1"},
+		"connections that are taken over from another director are not taken up", "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1", nil},
 	{"be_liberal", "net/netfilter/nf_conntrack_tcp_be_liberal", []string{"0"}, dataplane.NFTables,
-		"connections that went on at another director hang when this one takes them back", "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1"},
+		"connections that went on at another director hang when this one takes them back", "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1", nil},
 	{"expire_nodest_conn", "net/ipv4/vs/expire_nodest_conn", []string{"0"}, dataplane.IPVS,
-		"connections to a real server that was taken away hang instead of ending", "sysctl -w net.ipv4.vs.expire_nodest_conn=1"},
+		"connections to a real server that was taken away hang instead of ending", "sysctl -w net.ipv4.vs.expire_nodest_conn=1", nil},
 	{"conn_reuse_mode", "net/ipv4/vs/conn_reuse_mode", []string{"0"}, dataplane.IPVS,
-		"a client that uses a port again stays on a drained real server", "sysctl -w net.ipv4.vs.conn_reuse_mode=1"},
+		"a client that uses a port again stays on a drained real server", "sysctl -w net.ipv4.vs.conn_reuse_mode=1", nil},
+	{"expire_quiescent_template", "net/ipv4/vs/expire_quiescent_template", []string{"0"}, dataplane.IPVS,
+		"a drained real server goes on getting new connections of the clients that persistence has given it", "sysctl -w net.ipv4.vs.expire_quiescent_template=1", persistent},
 }
 
-func settings(plane string) (found []dataplane.Finding) {
+// persistent reports whether a service of this director keeps clients on their real servers.
+func persistent(have plan.Have) bool {
+	return slices.ContainsFunc(have.Services, func(s plan.Service) bool { return !s.Foreign && s.Persistence != (spec.Persistence{}) })
+}
+
+func settings(plane string, have plan.Have) (found []dataplane.Finding) {
 	for _, s := range allSettings {
-		if s.plane != "" && s.plane != plane {
+		if s.plane != "" && s.plane != plane || s.matters != nil && !s.matters(have) {
 			continue
 		}
 		value, ok := sysctl(s.key)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/kept"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
@@ -20,7 +21,7 @@ import (
 func (p *pair) weigh(weights ...int) {
 	p.t.Helper()
 	for i, w := range weights {
-		p.want.Reals[i].Weight = w
+		p.Want.Reals[i].Weight = w
 	}
 	p.load(0)
 	p.load(1)
@@ -30,14 +31,14 @@ func (p *pair) weigh(weights ...int) {
 // there were that were not known yet.
 func (p *pair) tell(from, to int, known map[kept.Ends]netip.AddrPort) int {
 	p.t.Helper()
-	vip := p.want.VIP.AddrPort
+	vip := p.Want.VIP.AddrPort
 	var strays []kept.Flow
-	p.directors[from].Do(p.t, func() {
+	p.Directors[from].Do(p.t, func() {
 		flows, err := new(Kept).Flows(p.t.Context(), map[netip.AddrPort]bool{vip: true})
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		strays = kept.Strays(flows, map[netip.AddrPort]slots.Table{vip: slots.Of(p.want)}, known)
+		strays = kept.Strays(flows, map[netip.AddrPort]slots.Table{vip: slots.Of(p.Want)}, known)
 	})
 	notes, err := kept.Encode(strays)
 	if err != nil {
@@ -52,7 +53,7 @@ func (p *pair) tell(from, to int, known map[kept.Ends]netip.AddrPort) int {
 			known[f.Ends] = f.Real
 		}
 	}
-	p.directors[to].Do(p.t, func() {
+	p.Directors[to].Do(p.t, func() {
 		if err := new(Kept).Keep(p.t.Context(), known); err != nil {
 			p.t.Fatal(err)
 		}
@@ -66,15 +67,15 @@ func TestKernelTakeOverWithMovedSlots(t *testing.T) {
 	p := newPair(t)
 	p.load(0)
 	p.load(1)
-	p.addresses(0, plan.AddAddress)
+	p.Addresses(0, plan.AddAddress)
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
-	all := p.flows(ctx, &group, asks, 500)
-	all = append(all, p.flows(ctx, &group, told, 500)...)
-	all = append(all, p.flows(ctx, &group, floods, 50)...)
-	p.settled(all)
+	all := p.Streams(ctx, &group, planetest.Asks, 500)
+	all = append(all, p.Streams(ctx, &group, planetest.Told, 500)...)
+	all = append(all, p.Streams(ctx, &group, planetest.Floods, 50)...)
+	p.Settled(all)
 
 	known := map[kept.Ends]netip.AddrPort{}
 	p.weigh(3, 2, 1)
@@ -82,21 +83,21 @@ func TestKernelTakeOverWithMovedSlots(t *testing.T) {
 	if n < len(all)/10 {
 		t.Errorf("%d of %d connections are elsewhere than their slot says; the test needs more", n, len(all))
 	}
-	p.settled(all)
-	p.cut(0, "down")
-	wait(ctx, 500*time.Millisecond) // somebody has to notice; what was on its way is heard
-	p.addresses(1, plan.AddAddress)
-	if reset, hung := lost(all); len(reset)+len(hung) > 0 {
+	p.Settled(all)
+	p.Cut(0, "down")
+	planetest.Wait(ctx, 500*time.Millisecond) // somebody has to notice; what was on its way is heard
+	p.Addresses(1, plan.AddAddress)
+	if reset, hung := planetest.Lost(all); len(reset)+len(hung) > 0 {
 		t.Errorf("taken over: %v flows were reset and %v hung", reset, hung)
 	}
 
-	p.addresses(0, plan.RemoveAddress) // as whoever holds addresses by lease does before it is back
-	p.cut(0, "up")
+	p.Addresses(0, plan.RemoveAddress) // as whoever holds addresses by lease does before it is back
+	p.Cut(0, "up")
 	p.weigh(2, 0, 4)
 	m := p.tell(1, 0, known)
-	p.addresses(1, plan.RemoveAddress)
-	p.addresses(0, plan.AddAddress)
-	if reset, hung := lost(all); len(reset)+len(hung) > 0 {
+	p.Addresses(1, plan.RemoveAddress)
+	p.Addresses(0, plan.AddAddress)
+	if reset, hung := planetest.Lost(all); len(reset)+len(hung) > 0 {
 		t.Errorf("taken back: %v flows were reset and %v hung", reset, hung)
 	}
 	t.Logf("of %d connections %d were elsewhere than their slot said before the take-over, %d more before the way back", len(all), n, m)
@@ -106,18 +107,18 @@ func TestKernelTakeOverWithMovedSlots(t *testing.T) {
 func TestKernelTakeOverWithMovedSlotsUntold(t *testing.T) {
 	p := newPair(t)
 	p.load(0)
-	p.addresses(0, plan.AddAddress)
+	p.Addresses(0, plan.AddAddress)
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
-	all := p.flows(ctx, &group, asks, 100)
-	p.settled(all)
+	all := p.Streams(ctx, &group, planetest.Asks, 100)
+	p.Settled(all)
 	p.weigh(3, 2, 1)
-	p.settled(all)
-	p.cut(0, "down")
-	p.addresses(1, plan.AddAddress)
-	reset, hung := lost(all)
+	p.Settled(all)
+	p.Cut(0, "down")
+	p.Addresses(1, plan.AddAddress)
+	reset, hung := planetest.Lost(all)
 	t.Logf("of 100 flows %v were reset and %v hung", reset, hung)
 	if len(reset) == 0 {
 		t.Error("nobody is lost; so the exceptions are not what holds them")
