@@ -69,8 +69,8 @@ func TestHalfPreface(t *testing.T) {
 	}
 }
 
-// TestClockAfterPreface: the time in which a client sends what might be the preface of HTTP/2, and is not, is not taken from the
-// server: it was, and a POST of which the P had come alone was answered with 504 at once.
+// TestClockAfterPreface: what follows a wait for what might be the preface of HTTP/2, and is not, is timed from its end. The clock
+// stood still meanwhile: the head was logged as come with its first byte, and a server's time began before it was asked.
 func TestClockAfterPreface(t *testing.T) {
 	t.Parallel()
 	ours, client := pair(t)
