@@ -18,8 +18,11 @@ type rates struct {
 	perSecond map[steer.Key]float64
 }
 
-// count takes what was observed at a moment.
+// count takes what was observed at a moment, or counted before.
 func (r *rates) count(have plan.Have, now time.Time) {
+	if !have.Counted.IsZero() {
+		now = have.Counted
+	}
 	passed := now.Sub(r.since)
 	if r.totals != nil && passed < RateOver {
 		return

@@ -33,6 +33,16 @@ func TestRates(t *testing.T) {
 			t.Errorf("step %d: %v a second, want %v", i, got, step.want)
 		}
 	}
+	// What was counted once says nothing new at the next look, and is the mean of the time between countings.
+	counted := func(total uint64, at time.Duration) plan.Have {
+		return plan.Have{Counted: begin.Add(at), Services: []plan.Service{{VIP: key.VIP, Reals: []plan.Real{{Real: spec.Real{Address: key.Real}, Total: total}}}}}
+	}
+	r.count(counted(113, 20*time.Second), begin.Add(20*time.Second))
+	r.count(counted(113, 20*time.Second), begin.Add(25*time.Second))
+	r.count(counted(193, 28*time.Second), begin.Add(29*time.Second))
+	if got := r.perSecond[key]; got != 10 {
+		t.Errorf("of countings 8 s apart: %v a second, want 10", got)
+	}
 	r.count(plan.Have{}, begin.Add(time.Hour))
 	if len(r.perSecond) > 0 {
 		t.Errorf("of one that has gone: %v", r.perSecond)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
@@ -20,6 +21,8 @@ type Have struct {
 	// Damage tells why the plane's own objects in the kernel do not form a state that it could have made, such as
 	// "chain prerouting: rule 1 is not ours". Empty = sound. A damaged plane is rebuilt whole.
 	Damage string
+	// Counted is when the counters of Services were read; zero: at this look.
+	Counted time.Time
 }
 
 // Service is one virtual service as the kernel has it.

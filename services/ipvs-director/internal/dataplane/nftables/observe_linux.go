@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
@@ -32,18 +34,35 @@ type sight struct {
 
 // Observe reads the table. What it finds is believed only if it is exactly what this plane makes of the services that
 // it describes; otherwise Have.Damage says what is not. While nobody changes any rules of the namespace it only reads the
-// counters anew: a table can have a million slots, and a pass comes every second.
+// counters anew, and these less often where there are many of them (looks): a table can have a million slots, and a pass comes
+// every second.
 func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
+	runtime.LockOSThread() // its processor time is measured
+	defer runtime.UnlockOSThread()
 	now, err := generation()
 	if err != nil {
 		return plan.Have{}, err
 	}
 	if p.last.generation == now && p.last.have.Damage == "" {
-		have, err := p.count(p.last.have)
-		if err == nil {
-			p.last.have = have
+		if !p.looks.due(time.Now()) {
+			return p.last.have, nil
 		}
-		return have, err
+		before, err := processorTime()
+		if err != nil {
+			return plan.Have{}, err
+		}
+		have, err := p.count(p.last.have)
+		if err != nil {
+			return plan.Have{}, err
+		}
+		after, err := processorTime()
+		if err != nil {
+			return plan.Have{}, err
+		}
+		have.Counted = time.Now()
+		p.last.have = have
+		p.looks.spent(have.Counted, after-before)
+		return have, nil
 	}
 	if have, ok := p.glance(now); ok {
 		p.last, p.own = sight{now, have}, own{}
@@ -58,6 +77,7 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		if err != nil {
 			return plan.Have{}, err
 		}
+		have.Counted = time.Now()
 		after, err := generation()
 		if err != nil {
 			return plan.Have{}, err
@@ -73,6 +93,15 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 		}
 		now = after
 	}
+}
+
+// processorTime is what the calling thread has used.
+func processorTime() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0, fmt.Errorf("read the processor time: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
 }
 
 // read reads both tables.

@@ -39,6 +39,7 @@ type Plane struct {
 	halves [2]*half
 	last   sight
 	own    own
+	looks  looks
 }
 
 // half is the table of one family.

@@ -421,3 +421,51 @@ func TestKernelGlance(t *testing.T) {
 		observe()
 	}
 }
+
+// While counters are spared they are as they were, and what somebody else changes is seen all the same.
+func TestKernelSparedLooks(t *testing.T) {
+	n := network(t)
+	plane := Open()
+	inside := n.Inside(t, plane)
+	service := spec.Service{VIP: vipAt(planetest.VIP, planetest.VIPPort), Scheduler: spec.WRR, Reals: []spec.Real{{Address: n.Reals[0], Weight: 1}}}
+	if _, err := inside.Apply(t.Context(), plan.Diff(spec.Want{Services: []spec.Service{service}}, plan.Have{})); err != nil {
+		t.Fatal(err)
+	}
+	total := func(want uint64) (counted time.Time) {
+		t.Helper()
+		have, err := inside.Observe(t.Context())
+		if err != nil || have.Damage != "" || have.Services[0].Reals[0].Total != want {
+			t.Fatalf("%+v, %v; want %d connections", have, err, want)
+		}
+		return have.Counted
+	}
+	connect := func() {
+		t.Helper()
+		if _, err := n.Dial(t, planetest.VIPPort); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := total(0)
+	plane.looks.next = time.Now().Add(time.Hour)
+	connect()
+	if again := total(0); !again.Equal(first) {
+		t.Errorf("counted at %v, and nothing was read since %v", again, first)
+	}
+	elsewhere := func() {
+		n.Director.Do(t, func() {
+			conn := openHalf(layout4).conn
+			conn.AddTable(&nft.Table{Name: "elsewhere", Family: nft.TableFamilyIPv4})
+			if err := conn.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	elsewhere()
+	if again := total(1); !again.After(first) {
+		t.Errorf("counted at %v, and all was read after %v", again, first)
+	}
+	connect()
+	total(1)
+	plane.looks.next = time.Time{}
+	total(2)
+}
