@@ -55,6 +55,9 @@ bench-vrrp: ## vrrp-agent against keepalived, as root, as lines of JSON; BENCH=q
 bench-director: ## the data planes of the ipvs-director, as root, as lines of JSON; BENCH=quick is one round
 	@scripts/bench-director
 
+drill-director: ## the long forms of the ipvs-director's tests, as root, after scripts/qemu-kernel; an hour or more
+	@scripts/drill-director
+
 drill-vrrp: ## the long forms of the vrrp-agent's drills, as root; about 35 minutes
 	@scripts/drill-vrrp
 
@@ -64,4 +67,4 @@ soak-router: ## l7-router under load for SOAK (30m) while checks fail at random;
 clean: ## remove what was built
 	rm -rf dist
 
-.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz fuzz-requests bench-router slow-router bench-vrrp bench-director drill-vrrp soak-router clean
+.PHONY: help up down status images test unit test-kernel e2e lint generate build fuzz fuzz-requests bench-router slow-router bench-vrrp bench-director drill-director drill-vrrp soak-router clean
