@@ -56,18 +56,22 @@ func Run(ctx context.Context, argv []string, username string) error {
 	out := &says{}
 	command.Stdout, command.Stderr = out, out
 	command.WaitDelay = scriptEnd
-	ended := make(chan error, 1)
+	started, ended := make(chan error, 1), make(chan error, 1)
 	go func() {
-		// A real-time priority is not for what is started. The thread ends with the goroutine.
+		// A real-time priority is not for what is started, nor for whoever buries it: the kernel waits there, without
+		// sleeping, for others who look at it in /proc. The thread ends with the goroutine.
 		runtime.LockOSThread()
 		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
 		_ = unix.SchedSetAttr(0, &attr, 0) // downwards is always allowed
-		ended <- command.Start()
+		err := command.Start()
+		started <- err
+		if err == nil {
+			ended <- command.Wait()
+		}
 	}()
-	if err := <-ended; err != nil {
+	if err := <-started; err != nil {
 		return fmt.Errorf("%w: %s as %s: %w", ErrNotRun, argv[0], username, err)
 	}
-	go func() { ended <- command.Wait() }()
 	select {
 	case err = <-ended:
 	case <-ctx.Done():

@@ -39,7 +39,9 @@ func main() {
 		os.Exit(watchOver())
 	}
 	guard := warden.Join()
-	os.Exit(daemon.Main(service, nil, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, guard) }))
+	code := daemon.Main(service, nil, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, guard) })
+	warden.Ordinary()
+	os.Exit(code)
 }
 
 // watchOver is the main function of the warden, which starts this program again as the agent. Flags are the agent's

@@ -306,8 +306,10 @@ func (i *instance) observe() plan.Instance {
 // run is the instance's goroutine. When ctx ends it resigns, removes the addresses and returns.
 func (i *instance) run(ctx context.Context) {
 	defer close(i.done)
-	// What is due is sent from a thread that nobody else runs on. It ends with the goroutine.
+	// What is due is sent from a thread that nobody else runs on. It is given back: a thread must not end at real-time
+	// priority (warden.Ordinary).
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	defer i.stopTimers()
 	defer i.goroutine.Wait()
 

@@ -14,11 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Priorities of SCHED_FIFO: the agent's is enough to go before everything ordinary, and the warden goes before the agent.
+// Priorities of SCHED_RR: the agent's is enough to go before everything ordinary, and the warden goes before the agent.
 const (
 	agentPriority  = 2
 	wardenPriority = 3
 )
+
+// longestRun is how long a thread may run at real-time priority without ever waiting for anything, in microseconds of
+// processor time (RLIMIT_RTTIME). All that these processes do takes milliseconds; the kernel ends one that does not stop.
+const longestRun = 2_000_000
+
+// settled is how many looks Realtime and Ordinary take at most until they find no thread that another one has just started.
+const settled = 100
 
 // Config of a warden.
 type Config struct {
@@ -72,9 +79,21 @@ func Run(cfg Config) (code int, err error) {
 			}
 		}
 	}()
-	code, err = reap(agent.Pid)
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		// The kernel waits, without sleeping, in the one who buries a process for whoever takes the last of it out of /proc:
+		// a thread of the agent on its way out, or a reader of /proc. Before those the warden must not go.
+		runtime.LockOSThread() // and never let go: the thread ends with the goroutine
+		mine := ordinary()
+		_ = unix.SchedSetAttr(0, &mine, 0) // downwards is always allowed
+		code, err = reap(agent.Pid)
+	}()
+	<-reaped
 	close(ended)
-	return code, errors.Join(err, <-watched)
+	err = errors.Join(err, <-watched)
+	Ordinary()
+	return code, err
 }
 
 // agentFD is the first file descriptor behind the standard ones.
@@ -131,26 +150,54 @@ func (cfg Config) follow(fd int) error {
 	}
 }
 
-// Realtime puts all threads of this process under SCHED_FIFO, those too that will be started, and tells whether that was
+// Realtime puts all threads of this process under SCHED_RR, those too that will be started, and tells whether that was
 // allowed: with CAP_SYS_NICE or a limit RLIMIT_RTPRIO. All threads, because what keeps an advert waiting is as often the
-// garbage collector's thread as the advert's own.
+// garbage collector's thread as the advert's own; in turns, because one thread of the runtime may wait for another
+// without sleeping. The kernel kills a process of which a thread runs for longestRun without a pause.
 func Realtime(priority uint32) bool {
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
+	limit := unix.Rlimit{Cur: longestRun, Max: longestRun}
+	if err := unix.Setrlimit(unix.RLIMIT_RTTIME, &limit); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it is lower already
 		return false
 	}
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority}
-	for _, t := range threads {
-		tid, err := strconv.Atoi(t.Name())
-		if err != nil {
-			return false
-		}
-		if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return false
-		}
-	}
-	return true
+	return schedule(unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: priority})
 }
 
 // AgentRealtime is Realtime for the agent's process.
 func AgentRealtime() bool { return Realtime(agentPriority) }
+
+// Ordinary takes the real-time priority from all threads of this process. Call it before the process ends: a thread that
+// ends takes itself out of /proc, and waits there for others without sleeping.
+func Ordinary() { _ = schedule(ordinary()) } // downwards is always allowed
+
+func ordinary() unix.SchedAttr {
+	return unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+}
+
+// schedule gives all threads of this process the same place, and looks again until none has been added meanwhile.
+func schedule(attr unix.SchedAttr) bool {
+	known := map[int]bool{}
+	for range settled {
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return false
+		}
+		added := false
+		for _, t := range threads {
+			tid, err := strconv.Atoi(t.Name())
+			if err != nil {
+				return false
+			}
+			if known[tid] {
+				continue
+			}
+			known[tid], added = true, true
+			if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return false
+			}
+		}
+		if !added {
+			return true
+		}
+	}
+	return true
+}
