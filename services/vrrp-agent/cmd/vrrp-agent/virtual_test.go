@@ -196,9 +196,9 @@ func (m *machine) frr(t *testing.T, priority int) (stop func()) {
 // frrIs tells which of FRR's cards are on: those of the instances that it is master of.
 func (m *machine) frrIs(t *testing.T) string {
 	t.Helper()
-	state := ""
-	for line := range strings.Lines(m.Exec(t, "ip", "-o", "link", "show", "type", "macvlan")) {
-		for _, name := range []string{"frr4", "frr6"} {
+	state, links := "", m.Exec(t, "ip", "-o", "link", "show", "type", "macvlan")
+	for _, name := range []string{"frr4", "frr6"} { // in this order, whichever card came first
+		for line := range strings.Lines(links) {
 			if strings.Contains(line, name+"@") && !strings.Contains(line, "protodown on") {
 				state += name + " "
 			}
