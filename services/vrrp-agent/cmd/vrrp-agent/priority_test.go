@@ -33,7 +33,7 @@ func policies(t *testing.T, pid int) map[string]uint32 {
 func buries(pid int) string {
 	for _, thread := range tasks(pid) {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/syscall", pid, thread))
-		if err == nil && strings.HasPrefix(string(text), strconv.Itoa(unix.SYS_WAIT4)+" ") {
+		if err == nil && strings.HasPrefix(string(text), strconv.Itoa(unix.SYS_WAITID)+" ") {
 			return thread
 		}
 	}

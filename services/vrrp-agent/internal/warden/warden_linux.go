@@ -24,6 +24,10 @@ const (
 // processor time (RLIMIT_RTTIME). All that these processes do takes milliseconds; the kernel ends one that does not stop.
 const longestRun = 2_000_000
 
+// lastThreads is how long a dead process lies before it is buried. Its threads are gone from its list by then, but the last
+// may still be on their way out of /proc, at real-time priority and in microseconds; whoever buries must not be in their way.
+const lastThreads = 20 * time.Millisecond
+
 // settled is how many looks Realtime and Ordinary take at most until they find no thread that another one has just started.
 const settled = 100
 
@@ -102,6 +106,9 @@ const agentFD = 3
 // reap waits for the agent. As the first process of a container it inherits others' children, and buries them.
 func reap(agent int) (int, error) {
 	for {
+		if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil); err == nil {
+			<-time.After(lastThreads)
+		} // what else it says, the next one says too
 		var s syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &s, 0, nil)
 		switch {
