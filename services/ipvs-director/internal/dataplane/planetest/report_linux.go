@@ -16,10 +16,15 @@ const ReportFile = "TWOTIER_CONFORMANCE_REPORT"
 // reportMark begins a line of the report in the output of a test.
 const reportMark = "conformance\t"
 
-// Passed says that a test beside the suite, of a plane together with what is above it, has shown something.
+// Passed says that a test beside the suite, of a plane together with what is above it, has shown something, unless it has
+// failed before.
 func Passed(t *testing.T, name, plane string, n *Network) {
 	t.Helper()
-	report(t, name, World{Plane: plane, Network: n}, "passed, with the program")
+	result := "passed, with the program"
+	if t.Failed() {
+		result = "failed"
+	}
+	report(t, name, World{Plane: plane, Network: n}, result)
 }
 
 // report says what became of a case, in the output and in the file of the report, if there is one.
