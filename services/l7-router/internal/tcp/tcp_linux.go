@@ -16,6 +16,11 @@ import (
 // KeepAlive is how often the kernel probes a quiet connection, so that one whose other side has vanished ends.
 const KeepAlive = 30 * time.Second
 
+// Unsent is how many bytes the kernel takes for an accepted connection beyond what may be on its way (tcp(7),
+// TCP_NOTSENT_LOWAT). Without it each client that reads slowly, or not at all, is given up to net.ipv4.tcp_wmem, commonly
+// 4 MiB, and some hundred of them take all the memory that the machine has for TCP.
+const Unsent = 256 << 10
+
 // option is one socket option.
 type option struct{ level, name, value int }
 
@@ -79,6 +84,11 @@ func GiveUp(raw syscall.RawConn, after time.Duration) error {
 		wrong = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(after.Milliseconds(), 1<<31-1)))
 	})
 	return errors.Join(err, os.NewSyscallError("setsockopt", wrong))
+}
+
+// Trust takes the bound of Unsent from a connection.
+func Trust(fd int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 0))
 }
 
 // Listen binds n sockets to one address, among which the kernel shares the connections out. The zero Addr stands for
@@ -156,6 +166,7 @@ func Close(fds ...int) {
 func bind(at netip.AddrPort, options ...option) (fd int, bound netip.AddrPort, err error) {
 	options = append(options, option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	options = append(options, connOptions...)
+	options = append(options, option{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, Unsent})
 	everywhere := !at.Addr().IsValid()
 	if everywhere {
 		at = netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
