@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -60,6 +61,9 @@ func (h *Host) Wear(p nic.Port, name string, mac packet.MAC) (index int, err err
 	if err := h.handle.LinkAdd(link); err != nil {
 		return 0, fmt.Errorf("make network card %s: %w", name, err)
 	}
+	// No address from what routers announce: both machines would have the same one. Netlink has no way to say so, and where
+	// /proc/sys cannot be written, as in most containers, rest sees to it that such an address keeps no card on.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0)
 	if err = h.handle.LinkSetAlias(link, wornAlias); err == nil { // the kernel takes none with a new card
 		link, err = h.handle.LinkByName(name)
 	}
@@ -125,7 +129,8 @@ func (h *Host) rest(index int) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(v.Cards, func(c nic.Card) bool { return c.Index == index && len(c.Addresses) > 0 }) {
+	// What the kernel has made there itself, out of what routers announce, keeps no card on.
+	if slices.ContainsFunc(v.Cards, func(c nic.Card) bool { return c.Index == index && len(c.Marked) > 0 }) {
 		return nil
 	}
 	return h.Switch(index, false)
