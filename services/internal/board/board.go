@@ -20,8 +20,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+
+	"github.com/twotier/twotier/services/internal/etcdclient"
 )
 
 const (
@@ -89,22 +89,11 @@ type Board struct {
 // Open makes a board. It does not wait for etcd.
 func Open(cfg Config) (*Board, error) {
 	cfg.Log = cfg.Log.Named("board")
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            cfg.Etcd,
-		TLS:                  cfg.TLS,
-		DialKeepAliveTime:    10 * time.Second, // the least that gRPC allows
-		DialKeepAliveTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{
-			grpc.WithNoProxy(),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry},
-				MinConnectTimeout: RequestTimeout,
-			}),
-		},
-		Logger: zap.NewNop(), // what is worth saying is said here, once
+	client, err := etcdclient.Open(etcdclient.Config{
+		Endpoints: cfg.Etcd, TLS: cfg.TLS, MinRetry: minRetry, MaxRetry: maxRetry, ConnectTimeout: RequestTimeout,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("board: etcd client: %w", err)
+		return nil, fmt.Errorf("board: %w", err)
 	}
 	return &Board{
 		cfg: cfg, client: client, prefix: "/twotier/board/" + cfg.Service + "/",

@@ -13,12 +13,11 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	"github.com/twotier/twotier/services/internal/etcdclient"
 )
 
 // Times of the etcd source.
@@ -55,25 +54,11 @@ type etcd struct {
 }
 
 func openEtcd(s *Store, cfg Config) (*etcd, error) {
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: cfg.Etcd,
-		TLS:       cfg.TLS,
-		// 10s is the least that gRPC allows. With the timeout, a silent death of the machine is noticed within 15s.
-		DialKeepAliveTime:    10 * time.Second,
-		DialKeepAliveTimeout: 5 * time.Second,
-		PermitWithoutStream:  true,
-		DialOptions: []grpc.DialOption{
-			grpc.WithNoProxy(),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry},
-				MinConnectTimeout: readTimeout,
-			}),
-		},
-		// What the client has to say is said by this room, once.
-		Logger: zap.NewNop(),
+	client, err := etcdclient.Open(etcdclient.Config{
+		Endpoints: cfg.Etcd, TLS: cfg.TLS, MinRetry: minRetry, MaxRetry: maxRetry, ConnectTimeout: readTimeout, Always: true,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("etcd client: %w", err)
+		return nil, err
 	}
 	return &etcd{
 		store:         s,

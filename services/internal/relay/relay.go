@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -16,8 +15,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+
+	"github.com/twotier/twotier/services/internal/etcdclient"
 )
 
 const (
@@ -65,16 +64,11 @@ func Open(cfg Config) (*Relay, error) {
 	if len(cfg.Etcd) == 0 {
 		return r, nil
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: cfg.Etcd, TLS: cfg.TLS,
-		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithNoProxy(), grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: pause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxConnect}, MinConnectTimeout: maxConnect,
-		})},
-		Logger: zap.NewNop(),
+	client, err := etcdclient.Open(etcdclient.Config{
+		Endpoints: cfg.Etcd, TLS: cfg.TLS, MinRetry: pause, MaxRetry: maxConnect, ConnectTimeout: maxConnect,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("etcd client: %w", err)
+		return nil, err
 	}
 	r.client = client
 	return r, nil

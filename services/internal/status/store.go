@@ -11,11 +11,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
+	"github.com/twotier/twotier/services/internal/etcdclient"
 )
 
 // Times of the stored status.
@@ -42,22 +41,11 @@ type store struct {
 }
 
 func openStore(cfg Config) (*store, error) {
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            cfg.Etcd,
-		TLS:                  cfg.TLS,
-		DialKeepAliveTime:    10 * time.Second, // the least that gRPC allows
-		DialKeepAliveTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{
-			grpc.WithNoProxy(),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry},
-				MinConnectTimeout: requestTimeout,
-			}),
-		},
-		Logger: zap.NewNop(), // what is worth saying is said here, once
+	client, err := etcdclient.Open(etcdclient.Config{
+		Endpoints: cfg.Etcd, TLS: cfg.TLS, MinRetry: minRetry, MaxRetry: maxRetry, ConnectTimeout: requestTimeout,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("etcd client: %w", err)
+		return nil, err
 	}
 	return &store{client: client, key: "/twotier/status/" + cfg.Service + "/" + cfg.Node, log: cfg.Log}, nil
 }
