@@ -314,8 +314,8 @@ type Instance struct {
 	// network on the same cable, or such that routers send here. Default false: they are refused, because neighbours
 	// that have no such network never ask for them.
 	OutsideNetwork bool `protobuf:"varint,21,opt,name=outside_network,json=outsideNetwork,proto3" json:"outside_network,omitempty"`
-	// Routes that the master has, 16 at most (keepalived: virtual_routes): they come behind the addresses and go before
-	// them. Destination and metric together must be of one instance only.
+	// Routes that the master has, 16 at most (keepalived: virtual_routes), of the family of the addresses: they come behind
+	// the addresses and go before them. Destination and metric together must be of one instance only.
 	VirtualRoutes []*VirtualRoute `protobuf:"bytes,22,rep,name=virtual_routes,json=virtualRoutes,proto3" json:"virtual_routes,omitempty"`
 	// Programs that are told of one state only, and get no more arguments than their own, 8 at most of each (keepalived:
 	// notify_master, notify_backup, notify_fault, notify_stop). They come before those of notify, in the same order of
@@ -555,16 +555,16 @@ func (x *Instance) GetPlacement() Placement {
 // 112, by which the agent knows its own again: ip route show proto 112.
 type VirtualRoute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Destination. Example: 0.0.0.0/0
+	// Destination. Examples: 0.0.0.0/0, ::/0
 	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
-	// Gateway, in a network of one of the node's cards. Default: none, the destination is reached through the card of the
-	// virtual addresses. Example: 192.168.60.99
+	// Gateway, in a network of one of the node's cards; one of IPv6 that is link-local, on the card of the virtual
+	// addresses. Default: none, the destination is reached through that card. Examples: 192.168.60.99, fe80::1
 	Via string `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"`
-	// Sender's address of what the node itself sends by this route, one of virtual_addresses. With it, the kernel takes the
-	// route away together with the address when the agent and its warden are killed; without it, the next start of the
-	// agent does. Default: the card's own address.
+	// Sender's address of what the node itself sends by this route, one of virtual_addresses. With it, the kernel takes a
+	// route of IPv4 away together with the address when the agent and its warden are killed; without it, and with IPv6, the
+	// next start of the agent does. Default: the card's own address.
 	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
-	// Metric; of two routes to one destination the one with the lower metric is used. Default 0.
+	// Metric; of two routes to one destination the one with the lower metric is used. Default 0, with IPv6 1024.
 	Metric        uint32 `protobuf:"varint,4,opt,name=metric,proto3" json:"metric,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -35,7 +35,7 @@ func (i *instance) addRoutes() {
 
 // route finds the card of a route.
 func (i *instance) route(r spec.Route) (nic.Route, error) {
-	if !r.Via.IsValid() {
+	if !r.Via.IsValid() || r.Via.Is6() && r.Via.IsLinkLocalUnicast() { // which every card could reach
 		return nic.Route{Route: r, Index: i.port.Index}, nil
 	}
 	port, ok := i.network.View().Toward(r.Via)

@@ -20,24 +20,32 @@ const routeProtocol = netlink.RouteProtocol(112)
 
 // Routes are those in the main table that an agent has made.
 func (h *Host) Routes() ([]nic.Route, error) {
-	list, err := whole(func() ([]netlink.Route, error) {
-		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
 	var all []nic.Route
-	for _, r := range list {
-		all = append(all, nic.Route{Index: r.LinkIndex, Route: spec.Route{
-			Destination: prefix(r.Dst), Via: address(r.Gw), Source: address(r.Src), Metric: uint32(r.Priority),
-		}})
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := whole(func() ([]netlink.Route, error) {
+			return h.handle.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range list {
+			if r.Family != family { // a kernel without IPv6 lists all that it has
+				continue
+			}
+			all = append(all, nic.Route{Index: r.LinkIndex, Route: spec.Route{
+				Destination: prefix(r.Dst, family), Via: address(r.Gw), Source: address(r.Src), Metric: uint32(r.Priority),
+			}})
+		}
 	}
 	return all, nil
 }
 
 // prefix is the destination of a route; the kernel says nothing for all of them.
-func prefix(n *net.IPNet) netip.Prefix {
-	if n == nil {
+func prefix(n *net.IPNet, family int) netip.Prefix {
+	switch {
+	case n == nil && family == netlink.FAMILY_V6:
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	case n == nil:
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	}
 	bits, _ := n.Mask.Size()
@@ -50,8 +58,9 @@ func address(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// AddRoute makes a route and tells whether it was not there before. That somebody else has one to the same place with the
-// same metric is an error.
+// AddRoute makes a route and tells whether it was not there before. One of ours to the same place with the same metric
+// becomes it: of IPv6 the kernel keeps a route whose source has gone, without the source (fib6_remove_prefsrc in
+// net/ipv6/route.c). That somebody else has one there is an error.
 func (h *Host) AddRoute(r nic.Route) (bool, error) {
 	err := h.handle.RouteAdd(message(r))
 	if errors.Is(err, unix.EEXIST) {
@@ -59,7 +68,12 @@ func (h *Host) AddRoute(r nic.Route) (bool, error) {
 		if slices.Contains(ours, r) {
 			return false, nil
 		}
-		if err = listErr; err == nil {
+		switch {
+		case listErr != nil:
+			err = listErr
+		case slices.ContainsFunc(ours, func(o nic.Route) bool { return o.Destination == r.Destination && o.Metric == r.Metric }):
+			err = h.handle.RouteReplace(message(r))
+		default:
 			err = fmt.Errorf("another one to %v with metric %d is there", r.Destination, r.Metric)
 		}
 	}

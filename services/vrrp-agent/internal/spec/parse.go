@@ -323,26 +323,30 @@ func (c *checker) memberAddresses(at string, texts []string) []netip.Addr {
 	return all
 }
 
-// routes returns the virtual routes.
+// routes returns the virtual routes, which are of the family of the addresses.
 func (c *checker) routes(at string, messages []*vrrpv1.VirtualRoute, addresses []netip.Addr) []Route {
 	if len(messages) > MaxRoutes {
 		c.bad(at+"virtual_routes", "want %d routes at most, got %d", MaxRoutes, len(messages))
 	}
-	if len(messages) > 0 && len(addresses) > 0 && addresses[0].Is6() {
-		c.bad(at+"virtual_routes", "want none with addresses of IPv6: routes are of IPv4")
-		return nil
+	v6 := len(addresses) > 0 && addresses[0].Is6()
+	family, example := "IPv4", "0.0.0.0/0"
+	if v6 {
+		family, example = "IPv6", "::/0"
 	}
 	var all []Route
 	for n, m := range messages {
 		field := fmt.Sprintf("%svirtual_routes[%d].", at, n)
 		r := Route{Metric: m.GetMetric()}
+		if v6 && r.Metric == 0 {
+			r.Metric = DefaultMetricV6
+		}
 		var err error
-		if r.Destination, err = netip.ParsePrefix(m.GetDestination()); err != nil || !r.Destination.Addr().Is4() || r.Destination != r.Destination.Masked() {
-			c.bad(field+"destination", "want an IPv4 network as in 0.0.0.0/0, got %q", m.GetDestination())
+		if r.Destination, err = netip.ParsePrefix(m.GetDestination()); err != nil || r.Destination.Addr().Is6() != v6 || r.Destination != r.Destination.Masked() {
+			c.bad(field+"destination", "want an %s network as in %s, got %q", family, example, m.GetDestination())
 		}
 		if m.GetVia() != "" {
-			if r.Via, err = netip.ParseAddr(m.GetVia()); err != nil || !r.Via.Is4() || !ordinary(r.Via) {
-				c.bad(field+"via", "want the IPv4 address of a gateway, got %q", m.GetVia())
+			if r.Via, err = netip.ParseAddr(m.GetVia()); err != nil || r.Via.Is6() != v6 || r.Via.Zone() != "" || !ordinary(r.Via) {
+				c.bad(field+"via", "want the %s address of a gateway, got %q", family, m.GetVia())
 			}
 		}
 		if m.GetSource() != "" {

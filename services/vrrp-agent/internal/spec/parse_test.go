@@ -278,6 +278,11 @@ func nowhere(count int) (text string) {
 	return text
 }
 
+// addressV6 gives the first instance those addresses.
+func addressV6(a ...string) func([]*vrrpv1.Instance) {
+	return func(i []*vrrpv1.Instance) { i[0].VirtualAddresses, i[0].Version = a, 3 }
+}
+
 func TestParsePlacement(t *testing.T) {
 	t.Parallel()
 	messages := tutorial()
@@ -298,6 +303,17 @@ func TestParseRoutes(t *testing.T) {
 		t.Fatal(violations)
 	}
 	if text := fmt.Sprint(On("haproxy", got)[1].Routes); text != "[0.0.0.0/0 via 192.168.60.99 src 192.168.60.55 metric 7 10.0.0.0/8]" {
+		t.Errorf("got %s", text)
+	}
+
+	addressV6("fe80::55", "fd00::55")(messages)
+	routed(&vrrpv1.VirtualRoute{Destination: "::/0", Via: "fe80::1", Source: "fd00::55"},
+		&vrrpv1.VirtualRoute{Destination: "fd00:1::/64", Via: "fd00::1", Metric: 7})(messages)
+	got, violations = Parse(messages)
+	if len(violations) > 0 {
+		t.Fatal(violations)
+	}
+	if text := fmt.Sprint(On("haproxy", got)[1].Routes); text != "[::/0 via fe80::1 src fd00::55 metric 1024 fd00:1::/64 via fd00::1 metric 7]" {
 		t.Errorf("got %s", text)
 	}
 }
@@ -321,9 +337,6 @@ func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	address := func(a ...string) func([]*vrrpv1.Instance) {
 		return func(i []*vrrpv1.Instance) { i[0].VirtualAddresses = a }
-	}
-	addressV6 := func(a ...string) func([]*vrrpv1.Instance) {
-		return func(i []*vrrpv1.Instance) { i[0].VirtualAddresses, i[0].Version = a, 3 }
 	}
 	tests := []struct {
 		name   string
@@ -385,7 +398,21 @@ func TestParseRefuses(t *testing.T) {
 		{"IPv6 with routes", func(i []*vrrpv1.Instance) {
 			addressV6("fe80::55", "fd00::55")(i)
 			i[0].VirtualRoutes = []*vrrpv1.VirtualRoute{{Destination: "10.0.0.0/8"}}
-		}, "instance/VI_3.virtual_routes: want none with addresses of IPv6: routes are of IPv4"},
+		}, `instance/VI_3.virtual_routes[0].destination: want an IPv6 network as in ::/0, got "10.0.0.0/8"`},
+		{"IPv6 with a gateway of IPv4", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].VirtualRoutes = []*vrrpv1.VirtualRoute{{Destination: "::/0", Via: "192.168.60.99"}}
+		}, `instance/VI_3.virtual_routes[0].via: want the IPv6 address of a gateway, got "192.168.60.99"`},
+		{"IPv6 with a gateway on a card", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].VirtualRoutes = []*vrrpv1.VirtualRoute{{Destination: "::/0", Via: "fe80::1%eth0"}}
+		}, `instance/VI_3.virtual_routes[0].via: want the IPv6 address of a gateway, got "fe80::1%eth0"`},
+		{"IPv6 with the same route twice", func(i []*vrrpv1.Instance) {
+			addressV6("fe80::55", "fd00::55")(i)
+			i[0].VirtualRoutes = []*vrrpv1.VirtualRoute{{Destination: "::/0", Via: "fe80::1"}, {Destination: "::/0", Metric: 1024}}
+		}, "instance/VI_3.virtual_routes[1]: instance VI_3 has a route to ::/0 with metric 1024 already; give this one another metric"},
+		{"IPv6 routes on IPv4", routed(&vrrpv1.VirtualRoute{Destination: "::/0"}),
+			`instance/VI_3.virtual_routes[0].destination: want an IPv4 network as in 0.0.0.0/0, got "::/0"`},
 		{"unicast of another family", func(i []*vrrpv1.Instance) {
 			addressV6("fe80::55", "fd00::55")(i)
 			i[0].Unicast = true

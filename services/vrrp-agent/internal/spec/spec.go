@@ -22,6 +22,8 @@ const (
 	MaxAddresses = 20
 	// MaxRoutes is the most virtual routes of one instance.
 	MaxRoutes = 16
+	// DefaultMetricV6 is the metric of a route of IPv6 that is given none (IP6_RT_PRIO_USER in include/uapi/linux/ipv6_route.h).
+	DefaultMetricV6 = 1024
 	// MaxMembers is the most nodes of one instance.
 	MaxMembers = 32
 	// MaxTrackers is the most trackers of one instance.
