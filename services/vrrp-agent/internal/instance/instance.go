@@ -660,7 +660,8 @@ func (i *instance) receive(datagram []byte) {
 	i.interval = a.Interval
 	i.step(fsm.Event{Kind: fsm.Heard, Priority: a.Priority, From: from}, why)
 	i.heard = cause{}
-	if a.Priority < i.config.Priority { // a resignation included
+	// What the timer runs on for: a resignation, or a master that is not good enough.
+	if a.Priority == packet.PriorityStop || a.Priority < i.config.Priority && i.config.Preempt {
 		i.heard = cause{text: "master ", from: from, priority: a.Priority}
 	}
 }

@@ -106,6 +106,26 @@ func TestNopreempt(t *testing.T) {
 	})
 }
 
+// A backup that leaves a master of lower priority in office takes over from it because it is silent, and says so.
+func TestNopreemptNodeLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		stays := func(p uint8) spec.Local { x := vi1(p); x.Preempt = false; return x }
+		b := l.join(t, "haproxy2", "192.168.60.128/24")
+		b.start(t, stays(99))
+		pass(5 * time.Second)
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, stays(105))
+		pass(time.Minute)
+		b.die()
+		pass(5 * time.Second)
+		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		a.leave()
+		b.leave()
+	})
+}
+
 // TestSplitHeals: two masters find each other. The better one answers and announces at once, the other gives up.
 func TestSplitHeals(t *testing.T) {
 	t.Parallel()
