@@ -330,7 +330,7 @@ type Instance struct {
 	// The addresses have the Ethernet address 00-00-5E-00-01-{virtual_router_id}, with IPv6 00-00-5E-00-02-{…} (RFC 9568,
 	// section 7.3; keepalived: use_vmac), on a card that the master makes behind the one of the network, a macvlan with the name
 	// vrrp.ID or vrrp6.ID. Neighbours keep what they know when the addresses move; only the switch learns anew. Adverts by
-	// multicast come from it too. The network's card is set to arp_ignore 1 and arp_announce 2. It needs a network that takes
+	// multicast come from it too. The network's card is set to arp_ignore 1 and arp_announce 2 meanwhile. It needs a network that takes
 	// more than one Ethernet address from a machine, which many virtual ones do not. Default false.
 	VirtualMac bool `protobuf:"varint,30,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
 	// Which living member holds the addresses. Default: by priority. Not with sync_group or preempt_delay.

@@ -69,6 +69,7 @@ type node struct {
 	kept        memory
 	// refuseRemoval is what the kernel says to removals only.
 	refuseRemoval error
+	pulled        error         // what the kernel says when the card with the virtual Ethernet address has been deleted
 	on            bool          // the card with the virtual Ethernet address
 	mute          bool          // its wires report nothing to Wait, as in a process that is held up
 	frozen        chan struct{} // when it is there, the instance sleeps until it is closed
@@ -256,6 +257,7 @@ func (n *node) Wear(p nic.Port, name string, mac packet.MAC) (int, error) {
 	if n.refuse != nil {
 		return 0, n.refuse
 	}
+	n.pulled = nil
 	n.lan.note("%s wear %s %x behind %s", n.name, name, mac, p.Name)
 	return n.card.Index, nil
 }
@@ -263,6 +265,9 @@ func (n *node) Wear(p nic.Port, name string, mac packet.MAC) (int, error) {
 func (n *node) Switch(_ int, on bool) error {
 	n.lan.mu.Lock()
 	defer n.lan.mu.Unlock()
+	if n.pulled != nil {
+		return n.pulled
+	}
 	if n.on != on {
 		n.on = on
 		n.lan.note("%s switch %v", n.name, on)
@@ -324,6 +329,9 @@ func (n *node) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
 	defer n.lan.mu.Unlock()
 	if n.refuse != nil {
 		return false, n.refuse
+	}
+	if n.pulled != nil {
+		return false, n.pulled
 	}
 	p := netip.PrefixFrom(a, a.BitLen())
 	for n.busy {

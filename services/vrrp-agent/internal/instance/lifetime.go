@@ -72,9 +72,13 @@ func (i *instance) afterRenewal(r renewed) {
 		return // it has ended just now, and the addresses are removed
 	}
 	i.restored(r.restored)
-	if r.err != nil {
+	err := r.err
+	if err != nil && i.port.Worn != 0 { // the card may be gone, and its event still on the way
+		err = i.onNewCard()
+	}
+	if err != nil {
 		i.retry.Reset(retryPause)
-		i.fail(causeAddresses, r.err.Error())
+		i.fail(causeAddresses, err.Error())
 	}
 }
 

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"fmt"
+	"net/netip"
 
 	"go.uber.org/zap"
 
@@ -38,17 +39,44 @@ func (i *instance) wear() error {
 	if err != nil {
 		return err
 	}
+	if gone := i.port.Worn; gone != 0 && gone != index { // with what stood on it
+		for _, a := range i.held {
+			i.guard.Release(i.order.local.VirtualRouterID, a.Is6(), gone, a)
+		}
+	}
 	i.port.Worn = index
 	return i.wire.Via(index)
 }
 
 // switchOn switches it on: it is on while this node is master and no longer, so that nobody else takes in what is sent to
-// the address, and the switch has one place for it.
+// the address, and the switch has one place for it. A card that somebody has removed is made anew.
 func (i *instance) switchOn() error {
-	if i.port.Worn == 0 {
+	if i.port.Worn == 0 || i.network.Switch(i.port.Worn, true) == nil {
 		return nil
 	}
+	if err := i.wear(); err != nil {
+		return err
+	}
 	return i.network.Switch(i.port.Worn, true)
+}
+
+// onNewCard puts the addresses back together with the card that bears them.
+func (i *instance) onNewCard() error {
+	if err := i.switchOn(); err != nil {
+		return err
+	}
+	var all []netip.Addr
+	for _, a := range i.held {
+		added, err := i.network.Add(i.port.Holder(), a, lifetime)
+		if err != nil {
+			return err
+		}
+		if added {
+			all = append(all, a)
+		}
+	}
+	i.restored(all)
+	return nil
 }
 
 func (i *instance) switchOff() {

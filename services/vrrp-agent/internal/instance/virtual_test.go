@@ -33,3 +33,25 @@ func TestVirtualMAC(t *testing.T) {
 		b.leave()
 	})
 }
+
+// The card with the virtual Ethernet address is deleted by somebody, and the renewal of the addresses comes before the word
+// of it: it is made anew, with them.
+func TestVirtualMACDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "a", "192.168.60.22/24")
+		first := vi1(105)
+		first.VirtualMAC = true
+		a.start(t, first)
+		pass(5 * time.Second)
+		l.take()
+		l.mu.Lock()
+		a.pulled, a.on, a.card.Addresses = errors.New("no such device"), false, a.card.Addresses[:1]
+		l.mu.Unlock()
+		pass(renewal)
+		expect(t, grep(l.take(), "wear", "switch", "add", "remove"), "5.090 a wear vrrp.53 00005e000135 behind eth0\n5.090 a switch true\n"+
+			"5.090 a add 192.168.60.78")
+		expect(t, a.print(), "a: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
+		a.leave()
+	})
+}

@@ -44,6 +44,9 @@ type Host struct {
 	sockets map[int]*nl.SocketHandle // for what handle does not do
 	fresh   sync.Mutex               // one look at a time, so that an older one never replaces a newer
 	view    atomic.Pointer[nic.View]
+
+	wearing sync.Mutex      // one card with a virtual Ethernet address at a time is made or removed
+	before  map[int]manners // how the cards that have one behind them were set; guarded by wearing
 }
 
 // Open connects to the kernel and takes the first view. Close it.
@@ -52,7 +55,7 @@ func Open(log *zap.Logger) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	h := &Host{log: log.Named("netdev"), handle: handle}
+	h := &Host{log: log.Named("netdev"), handle: handle, before: map[int]manners{}}
 	socket, err := nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE) // where we are
 	if err != nil {
 		h.Close()

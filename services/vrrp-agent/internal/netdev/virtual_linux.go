@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -16,8 +17,28 @@ import (
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 )
 
-// wornAlias marks the cards that Wear makes.
+// wornAlias marks the cards that Wear makes. Behind it stands what the port's card was set to before, so that it can be put
+// back in another life of the agent too.
 const wornAlias = "twotier vrrp-agent"
+
+// manners are how a card answers and speaks by ARP.
+type manners struct{ ignore, announce uint32 }
+
+// wornManners are those of a port's card while it has a card with a virtual Ethernet address behind it.
+var wornManners = manners{ignore: answerOwnOnly, announce: speakAsItself}
+
+// alias is the mark of a card that Wear makes.
+func (m manners) alias() string {
+	return fmt.Sprintf(wornAlias+", arp_ignore was %d, arp_announce %d", m.ignore, m.announce)
+}
+
+// wornBy reads the mark: whether Wear has made the card, and what the port's card was set to, if that is known.
+func wornBy(link netlink.Link) (was manners, ours, known bool) {
+	alias := link.Attrs().Alias
+	_, macvlan := link.(*netlink.Macvlan)
+	n, _ := fmt.Sscanf(alias, wornAlias+", arp_ignore was %d, arp_announce %d", &was.ignore, &was.announce)
+	return was, macvlan && strings.HasPrefix(alias, wornAlias), n == 2
+}
 
 // Settings of a card (include/uapi/linux/ip.h) and of its IPv6 (include/uapi/linux/if_link.h), as netlink names them.
 const (
@@ -38,20 +59,30 @@ const (
 // finds the one that it has made. It answers for what stands on it and for nothing else; the port's card is made to answer no
 // more for what stands on others, nor to speak in their name. Another card of that name is an error.
 func (h *Host) Wear(p nic.Port, name string, mac packet.MAC) (index int, err error) {
+	h.wearing.Lock()
+	defer h.wearing.Unlock()
 	link, err := h.handle.LinkByName(name)
 	if err == nil {
-		worn, ok := link.(*netlink.Macvlan)
+		_, ours, _ := wornBy(link)
+		a := link.Attrs()
 		switch {
-		case !ok || link.Attrs().Alias != wornAlias:
+		case !ours:
 			return 0, fmt.Errorf("network card %s is there already, and somebody else's", name)
-		case worn.ParentIndex == p.Index && packet.MAC(link.Attrs().HardwareAddr) == mac:
-			return link.Attrs().Index, nil
+		case a.ParentIndex == p.Index && packet.MAC(a.HardwareAddr) == mac:
+			return a.Index, nil
 		}
-		if err := h.handle.LinkDel(link); err != nil { // of a port that was another one
-			return 0, fmt.Errorf("remove network card %s: %w", name, err)
+		if err := h.doff(a.Index); err != nil { // of a port that was another one
+			return 0, err
 		}
 	} else if !errors.As(err, new(netlink.LinkNotFoundError)) {
 		return 0, fmt.Errorf("look for network card %s: %w", name, err)
+	}
+	was, known := h.before[p.Index]
+	if !known {
+		if was, err = h.manners(p.Index); err != nil {
+			return 0, fmt.Errorf("see how network card %s is set: %w", p.Name, err)
+		}
+		h.before[p.Index] = was
 	}
 	// In the mode bridge what comes from the same Ethernet address on another machine still reaches the port's card; in the
 	// others the kernel takes it for an echo of its own (macvlan_handle_frame in drivers/net/macvlan.c).
@@ -64,13 +95,13 @@ func (h *Host) Wear(p nic.Port, name string, mac packet.MAC) (index int, err err
 	// No address from what routers announce: both machines would have the same one. Netlink has no way to say so, and where
 	// /proc/sys cannot be written, as in most containers, rest sees to it that such an address keeps no card on.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0)
-	if err = h.handle.LinkSetAlias(link, wornAlias); err == nil { // the kernel takes none with a new card
+	if err = h.handle.LinkSetAlias(link, was.alias()); err == nil { // the kernel takes none with a new card
 		link, err = h.handle.LinkByName(name)
 	}
 	if err == nil {
 		index = link.Attrs().Index
 		err = errors.Join(
-			h.configure(p.Index, map[int]uint32{confARPIgnore: answerOwnOnly, confARPAnnounce: speakAsItself}, false),
+			h.behave(p.Index, wornManners),
 			h.configure(index, map[int]uint32{
 				confARPIgnore: answerOwnOnly, confARPAnnounce: speakAsItself, confRPFilter: reversePathLoose, confAcceptLocal: acceptFromOurself,
 			}, true),
@@ -112,6 +143,49 @@ func (h *Host) configure(index int, settings map[int]uint32, bare bool) error {
 	return err
 }
 
+// behave sets how a card answers and speaks by ARP.
+func (h *Host) behave(index int, m manners) error {
+	return h.configure(index, map[int]uint32{confARPIgnore: m.ignore, confARPAnnounce: m.announce}, false)
+}
+
+// manners tells how a card is set to answer and to speak by ARP.
+func (h *Host) manners(index int) (m manners, err error) {
+	head := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	head.Index = int32(index)
+	messages, err := h.ask(unix.RTM_GETLINK, unix.NLM_F_ACK, head).Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return m, err
+	}
+	for _, message := range messages {
+		conf, err := within(message[head.Len():], unix.IFLA_AF_SPEC, unix.AF_INET, inet4Conf)
+		if err != nil {
+			return m, err
+		}
+		value := func(id int) uint32 { return binary.NativeEndian.Uint32(conf[4*(id-1):]) } // they are counted from 1
+		if len(conf) >= 4*confARPIgnore {
+			return manners{ignore: value(confARPIgnore), announce: value(confARPAnnounce)}, nil
+		}
+	}
+	return m, errors.New("the kernel does not tell")
+}
+
+// within finds an attribute in attributes in attributes; nil: there is none.
+func within(b []byte, path ...uint16) ([]byte, error) {
+	for _, kind := range path {
+		attributes, err := nl.ParseRouteAttr(b)
+		if err != nil {
+			return nil, err
+		}
+		b = nil
+		for _, a := range attributes {
+			if a.Attr.Type == kind {
+				b = a.Value
+			}
+		}
+	}
+	return b, nil
+}
+
 // speaksV6 tells whether the card has IPv6: the kernel refuses settings of what is not there.
 func (h *Host) speaksV6(index int) bool {
 	routers, err := whole(h.routers)
@@ -122,8 +196,11 @@ func (h *Host) speaksV6(index int) bool {
 // rest switches a card that Wear has made off when nothing stands on it any more.
 func (h *Host) rest(index int) error {
 	link, err := h.handle.LinkByIndex(index)
-	if err != nil || link.Attrs().Alias != wornAlias {
-		return nil // gone, or not ours
+	if err != nil {
+		return nil // gone
+	}
+	if _, ours, _ := wornBy(link); !ours {
+		return nil
 	}
 	v, err := h.Refresh()
 	if err != nil {
@@ -136,25 +213,82 @@ func (h *Host) rest(index int) error {
 	return h.Switch(index, false)
 }
 
-// Doff removes a card that Wear has made. That it is not there is no error.
+// Doff removes a card that Wear has made; with the last one behind a card, that card is set again as it was before. What
+// somebody else has set meanwhile stays. That the card is not there is no error.
 func (h *Host) Doff(index int) error {
-	if err := h.handle.LinkDel(card(index)); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove network card %d: %w", index, err)
+	h.wearing.Lock()
+	defer h.wearing.Unlock()
+	return h.doff(index)
+}
+
+func (h *Host) doff(index int) error {
+	link, err := h.handle.LinkByIndex(index)
+	if err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) {
+		return fmt.Errorf("look for network card %d: %w", index, err)
 	}
-	return nil
+	if err == nil {
+		was, ours, known := wornBy(link)
+		if !ours {
+			return nil // it has the index of one that is gone
+		}
+		port := link.Attrs().ParentIndex
+		if _, remembered := h.before[port]; known && !remembered { // of another life
+			h.before[port] = was
+		}
+		if err := h.handle.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("remove network card %d: %w", index, err)
+		}
+	}
+	left, err := h.worn()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for port, was := range h.before {
+		if slices.ContainsFunc(left, func(l netlink.Link) bool { return l.Attrs().ParentIndex == port }) {
+			continue
+		}
+		delete(h.before, port)
+		if err := h.putBack(port, was); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("set network card %d as it was: %w", port, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// putBack sets a card as it was, except for what is no longer as behave has set it.
+func (h *Host) putBack(port int, was manners) error {
+	now, err := h.manners(port)
+	if err != nil {
+		return err
+	}
+	if now.ignore != wornManners.ignore {
+		was.ignore = now.ignore
+	}
+	if now.announce != wornManners.announce {
+		was.announce = now.announce
+	}
+	return h.behave(port, was)
+}
+
+// worn are the cards that Wear has made.
+func (h *Host) worn() ([]netlink.Link, error) {
+	links, err := whole(h.handle.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list network cards: %w", err)
+	}
+	return slices.DeleteFunc(links, func(l netlink.Link) bool { _, ours, _ := wornBy(l); return !ours }), nil
 }
 
 // Strip removes all cards that Wear has made, with what is left on them.
 func (h *Host) Strip() error {
-	links, err := whole(h.handle.LinkList)
+	links, err := h.worn()
 	if err != nil {
-		return fmt.Errorf("list network cards: %w", err)
+		return err
 	}
 	var errs []error
 	for _, link := range links {
-		if link.Attrs().Alias == wornAlias {
-			errs = append(errs, h.Doff(link.Attrs().Index))
-		}
+		errs = append(errs, h.Doff(link.Attrs().Index))
 	}
 	return errors.Join(errs...)
 }
