@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,12 +111,39 @@ func holder(t testing.TB, address string) string {
 
 const vip78, vip55 = "192.168.60.78", "192.168.60.55"
 
-// held waits until each VIP is on its machine and on no other.
+// ways names the addresses from which the machine has a default route.
+func ways(t testing.TB, machine string) string {
+	t.Helper()
+	var out []string
+	for line := range strings.Lines(lab.On(t, machine).Exec(t, "ip", "-4", "route", "show", "default")) {
+		from := ""
+		if words := strings.Fields(line); strings.Contains(line, "via "+lab.Gateway+" ") && strings.Contains(line, "proto 112") {
+			from = words[slices.Index(words, "src")+1]
+		} else {
+			from = "by a route of somebody else: " + line
+		}
+		out = append(out, from)
+	}
+	return strings.Join(out, " and ")
+}
+
+// held waits until each VIP is on its machine and on no other, and with it the default route that leads to the clients.
 func held(t testing.TB, on78, on55 string) {
 	t.Helper()
 	lab.Within(t, promise, ".78 on "+on78+" and .55 on "+on55, func() error {
 		if a, b := holder(t, vip78), holder(t, vip55); a != on78 || b != on55 {
 			return fmt.Errorf(".78 is on %q and .55 on %q", a, b)
+		}
+		for _, machine := range []string{"haproxy", "haproxy2"} {
+			var want []string // in the order of the routes' metrics
+			for _, vip := range []struct{ address, on string }{{vip78, on78}, {vip55, on55}} {
+				if vip.on == machine {
+					want = append(want, vip.address)
+				}
+			}
+			if got := ways(t, machine); got != strings.Join(want, " and ") {
+				return fmt.Errorf("%s has default routes from %q, want %q", machine, got, want)
+			}
 		}
 		return nil
 	})
