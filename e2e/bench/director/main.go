@@ -43,7 +43,7 @@ var runs = []run{
 // The goals. A pass of a large state has to end long before the next is due to give up; what one weight costs must not grow with
 // the state.
 const (
-	fullApply   = 10_000 // ms
+	fullApply   = 4000 // ms
 	noopPass    = 1000   // ms, the time from one look to the next
 	growth      = 5      // a change in the large state against the small one
 	memory      = 512    // MB

@@ -48,13 +48,18 @@ type Request struct {
 	Command, Version uint8
 	// List asks for all there are, instead of one.
 	List bool
+	// Silent asks for no acknowledgement. A refusal comes all the same.
+	Silent bool
 	// Attributes, encoded.
 	Attributes []byte
 }
 
-// Encode makes the datagram. Its answer bears the same sequence number.
+// Encode makes the message, a datagram or a part of one. Its answer bears the same sequence number.
 func (r Request) Encode(sequence uint32) []byte {
-	flags := uint16(flagRequest | flagAck)
+	flags := uint16(flagRequest)
+	if !r.Silent {
+		flags |= flagAck
+	}
 	if r.List {
 		flags |= flagDump
 	}
@@ -65,7 +70,7 @@ func (r Request) Encode(sequence uint32) []byte {
 	b = binary.NativeEndian.AppendUint32(b, sequence)
 	b = append(b, 0, 0, 0, 0) // from: the socket fills it in
 	b = append(b, r.Command, r.Version, 0, 0)
-	return append(b, r.Attributes...)
+	return append(b, r.Attributes...) // which are aligned, and the next message with them
 }
 
 // Answer collects what the kernel says to one request. The zero value with a sequence number is ready.
@@ -82,31 +87,19 @@ type Answer struct {
 // ErrMalformed; with one, nothing more is to be taken. The messages go on using the datagram's memory.
 func (a *Answer) Take(datagram []byte) (complete bool, err error) {
 	for len(datagram) > 0 {
-		if len(datagram) < headerLen {
-			return false, fmt.Errorf("%w: %d bytes are left for a header", ErrMalformed, len(datagram))
+		var m received
+		if m, datagram, err = next(datagram); err != nil {
+			return false, err
 		}
-		length := binary.NativeEndian.Uint32(datagram)
-		kind, flags := binary.NativeEndian.Uint16(datagram[4:]), binary.NativeEndian.Uint16(datagram[6:])
-		sequence := binary.NativeEndian.Uint32(datagram[8:])
-		if length < headerLen || uint64(length) > uint64(len(datagram)) {
-			return false, fmt.Errorf("%w: a message of %d bytes in %d", ErrMalformed, length, len(datagram))
-		}
-		body := datagram[headerLen:length]
-		datagram = datagram[min(aligned(int(length)), len(datagram)):]
-		if sequence != a.Sequence {
+		if m.sequence != a.Sequence {
 			continue
 		}
+		body, kind, flags := m.body, m.kind, m.flags
 		a.interrupted = a.interrupted || flags&flagInterrupted != 0
 		switch {
 		case kind == typeDone || kind == typeError:
-			// The body begins with 0 or a negative error number; that of a listing's end may be missing.
-			if len(body) < 4 && (kind == typeError || len(body) > 0) {
-				return false, fmt.Errorf("%w: an end of %d bytes", ErrMalformed, len(body))
-			}
-			if len(body) >= 4 {
-				if code := int32(binary.NativeEndian.Uint32(body)); code != 0 {
-					return false, Refused(-code)
-				}
+			if err := m.verdict(); err != nil {
+				return false, err
 			}
 			if a.interrupted {
 				return false, ErrInterrupted
@@ -126,3 +119,69 @@ func (a *Answer) Take(datagram []byte) (complete bool, err error) {
 
 // aligned rounds up to 4 (NLMSG_ALIGN, NLA_ALIGN).
 func aligned(n int) int { return (n + 3) &^ 3 }
+
+// received is one message of the kernel.
+type received struct {
+	kind, flags uint16
+	sequence    uint32
+	body        []byte
+}
+
+// next takes the first message off a datagram.
+func next(datagram []byte) (m received, rest []byte, err error) {
+	if len(datagram) < headerLen {
+		return m, nil, fmt.Errorf("%w: %d bytes are left for a header", ErrMalformed, len(datagram))
+	}
+	length := binary.NativeEndian.Uint32(datagram)
+	if length < headerLen || uint64(length) > uint64(len(datagram)) {
+		return m, nil, fmt.Errorf("%w: a message of %d bytes in %d", ErrMalformed, length, len(datagram))
+	}
+	m = received{
+		kind: binary.NativeEndian.Uint16(datagram[4:]), flags: binary.NativeEndian.Uint16(datagram[6:]),
+		sequence: binary.NativeEndian.Uint32(datagram[8:]), body: datagram[headerLen:length],
+	}
+	return m, datagram[min(aligned(int(length)), len(datagram)):], nil
+}
+
+// verdict is what the end of an answer says: its body begins with 0 or a negative error number; that of a listing's end may be missing.
+func (m received) verdict() error {
+	if len(m.body) < 4 && (m.kind == typeError || len(m.body) > 0) {
+		return fmt.Errorf("%w: an end of %d bytes", ErrMalformed, len(m.body))
+	}
+	if len(m.body) >= 4 {
+		if code := int32(binary.NativeEndian.Uint32(m.body)); code != 0 {
+			return Refused(-code)
+		}
+	}
+	return nil
+}
+
+// Verdicts collects what the kernel says to requests that were sent in one datagram, all of them Silent but the last: it carries them
+// out in their order, whatever becomes of those before, and speaks of those that it refuses and of the last one.
+type Verdicts struct {
+	// First is the sequence number of the first request; the others count on from there.
+	First uint32
+	// Refused are the refusals, by the place of the request. Its length is the number of requests.
+	Refused []error
+}
+
+// Take reads one datagram and tells whether the last request has been answered.
+func (v *Verdicts) Take(datagram []byte) (complete bool, err error) {
+	for len(datagram) > 0 {
+		var m received
+		if m, datagram, err = next(datagram); err != nil {
+			return false, err
+		}
+		at := m.sequence - v.First
+		if m.kind != typeError || uint64(at) >= uint64(len(v.Refused)) {
+			continue
+		}
+		err := m.verdict()
+		if errors.Is(err, ErrMalformed) {
+			return false, err
+		}
+		v.Refused[at] = err
+		complete = complete || int(at) == len(v.Refused)-1
+	}
+	return complete, nil
+}

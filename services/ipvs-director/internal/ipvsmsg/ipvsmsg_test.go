@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -191,6 +192,44 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+// Of requests that are sent together, each is judged by itself, and the last one ends it.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	no := func(sequence uint32, n int32) []byte {
+		return message(typeError, 0, sequence, binary.NativeEndian.AppendUint32(nil, uint32(n))...)
+	}
+	for _, c := range []struct {
+		name      string
+		datagrams [][]byte
+		refused   []error // of the requests 7, 8 and 9
+		complete  bool
+		err       error
+	}{
+		{"all done", [][]byte{no(9, 0)}, []error{nil, nil, nil}, true, nil},
+		{"one refused", [][]byte{no(8, -17), no(9, 0)}, []error{nil, Refused(17), nil}, true, nil},
+		{"the first and the last refused, in one datagram", [][]byte{append(no(7, -3), no(9, -2)...)}, []error{Refused(3), nil, Refused(2)}, true, nil},
+		{"not at its end", [][]byte{no(7, -3)}, []error{Refused(3), nil, nil}, false, nil},
+		{"late answers to others", [][]byte{no(6, -1), no(10, -1), message(28, 0, 9, 1, 1, 0, 0), no(9, 0)}, []error{nil, nil, nil}, true, nil},
+		{"without a number", [][]byte{message(typeError, 0, 8)}, []error{nil, nil, nil}, false, ErrMalformed},
+		{"half a header", [][]byte{no(8, -17)[:9]}, []error{nil, nil, nil}, false, ErrMalformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			v := Verdicts{First: 7, Refused: make([]error, 3)}
+			var complete bool
+			var err error
+			for i, d := range c.datagrams {
+				if complete, err = v.Take(d); (complete || err != nil) && i < len(c.datagrams)-1 {
+					t.Fatalf("ended with datagram %d of %d: %v", i+1, len(c.datagrams), err)
+				}
+			}
+			if complete != c.complete || !errors.Is(err, c.err) || !slices.Equal(v.Refused, c.refused) {
+				t.Errorf("complete %t, %v, refused %v; want %t, %v, %v", complete, err, v.Refused, c.complete, c.err, c.refused)
+			}
+		})
+	}
+}
+
 // Whatever comes is refused or read, and what has been read as a real server, a daemon or timeouts can be ordered as such.
 func FuzzMessages(f *testing.F) {
 	for _, b := range captured(f) {
@@ -198,6 +237,8 @@ func FuzzMessages(f *testing.F) {
 	}
 	f.Add(message(typeError, 0, 7, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		v := Verdicts{First: 7, Refused: make([]error, 2)}
+		_, _ = v.Take(b)
 		answer := Answer{Sequence: 7}
 		_, _ = answer.Take(b) // must not go out of bounds
 		for _, m := range append(answer.Messages, b) {

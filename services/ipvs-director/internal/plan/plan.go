@@ -3,7 +3,6 @@
 package plan
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -106,6 +105,8 @@ const (
 	// StopSync stops a daemon of synchronisation, StartSync starts one. They come last: a director without it serves all the same.
 	StopSync
 	StartSync
+
+	kinds int = iota // how many there are
 )
 
 // Change is one step from have to want.
@@ -221,8 +222,26 @@ func Diff(want spec.Want, have Have) []Change {
 	}
 	changes = append(changes, addresses(want.Addresses, have.Host)...)
 	changes = append(changes, tuning(want.Tuning, have)...)
-	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.rank(), b.rank()) })
-	return changes
+	return inOrder(changes)
+}
+
+// inOrder returns the changes by rank, those of one rank as they are. A change is large and there can be tens of thousands, which
+// sorting would move again and again.
+func inOrder(changes []Change) []Change {
+	var next [2 * kinds]int // how many there are before a rank, then where the next one of it goes
+	for _, c := range changes {
+		next[c.rank()]++
+	}
+	before := 0
+	for rank, n := range next {
+		next[rank], before = before, before+n
+	}
+	ordered := make([]Change, len(changes))
+	for _, c := range changes {
+		ordered[next[c.rank()]] = c
+		next[c.rank()]++
+	}
+	return ordered
 }
 
 // rank is the place of a change in the order of doing: that of its kind, and weights that grow before those that shrink.
@@ -258,7 +277,7 @@ func services(want []spec.Service, have []Service) (changes []Change) {
 		case h.Scheduler != w.Scheduler || h.Persistence != w.Persistence || set.Reason != "":
 			changes = append(changes, set)
 		}
-		changes = append(changes, reals(w, h)...)
+		changes = reals(changes, w, h)
 	}
 	// In the order of have, not of the map: a plan prints the same each time.
 	for _, h := range have {
@@ -279,7 +298,8 @@ func Refused(want []spec.Service, have Have) (vips []spec.VIP) {
 	return vips
 }
 
-func reals(want spec.Service, have Service) (changes []Change) {
+// reals appends what has to be done with the real servers of a service.
+func reals(changes []Change, want spec.Service, have Service) []Change {
 	left := make(map[netip.AddrPort]Real, len(have.Reals))
 	for _, h := range have.Reals {
 		left[h.Address] = h

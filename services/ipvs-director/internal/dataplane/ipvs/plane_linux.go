@@ -1,6 +1,6 @@
 // Package ipvs is the data plane of the kernel's own IP Virtual Server. It is the only importer of the IPVS library, which
-// writes services and plain real servers. What the library lacks goes through messages of our own (package ipvsmsg): all
-// reading, real servers of another family than their service's, and tunnels. The library takes a kernel without IPVS for one
+// writes services. What the library lacks goes through messages of our own (package ipvsmsg): all reading, and real servers, whose
+// families and tunnels it does not know and of which it sends one at a time. The library takes a kernel without IPVS for one
 // that has accepted everything (its family number is then 0, a message to which the kernel says yes), so the family is asked
 // for before each use.
 //
@@ -205,10 +205,15 @@ func traffic(s ipvsmsg.Statistics) *plan.Traffic {
 	}
 }
 
-// changesPerExchange keeps one exchange far below its time, also where everything is slow.
-const changesPerExchange = 1000
+const (
+	// changesPerExchange keeps one exchange far below its time, also where everything is slow.
+	changesPerExchange = 1000
+	// realsPerDatagram bounds those that are sent together; what is refused of them has room in the buffer of the socket.
+	realsPerDatagram = 100
+)
 
-// Apply does the changes one by one; IPVS has no transactions.
+// Apply does the changes in their order; IPVS has no transactions. Real servers of which the same is asked go to the kernel
+// together: after an error those of them that follow are done all the same, and nothing else.
 func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -225,16 +230,8 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 // applySome does changes in one exchange.
 func (*Plane) applySome(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
 	err = exchange(ctx, func(k kernel) error {
-		for _, c := range changes {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := k.apply(ctx, c); err != nil {
-				return fmt.Errorf("%s: %w", c, err)
-			}
-			done = append(done, c)
-		}
-		return nil
+		done, err = k.apply(ctx, changes)
+		return err
 	})
 	return done, err
 }
@@ -285,21 +282,93 @@ func exchange(ctx context.Context, f func(kernel) error) (err error) {
 	return ctx.Err()
 }
 
-// apply does one change. What is done already is no error: EEXIST for an addition, ESRCH (no service) and ENOENT (no
-// real server) for a removal.
-func (k kernel) apply(ctx context.Context, c plan.Change) error {
+// apply does changes in their order.
+func (k kernel) apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
+	for len(changes) > 0 {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		if alike := realsAlike(changes); alike > 0 {
+			made, err := k.reals(changes[:alike])
+			if done = append(done, made...); err != nil {
+				return done, err
+			}
+			changes = changes[alike:]
+			continue
+		}
+		if err := k.one(ctx, changes[0]); err != nil {
+			return done, fmt.Errorf("%s: %w", changes[0], err)
+		}
+		done, changes = append(done, changes[0]), changes[1:]
+	}
+	return done, nil
+}
+
+// orders are the commands for the changes of real servers.
+var orders = map[plan.Kind]uint8{
+	plan.AddReal: ipvsmsg.NewDestination, plan.SetReal: ipvsmsg.SetDestination, plan.RemoveReal: ipvsmsg.DeleteDestination,
+}
+
+// realsAlike is how many changes at the beginning ask the same of real servers. None of them can do harm when one before was refused.
+// A weight that grows and one that shrinks are not the same.
+func realsAlike(changes []plan.Change) (n int) {
+	alike := func(a, b plan.Change) bool { return a.Kind == b.Kind && shrinks(a) == shrinks(b) }
+	if orders[changes[0].Kind] == 0 {
+		return 0
+	}
+	for n < min(len(changes), realsPerDatagram) && alike(changes[0], changes[n]) {
+		n++
+	}
+	return n
+}
+
+func shrinks(c plan.Change) bool { return c.Kind == plan.SetReal && c.Real.Weight < c.OldReal.Weight }
+
+// reals does changes of one kind together. What is done already is no error.
+func (k kernel) reals(changes []plan.Change) (done []plan.Change, err error) {
+	requests := make([]ipvsmsg.Request, 0, len(changes))
+	for _, c := range changes {
+		requests = append(requests, k.order(orders[c.Kind], c))
+	}
+	refused, err := k.socket.order(requests)
+	if err != nil {
+		return nil, fmt.Errorf("%s and %d more: %w", changes[0], len(changes)-1, err)
+	}
+	for i, c := range changes {
+		refusal := refused[i]
+		switch {
+		case c.Kind == plan.RemoveReal:
+			refusal = unless(refusal, unix.ENOENT, unix.ESRCH) // ESRCH: there is no such service
+		case c.Kind == plan.AddReal && errors.Is(refusal, unix.EEXIST):
+			_, refusal = k.socket.ask(k.order(ipvsmsg.SetDestination, c))
+		case c.Kind == plan.SetReal && errors.Is(refusal, unix.ENOENT):
+			_, refusal = k.socket.ask(k.order(ipvsmsg.NewDestination, c))
+		}
+		switch {
+		case refusal == nil:
+			done = append(done, c)
+		case err == nil:
+			err = fmt.Errorf("%s: %w", c, refusal)
+		}
+	}
+	return done, err
+}
+
+func (k kernel) order(command uint8, c plan.Change) ipvsmsg.Request {
+	return ipvsmsg.ChangeDestination(k.socket.family, command, identity(c.VIP), message(c.Real))
+}
+
+// one does one change of another kind than real servers. What is done already is no error: EEXIST for an addition, ESRCH for a
+// removal.
+func (k kernel) one(ctx context.Context, c plan.Change) error {
 	switch c.Kind {
 	case plan.Rebuild:
 		have, err := observe(ctx, k.socket)
 		if err != nil {
 			return err
 		}
-		for _, step := range plan.Diff(spec.Want{Services: c.Services}, have) {
-			if err := k.apply(ctx, step); err != nil {
-				return fmt.Errorf("%s: %w", step, err)
-			}
-		}
-		return nil
+		_, err = k.apply(ctx, plan.Diff(spec.Want{Services: c.Services}, have))
+		return err
 	case plan.AddService, plan.SetService:
 		s := service(c.Service())
 		err := k.library.NewService(s)
@@ -318,14 +387,6 @@ func (k kernel) apply(ctx context.Context, c plan.Change) error {
 			return fmt.Errorf("%w: the IPVS of this kernel has no IPv6: %w", dataplane.ErrLacks, err)
 		}
 		return err
-	case plan.AddReal, plan.SetReal:
-		err := k.real(ipvsmsg.NewDestination, c)
-		if errors.Is(err, unix.EEXIST) {
-			err = k.real(ipvsmsg.SetDestination, c)
-		}
-		return err
-	case plan.RemoveReal:
-		return unless(k.real(ipvsmsg.DeleteDestination, c), unix.ENOENT, unix.ESRCH)
 	case plan.RemoveService:
 		return unless(k.library.DelService(service(c.Service())), unix.ESRCH)
 	case plan.SetTimeouts:
@@ -336,24 +397,6 @@ func (k kernel) apply(ctx context.Context, c plan.Change) error {
 		return k.stopSync(ctx, c.Daemon)
 	default:
 		return errors.New("not a change of a service")
-	}
-}
-
-// real does a command on a real server: by the library when that can say it.
-func (k kernel) real(command uint8, c plan.Change) error {
-	r := c.Real
-	if r.Address.Addr().Is6() != c.VIP.Is6() || r.Forward.Method == spec.ByTunnel && r.Forward != (spec.Forward{Method: spec.ByTunnel}) {
-		_, err := k.socket.ask(ipvsmsg.ChangeDestination(k.socket.family, command, identity(c.VIP), message(r)))
-		return err
-	}
-	s, d := service(c.Service()), destination(r)
-	switch command {
-	case ipvsmsg.NewDestination:
-		return k.library.NewDestination(s, d)
-	case ipvsmsg.SetDestination:
-		return k.library.UpdateDestination(s, d)
-	default:
-		return k.library.DelDestination(s, d)
 	}
 }
 
@@ -410,14 +453,6 @@ func schedulerFlags(s spec.Scheduler) uint32 {
 		return fallback | portToo
 	}
 	return 0
-}
-
-// destination is a real server in the words of the library.
-func destination(r spec.Real) *ipvs.Destination {
-	return &ipvs.Destination{
-		Address: r.Address.Addr().AsSlice(), Port: r.Address.Port(), Weight: r.Weight, UpperThreshold: r.Upper, LowerThreshold: r.Lower,
-		ConnectionFlags: uint32(methods[r.Forward.Method]),
-	}
 }
 
 // identity is what a service is found by, in the words of the messages.

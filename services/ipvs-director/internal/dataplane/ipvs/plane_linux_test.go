@@ -322,6 +322,67 @@ func TestListing(t *testing.T) {
 	}
 }
 
+// Real servers go to the kernel many at a time: one that is refused is named and holds up none of the others, but what comes after.
+func TestKernelRefusedAmongMany(t *testing.T) {
+	if !needIPVS(t) {
+		return
+	}
+	n := planetest.NewNetwork(t)
+	plane := n.Inside(t, Open())
+	vip, missing := spec.MustParseVIP("10.10.60.22:80"), spec.MustParseVIP("10.10.60.22:81")
+	change := func(kind plan.Kind, vip spec.VIP, i int) plan.Change {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, byte(i / 250), byte(1 + i%250)}), 80)
+		return plan.Change{Kind: kind, VIP: vip, Real: spec.Real{Address: at, Weight: 1 + i}}
+	}
+	const many, bad = 3*realsPerDatagram/2 + 1, realsPerDatagram + 7 // in the second datagram
+	changes := []plan.Change{{Kind: plan.AddService, VIP: vip, Scheduler: spec.RR}}
+	for i := range many {
+		changes = append(changes, change(plan.AddReal, vip, i))
+	}
+	if done, err := plane.Apply(t.Context(), changes); err != nil || len(done) != len(changes) {
+		t.Fatalf("%d of %d done: %v", len(done), len(changes), err)
+	}
+	// Again, with other weights: what is there is set, what is not there is added, and nothing comes after the refusal.
+	changes = nil
+	for i := range many {
+		c := change(plan.AddReal, vip, i)
+		if c.Real.Weight = 7; i == bad {
+			c.VIP = missing
+		}
+		changes = append(changes, c)
+	}
+	changes = append(changes, change(plan.RemoveReal, vip, 0))
+	done, err := plane.Apply(t.Context(), changes)
+	if !errors.Is(err, unix.ESRCH) || !strings.Contains(err.Error(), changes[bad].String()) || len(done) != many-1 {
+		t.Errorf("%d of %d done: %v", len(done), len(changes), err)
+	}
+	have, err := plane.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(have.Services) != 1 || len(have.Services[0].Reals) != many {
+		t.Fatalf("got %+v", have.Services)
+	}
+	for i, r := range have.Services[0].Reals {
+		want := change(plan.AddReal, vip, i).Real
+		if i != bad {
+			want.Weight = 7
+		}
+		if r.Real != want {
+			t.Errorf("got %s, want %s", r.Real, want)
+		}
+	}
+	// What is gone already is no error, nor is a weight of one that is gone.
+	for _, kind := range []plan.Kind{plan.RemoveReal, plan.RemoveReal, plan.SetReal} {
+		if done, err := plane.Apply(t.Context(), []plan.Change{change(kind, vip, 0), change(kind, vip, 1)}); err != nil || len(done) != 2 {
+			t.Errorf("%v: done %v", err, done)
+		}
+	}
+	if have, err = plane.Observe(t.Context()); err != nil || len(have.Services[0].Reals) != many {
+		t.Errorf("got %+v, %v", have.Services, err)
+	}
+}
+
 func TestKernelUnknownScheduler(t *testing.T) {
 	if !needIPVS(t) {
 		return

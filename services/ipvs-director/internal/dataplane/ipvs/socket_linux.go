@@ -73,8 +73,41 @@ func (s *socket) close() error { return unix.Close(s.fd) }
 func (s *socket) ask(request ipvsmsg.Request) ([][]byte, error) {
 	s.sequence++
 	answer := ipvsmsg.Answer{Sequence: s.sequence}
-	if err := unix.Sendto(s.fd, request.Encode(s.sequence), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("send: %w", err)
+	err := s.exchange(request.Encode(s.sequence), answer.Take)
+	return answer.Messages, number(err)
+}
+
+// order sends requests in one datagram, and returns what the kernel has refused of each; nil: it was done. One that is refused
+// keeps none of those behind it from being done.
+func (s *socket) order(requests []ipvsmsg.Request) (refused []error, err error) {
+	verdicts := ipvsmsg.Verdicts{First: s.sequence + 1, Refused: make([]error, len(requests))}
+	var datagram []byte
+	for i, r := range requests {
+		s.sequence++
+		r.Silent = i < len(requests)-1
+		datagram = append(datagram, r.Encode(s.sequence)...)
+	}
+	if err := s.exchange(datagram, verdicts.Take); err != nil {
+		return nil, err
+	}
+	for i, err := range verdicts.Refused {
+		verdicts.Refused[i] = number(err)
+	}
+	return verdicts.Refused, nil
+}
+
+// number makes a refusal a unix.Errno.
+func number(err error) error {
+	if refused := ipvsmsg.Refused(0); errors.As(err, &refused) {
+		return syscall.Errno(refused)
+	}
+	return err
+}
+
+// exchange sends a datagram and receives until all has been taken.
+func (s *socket) exchange(datagram []byte, take func([]byte) (complete bool, err error)) error {
+	if err := unix.Sendto(s.fd, datagram, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send: %w", err)
 	}
 	for {
 		n, _, flags, _, err := unix.Recvmsg(s.fd, s.buffer, nil, 0)
@@ -82,21 +115,14 @@ func (s *socket) ask(request ipvsmsg.Request) ([][]byte, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EAGAIN):
-			return nil, errSilent
+			return errSilent
 		case err != nil:
-			return nil, fmt.Errorf("receive: %w", err)
+			return fmt.Errorf("receive: %w", err)
 		case flags&unix.MSG_TRUNC != 0:
-			return nil, fmt.Errorf("an answer of more than %d bytes", receiveBuffer)
+			return fmt.Errorf("an answer of more than %d bytes", receiveBuffer)
 		}
-		complete, err := answer.Take(slices.Clone(s.buffer[:n]))
-		var refused ipvsmsg.Refused
-		switch {
-		case errors.As(err, &refused):
-			return nil, syscall.Errno(refused)
-		case err != nil:
-			return nil, err
-		case complete:
-			return answer.Messages, nil
+		if complete, err := take(slices.Clone(s.buffer[:n])); complete || err != nil {
+			return err
 		}
 	}
 }

@@ -12,21 +12,18 @@ import (
 
 // ask sends one request about the tables of a family to nf_tables and returns the answers. The library has no call for it.
 func ask(family nft.TableFamily, message, flags int, attributes []netlink.Attribute) (answers []netlink.Message, err error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	door, err := openDoor()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := prepare(conn); err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, door.close()) }()
 	data, err := netlink.MarshalAttributes(attributes)
 	if err != nil {
 		return nil, err
 	}
 	// struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h: family, version, and no resource.
 	header := []byte{byte(family), unix.NFNETLINK_V0, 0, 0}
-	return conn.Execute(netlink.Message{
+	return door.ask(netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | netlink.HeaderFlags(flags),

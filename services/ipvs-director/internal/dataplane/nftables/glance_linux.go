@@ -71,11 +71,12 @@ func (p *Plane) glance(now uint32) (plan.Have, bool) {
 
 // readOne reads the objects of one service that has the real servers that it had.
 func (p *half) readOne(was plan.Service) (is plan.Service, ok bool) {
-	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(prepare))
+	door, err := openDoor()
 	if err != nil {
 		return is, false
 	}
-	defer func() { ok = conn.CloseLasting() == nil && ok }()
+	defer func() { ok = door.close() == nil && ok }()
+	conn := through(door)
 	c := content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
 	chains := []string{serviceChain(was.VIP), backChain(was.VIP)}
 	for _, r := range was.Reals {

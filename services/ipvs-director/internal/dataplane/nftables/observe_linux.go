@@ -161,12 +161,12 @@ type content struct {
 // list reads the table through one socket: thousands of real servers are as many questions.
 func (p *half) list() (c content, err error) {
 	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
-	var socket *netlink.Conn
-	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(func(c *netlink.Conn) error { socket = c; return prepare(c) }))
+	door, err := openDoor()
 	if err != nil {
 		return c, err
 	}
-	defer func() { err = errors.Join(err, conn.CloseLasting()) }()
+	defer func() { err = errors.Join(err, door.close()) }()
+	conn := through(door)
 	if c.table, err = p.findTable(conn); err != nil || c.table == nil {
 		return c, err
 	}
@@ -179,9 +179,6 @@ func (p *half) list() (c content, err error) {
 			continue
 		}
 		c.chains[chain.Name] = chain
-		if err := socket.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil { // for each question anew
-			return c, err
-		}
 		if c.rules[chain.Name], err = conn.GetRules(p.table, chain); err != nil {
 			return c.unread("the rules of chain "+chain.Name, err)
 		}

@@ -7,11 +7,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
@@ -20,15 +18,8 @@ import (
 )
 
 const (
-	// exchangeTimeout bounds one exchange with the kernel. The library waits without end for replies that a full
-	// receive buffer has lost.
-	exchangeTimeout = 5 * time.Second
-	// receiveBuffer holds the replies to the largest transaction; the default loses some of them.
-	receiveBuffer = 4 << 20
-	// sendBuffer holds the largest transaction, which is sent in one piece.
-	sendBuffer = 8 << 20
 	// rebuildMost bounds the size of one transaction of a rebuild, in bytes as size guesses them.
-	rebuildMost = 2 << 20
+	rebuildMost = 4 << 20
 	// elementsPerMessage bounds one netlink message; an attribute cannot be above 64 KiB.
 	elementsPerMessage = 200
 )
@@ -104,21 +95,7 @@ var lacks = func() spec.Lacks {
 // Open makes the plane. Nothing is changed.
 func Open() *Plane { return &Plane{halves: [2]*half{openHalf(layout4), openHalf(layout6)}} }
 
-func openHalf(l layout) *half {
-	conn, err := nft.New(nft.WithSockOptions(prepare))
-	if err != nil { // only a lasting connection can fail here, and this one is opened anew for each exchange
-		panic("nftables: " + err.Error())
-	}
-	return &half{conn: conn, layout: l}
-}
-
-// prepare sets up a socket for one exchange.
-func prepare(c *netlink.Conn) error {
-	// Below the limit of the system when this process may not exceed it.
-	_ = c.SetReadBuffer(receiveBuffer)
-	_ = c.SetWriteBuffer(sendBuffer)
-	return c.SetDeadline(time.Now().Add(exchangeTimeout))
-}
+func openHalf(l layout) *half { return &half{conn: through(nil), layout: l} }
 
 // Close lets go of the kernel. The rules stay and go on forwarding.
 func (p *Plane) Close() error { return nil }
@@ -172,7 +149,10 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	}
 	is := present(have)
 	for _, h := range p.halves {
-		here := slices.DeleteFunc(slices.Clone(changes), func(c plan.Change) bool { return !h.has(c.VIP) })
+		here := changes
+		if elsewhere := func(c plan.Change) bool { return !h.has(c.VIP) }; slices.ContainsFunc(changes, elsewhere) {
+			here = slices.DeleteFunc(slices.Clone(changes), elsewhere)
+		}
 		if len(here) == 0 {
 			continue
 		}
@@ -349,8 +329,8 @@ func (p *half) rebuild(list []spec.Service) (services, error) {
 	return becomes, p.conn.Flush()
 }
 
-// size guesses, on the high side, how many bytes the messages for a new service and the kernel's replies to them take.
-func size(s spec.Service) int { return 8<<10 + 2<<10*len(s.Reals) + 128*len(slots.Of(s).Slots) }
+// size guesses, on the high side, how many bytes the messages for a new service take.
+func size(s spec.Service) int { return 4<<10 + 1<<10*len(s.Reals) + 128*len(slots.Of(s).Slots) }
 
 // addBase queues the table, its hooks, and the maps and sets that they look into.
 func (p *half) addBase() {
