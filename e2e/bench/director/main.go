@@ -44,11 +44,11 @@ var runs = []run{
 // the state.
 const (
 	fullApply   = 4000 // ms
-	noopPass    = 1000   // ms, the time from one look to the next
-	growth      = 5      // a change in the large state against the small one
-	memory      = 512    // MB
-	beside      = 1.2    // CPU against IPVS
-	takeoverGap = 1.5    // against IPVS with its synchronisation
+	noopPass    = 1000 // ms, the time from one look to the next
+	growth      = 5    // a change in the large state against the small one
+	memory      = 512  // MB
+	beside      = 1.2  // CPU against IPVS
+	takeoverGap = 1.5  // against IPVS with its synchronisation
 )
 
 // mark begins a line that is a measurement.

@@ -218,13 +218,13 @@ func (p *Plane) Apply(ctx context.Context, changes []plan.Change) (done []plan.C
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	for part := range slices.Chunk(changes, changesPerExchange) {
-		made, err := p.applySome(ctx, part)
-		if done = append(done, made...); err != nil {
-			return done, err
+	for n := 0; n < len(changes); n += changesPerExchange {
+		made, err := p.applySome(ctx, changes[n:min(n+changesPerExchange, len(changes))])
+		if err != nil {
+			return slices.Concat(changes[:n], made), err
 		}
 	}
-	return done, nil
+	return changes, nil
 }
 
 // applySome does changes in one exchange.
@@ -284,24 +284,23 @@ func exchange(ctx context.Context, f func(kernel) error) (err error) {
 
 // apply does changes in their order.
 func (k kernel) apply(ctx context.Context, changes []plan.Change) (done []plan.Change, err error) {
-	for len(changes) > 0 {
+	for n := 0; n < len(changes); {
 		if err := ctx.Err(); err != nil {
-			return done, err
+			return changes[:n], err
 		}
-		if alike := realsAlike(changes); alike > 0 {
-			made, err := k.reals(changes[:alike])
-			if done = append(done, made...); err != nil {
-				return done, err
+		if alike := realsAlike(changes[n:]); alike > 0 {
+			if made, err := k.reals(changes[n : n+alike]); err != nil {
+				return slices.Concat(changes[:n], made), err
 			}
-			changes = changes[alike:]
+			n += alike
 			continue
 		}
-		if err := k.one(ctx, changes[0]); err != nil {
-			return done, fmt.Errorf("%s: %w", changes[0], err)
+		if err := k.one(ctx, changes[n]); err != nil {
+			return changes[:n], fmt.Errorf("%s: %w", changes[n], err)
 		}
-		done, changes = append(done, changes[0]), changes[1:]
+		n++
 	}
-	return done, nil
+	return changes, nil
 }
 
 // orders are the commands for the changes of real servers.
