@@ -333,6 +333,13 @@ type Instance struct {
 	// multicast come from it too. The network's card is set to arp_ignore 1 and arp_announce 2 meanwhile. It needs a network that takes
 	// more than one Ethernet address from a machine, which many virtual ones do not. Default false.
 	VirtualMac bool `protobuf:"varint,30,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
+	// With virtual_mac: adverts by multicast come from the card itself, and not from the virtual Ethernet address (keepalived:
+	// vmac_xmit_base), as members need that run keepalived with vmac_xmit_base. Default false.
+	AdvertsFromCard bool `protobuf:"varint,31,opt,name=adverts_from_card,json=advertsFromCard,proto3" json:"adverts_from_card,omitempty"`
+	// Pause between two times that the master tells the network where the addresses are, by gratuitous ARP or neighbor
+	// advertisement, one frame each (keepalived: garp_master_refresh, which is off by default): who has missed the take-over, or has
+	// been told otherwise since, learns it then at the latest. 1s to 1h. Default 1m.
+	AnnounceRefresh *durationpb.Duration `protobuf:"bytes,32,opt,name=announce_refresh,json=announceRefresh,proto3" json:"announce_refresh,omitempty"`
 	// Which living member holds the addresses. Default: by priority. Not with sync_group or preempt_delay.
 	Placement     Placement `protobuf:"varint,27,opt,name=placement,proto3,enum=twotier.vrrp.v1.Placement" json:"placement,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -542,6 +549,20 @@ func (x *Instance) GetVirtualMac() bool {
 		return x.VirtualMac
 	}
 	return false
+}
+
+func (x *Instance) GetAdvertsFromCard() bool {
+	if x != nil {
+		return x.AdvertsFromCard
+	}
+	return false
+}
+
+func (x *Instance) GetAnnounceRefresh() *durationpb.Duration {
+	if x != nil {
+		return x.AnnounceRefresh
+	}
+	return nil
 }
 
 func (x *Instance) GetPlacement() Placement {
@@ -1610,7 +1631,8 @@ var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
 
 const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xff\t\n" +
+	"\x15vrrp/v1/desired.proto\x12\x0ftwotier.vrrp.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf1\n" +
+	"\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x11virtual_router_id\x18\x02 \x01(\rR\x0fvirtualRouterId\x12+\n" +
@@ -1640,7 +1662,9 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\vnotify_stop\x18\x1a \x03(\v2\x17.twotier.vrrp.v1.ScriptR\n" +
 	"notifyStop\x12\x1f\n" +
 	"\vvirtual_mac\x18\x1e \x01(\bR\n" +
-	"virtualMac\x128\n" +
+	"virtualMac\x12*\n" +
+	"\x11adverts_from_card\x18\x1f \x01(\bR\x0fadvertsFromCard\x12D\n" +
+	"\x10announce_refresh\x18  \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x128\n" +
 	"\tplacement\x18\x1b \x01(\x0e2\x1a.twotier.vrrp.v1.PlacementR\tplacement\"r\n" +
 	"\fVirtualRoute\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
@@ -1796,31 +1820,32 @@ var file_vrrp_v1_desired_proto_depIdxs = []int32{
 	12, // 12: twotier.vrrp.v1.Instance.notify_backup:type_name -> twotier.vrrp.v1.Script
 	12, // 13: twotier.vrrp.v1.Instance.notify_fault:type_name -> twotier.vrrp.v1.Script
 	12, // 14: twotier.vrrp.v1.Instance.notify_stop:type_name -> twotier.vrrp.v1.Script
-	0,  // 15: twotier.vrrp.v1.Instance.placement:type_name -> twotier.vrrp.v1.Placement
-	24, // 16: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
-	9,  // 17: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
-	10, // 18: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
-	3,  // 19: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
-	20, // 20: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
-	24, // 21: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
-	24, // 22: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
-	24, // 23: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
-	12, // 24: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
-	13, // 25: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
-	14, // 26: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
-	15, // 27: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
-	16, // 28: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
-	17, // 29: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
-	18, // 30: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
-	19, // 31: twotier.vrrp.v1.Tracker.etcd_key:type_name -> twotier.vrrp.v1.EtcdKey
-	21, // 32: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
-	22, // 33: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
-	23, // 34: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	24, // 15: twotier.vrrp.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
+	0,  // 16: twotier.vrrp.v1.Instance.placement:type_name -> twotier.vrrp.v1.Placement
+	24, // 17: twotier.vrrp.v1.Mail.timeout:type_name -> google.protobuf.Duration
+	9,  // 18: twotier.vrrp.v1.Authentication.hmac:type_name -> twotier.vrrp.v1.Hmac
+	10, // 19: twotier.vrrp.v1.Hmac.keys:type_name -> twotier.vrrp.v1.HmacKey
+	3,  // 20: twotier.vrrp.v1.Hmac.mode:type_name -> twotier.vrrp.v1.HmacMode
+	20, // 21: twotier.vrrp.v1.Tracker.grpc_health:type_name -> twotier.vrrp.v1.GrpcHealth
+	24, // 22: twotier.vrrp.v1.Tracker.interval:type_name -> google.protobuf.Duration
+	24, // 23: twotier.vrrp.v1.Tracker.timeout:type_name -> google.protobuf.Duration
+	24, // 24: twotier.vrrp.v1.Tracker.hold_down:type_name -> google.protobuf.Duration
+	12, // 25: twotier.vrrp.v1.Tracker.script:type_name -> twotier.vrrp.v1.Script
+	13, // 26: twotier.vrrp.v1.Tracker.process:type_name -> twotier.vrrp.v1.Process
+	14, // 27: twotier.vrrp.v1.Tracker.file:type_name -> twotier.vrrp.v1.File
+	15, // 28: twotier.vrrp.v1.Tracker.interface:type_name -> twotier.vrrp.v1.Interface
+	16, // 29: twotier.vrrp.v1.Tracker.route:type_name -> twotier.vrrp.v1.Route
+	17, // 30: twotier.vrrp.v1.Tracker.tcp:type_name -> twotier.vrrp.v1.Tcp
+	18, // 31: twotier.vrrp.v1.Tracker.http:type_name -> twotier.vrrp.v1.Http
+	19, // 32: twotier.vrrp.v1.Tracker.etcd_key:type_name -> twotier.vrrp.v1.EtcdKey
+	21, // 33: twotier.vrrp.v1.Tcp.address:type_name -> twotier.vrrp.v1.Tcp.AddressEntry
+	22, // 34: twotier.vrrp.v1.Http.address:type_name -> twotier.vrrp.v1.Http.AddressEntry
+	23, // 35: twotier.vrrp.v1.GrpcHealth.address:type_name -> twotier.vrrp.v1.GrpcHealth.AddressEntry
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_desired_proto_init() }

@@ -107,3 +107,109 @@ func TestKernelVirtualMACManners(t *testing.T) {
 	onA.stop(t)
 	are("what somebody has set meanwhile stays", "8 1 0")
 }
+
+// TestKernelKeepalivedVirtualMAC lets the agent and keepalived take each other's place, both with the virtual Ethernet
+// address, in both versions and families, and with adverts that keepalived sends by its virtual card and by its own.
+func TestKernelKeepalivedVirtualMAC(t *testing.T) {
+	t.Parallel()
+	const (
+		v4 = "vrrp_instance VI_1 {\n    state BACKUP\n    interface eth0\n    virtual_router_id 53\n    priority 100\n    use_vmac\n%s" +
+			"    virtual_ipaddress {\n        " + vip1 + "\n    }\n}\n"
+		v6 = "vrrp_instance VI_6 {\n    state BACKUP\n    interface eth0\n    virtual_router_id 53\n    priority 100\n    use_vmac\n    native_ipv6\n%s" +
+			"    virtual_ipaddress {\n        " + vip6Link + "\n        " + vip6 + "\n    }\n}\n"
+	)
+	for name, tt := range map[string]struct{ ours, theirs string }{
+		"version 2":                {"profile: PROFILE_COMPAT", fmt.Sprintf(v4, "    version 2\n    advert_int 1\n")},
+		"version 3":                {"advert_interval: 0.1s", fmt.Sprintf(v4, "    version 3\n    advert_int 0.1\n")},
+		"version 3, from the card": {"advert_interval: 0.1s\nadverts_from_card: true", fmt.Sprintf(v4, "    version 3\n    advert_int 0.1\n    vmac_xmit_base\n")},
+		"version 3, both families": {"advert_interval: 0.1s", fmt.Sprintf(v4+v6, "    version 3\n    advert_int 0.1\n", "    version 3\n    advert_int 0.1\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newLAN(t)
+			requireKeepalived(t)
+			a, b := n.pairV6(t)
+			client := n.machineV6(t, "witness", "192.168.60.1/24", "2001:db8:60::1/64")
+			// Without it keepalived's machine asks for the client in the virtual address's name, by the card's own Ethernet address.
+			b.Exec(t, "sh", "-c", "echo 2 >/proc/sys/net/ipv4/conf/eth0/arp_announce")
+			both := strings.Contains(tt.theirs, "VI_6")
+			desired := func(priority int) string {
+				if both {
+					return bothFamilies(t, priority, "virtual_mac: true\n"+tt.ours)
+				}
+				return only(t, priority, "virtual_mac: true\n"+tt.ours)
+			}
+			held := func(m *machine) (all string) {
+				for line := range strings.Lines(m.Exec(t, "ip", "-o", "address")) {
+					if fields := strings.Fields(line); strings.HasPrefix(fields[1], "vrrp") && (strings.HasSuffix(fields[3], "/32") || strings.HasSuffix(fields[3], "/128")) {
+						all += fields[3] + " "
+					}
+				}
+				return strings.TrimSpace(all)
+			}
+			want := []string{vip1 + "/32"}
+			if both {
+				want = append(want, vip6Link+"/128", vip6+"/128")
+			}
+			owner := func(what string, owner, other *machine) {
+				t.Helper()
+				awaitThat(t, what, func() string {
+					has, left := held(owner), held(other)
+					for _, address := range want {
+						if !strings.Contains(has+" ", address+" ") || left != "" {
+							return owner.name + " has " + has + ", " + other.name + " " + left
+						}
+					}
+					return ""
+				})
+				if got := client.known(t, vip1); got != virtual4 {
+					t.Fatalf("%s: the client knows %s", what, got)
+				}
+				if both {
+					if got := client.known(t, vip6); got != virtual6 {
+						t.Fatalf("%s: the client knows %s", what, got)
+					}
+				}
+			}
+			heard := func(what string, on *agent) {
+				t.Helper()
+				awaitThat(t, what, func() string {
+					for _, i := range on.instances(t) {
+						if i.GetAdvertsReceived() < 5 {
+							return fmt.Sprint(i)
+						}
+					}
+					return ""
+				})
+			}
+			onA, onB := a.agent(t, desired(105)), b.keepalived(t, tt.theirs)
+			owner("started", a, b)
+			onA.kill(t)
+			owner("agent killed", b, a)
+			onA = a.agent(t, desired(105))
+			owner("agent is back", a, b)
+			onA.stop(t)
+			owner("agent stopped", b, a)
+			onA = a.agent(t, desired(95))
+			heard("the agent hears the better one", onA)
+			owner("the lower priority", b, a)
+			onB.stop(t)
+			owner("keepalived stopped", a, b)
+			onB = b.keepalived(t, tt.theirs)
+			owner("keepalived is back", b, a)
+			heard("the agent hears it again", onA)
+			for line := range strings.Lines(onB.output.String()) {
+				if complaints.MatchString(line) {
+					t.Errorf("keepalived says: %s", line)
+				}
+			}
+			for _, i := range onA.instances(t) {
+				if len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 {
+					t.Errorf("%v", i)
+				}
+			}
+			onA.stop(t)
+			onB.stop(t)
+		})
+	}
+}

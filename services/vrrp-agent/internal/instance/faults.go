@@ -158,6 +158,7 @@ func (i *instance) obey(tracking context.Context, o order) {
 			i.act(fsm.Announce)
 		}
 		i.addRoutes()
+		i.announceLater()
 		// The peers learn of a new priority or list now, not at the next turn.
 		i.act(fsm.SendAdvert)
 	}

@@ -33,6 +33,8 @@ const (
 	// announceAgain is the pause before it is sent once more, for switches that were still learning (keepalived:
 	// garp_master_delay).
 	announceAgain = 5 * time.Second
+	// refreshCopies is how often it is sent each time that it is sent again later (keepalived: garp_master_refresh_repeat).
+	refreshCopies = 1
 	// announcePause is the shortest pause between two announcements that a rival's adverts can bring about.
 	announcePause = time.Second
 	// retryPause is how long an instance stays in fault after the kernel has refused its addresses or its socket.
@@ -219,6 +221,7 @@ type instance struct {
 	timer    *time.Timer
 	due      time.Time // zero: the timer is stopped
 	again    *time.Timer
+	refresh  *time.Timer // runs while addresses are held
 	retry    *time.Timer
 	life     *time.Timer    // runs while addresses are held
 	renewing <-chan renewed // nil: no renewal is under way
@@ -252,6 +255,7 @@ func newInstance(n Network, g Guard, w Watch, log *zap.Logger, changed func(), t
 		trackers: map[string]*tracker{},
 		timer:    stoppedTimer(),
 		again:    stoppedTimer(),
+		refresh:  stoppedTimer(),
 		retry:    stoppedTimer(),
 		life:     stoppedTimer(),
 		buffer:   make([]byte, datagramMost),
@@ -360,7 +364,12 @@ func (i *instance) run(ctx context.Context) {
 		case <-i.again.C:
 			i.wake()
 			i.drain()
-			i.sendFrames()
+			i.sendFrames(announceCopies)
+		case <-i.refresh.C:
+			i.wake()
+			i.drain()
+			i.announceLater()
+			i.sendFrames(refreshCopies)
 		case <-i.retry.C:
 			i.wake()
 			i.mend(causeAddresses)
@@ -408,7 +417,7 @@ func (i *instance) run(ctx context.Context) {
 }
 
 func (i *instance) stopTimers() {
-	for _, t := range []*time.Timer{i.timer, i.again, i.retry, i.life, i.asking, i.offering} {
+	for _, t := range []*time.Timer{i.timer, i.again, i.refresh, i.retry, i.life, i.asking, i.offering} {
 		t.Stop()
 	}
 }

@@ -59,7 +59,7 @@ func (i *instance) look() {
 		i.putBack(view)
 		i.putBackRoutes()
 		if moved {
-			i.sendFrames()
+			i.sendFrames(announceCopies)
 		}
 	} else {
 		i.takeOffRoutes()
@@ -263,6 +263,7 @@ func (i *instance) release(addresses []netip.Addr) {
 	i.held = slices.DeleteFunc(slices.Clone(i.held), func(a netip.Addr) bool { return slices.Contains(addresses, a) })
 	if len(i.held) == 0 {
 		i.again.Stop()
+		i.refresh.Stop()
 		i.life.Stop()
 		i.announced = time.Time{}
 	}
@@ -313,16 +314,25 @@ func (i *instance) announce() {
 	}
 	if now := time.Now(); i.announced.IsZero() || now.Sub(i.announced) >= announcePause {
 		i.announced = now
-		i.sendFrames()
+		i.sendFrames(announceCopies)
 	}
 	i.again.Reset(announceAgain)
+	i.announceLater()
 }
 
-func (i *instance) sendFrames() {
+// announceLater begins the time until the next refresh anew.
+func (i *instance) announceLater() {
+	if pause := i.order.local.Refresh; pause > 0 && len(i.held) > 0 {
+		i.refresh.Reset(pause)
+	}
+}
+
+// sendFrames tells the network that many times where the addresses are.
+func (i *instance) sendFrames(copies int) {
 	if i.wire == nil {
 		return
 	}
-	for range announceCopies {
+	for range copies {
 		for _, a := range i.held {
 			if err := i.wire.Announce(i.frames[a]); err != nil {
 				i.log.Debug("announce an address", logging.VIP(a.String()), zap.Error(err))
@@ -373,6 +383,6 @@ func (i *instance) claimed(c claim) {
 	if now := time.Now(); now.Sub(i.announced) >= announcePause {
 		i.announced = now
 		i.log.Warn("another machine claims a virtual address", logging.VIP(c.address.String()), zap.String("mac", net.HardwareAddr(c.mac[:]).String()))
-		i.sendFrames()
+		i.sendFrames(announceCopies)
 	}
 }

@@ -217,6 +217,8 @@ func restart(have, want spec.Local) string {
 		return fmt.Sprintf("VRRP version %d -> %d", have.Version, want.Version)
 	case have.VirtualMAC != want.VirtualMAC:
 		return fmt.Sprintf("virtual MAC %v -> %v", have.VirtualMAC, want.VirtualMAC)
+	case have.AdvertsFromCard != want.AdvertsFromCard:
+		return fmt.Sprintf("adverts from the card %v -> %v", have.AdvertsFromCard, want.AdvertsFromCard)
 	case have.Unicast != want.Unicast:
 		return fmt.Sprintf("unicast %v -> %v", have.Unicast, want.Unicast)
 	case have.SyncGroup != want.SyncGroup:
@@ -241,6 +243,7 @@ func differences(have, want spec.Local) []string {
 	add("spread", have.Spread, want.Spread)
 	add("preempt delay", have.PreemptDelay, want.PreemptDelay)
 	add("startup delay", have.StartupDelay, want.StartupDelay)
+	add("announce refresh", have.Refresh, want.Refresh)
 	add("checksum", have.Checksum, want.Checksum)
 	add("password file", have.PasswordFile, want.PasswordFile)
 	if !reflect.DeepEqual(have.HMAC, want.HMAC) {

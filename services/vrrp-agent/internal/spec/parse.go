@@ -87,7 +87,11 @@ func (c *checker) instance(m *vrrpv1.Instance) Instance {
 			}
 		}
 	}
-	i.VirtualMAC = m.GetVirtualMac()
+	i.VirtualMAC, i.AdvertsFromCard = m.GetVirtualMac(), m.GetAdvertsFromCard()
+	if i.AdvertsFromCard && !i.VirtualMAC {
+		c.bad(at+"adverts_from_card", "without virtual_mac adverts always come from the card")
+	}
+	i.Refresh = c.duration(at+"announce_refresh", m.GetAnnounceRefresh(), DefaultRefresh, MinRefresh, MaxRefresh)
 	i.SyncGroup = m.GetSyncGroup()
 	if i.SyncGroup != "" && !name.MatchString(i.SyncGroup) {
 		c.bad(at+"sync_group", "%s, got %q", wantName, i.SyncGroup)

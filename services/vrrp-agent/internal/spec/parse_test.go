@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 		{
 			Name: "VI_1", VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
 			Members: []Member{{Node: "haproxy", Priority: 105}, {Node: "haproxy2", Priority: 99}},
-			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
+			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass", Refresh: time.Minute,
 			Trackers: []Tracker{{
 				Name: "router", What: What{Target: "twotier.router.v1.Router"},
 				Addresses: map[string]string{"haproxy": "10.99.0.22:7402", "haproxy2": "unix:/run/router.sock"},
@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 			}},
 		},
 		{
-			Name: "VI_3", VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
+			Name: "VI_3", VirtualRouterID: 56, Refresh: time.Minute, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")},
 			Members: []Member{{Node: "haproxy", Priority: 99}, {Node: "haproxy2", Priority: 105}},
 			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
@@ -117,14 +117,14 @@ func TestOn(t *testing.T) {
 	want := []Local{
 		{
 			Name: "VI_1", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Priority: 105, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.22")}}}, VirtualRouterID: 53, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Priority: 99,
-			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass",
+			Version: packet.V2, Interval: 2 * time.Second, PasswordFile: "/run/secrets/VI_1.pass", Refresh: time.Minute,
 			Trackers: []Check{{
 				Name: "router", Address: "unix:/run/router.sock", What: What{Target: "twotier.router.v1.Router"},
 				Interval: 200 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
 			}},
 		},
 		{
-			Name: "VI_3", Node: "haproxy2", Peers: []Peer{{Node: "haproxy", Priority: 99}}, VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
+			Name: "VI_3", Node: "haproxy2", Refresh: time.Minute, Peers: []Peer{{Node: "haproxy", Priority: 99}}, VirtualRouterID: 56, Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.55")}, Priority: 105,
 			Version: packet.V2, Interval: time.Second, Preempt: true,
 		},
 	}
@@ -440,6 +440,10 @@ func TestParseRefuses(t *testing.T) {
 			inNetwork("192.168.60.0/24", false)(i)
 			i[0].Unicast, i[0].Members[0].Addresses, i[0].Members[1].Addresses = true, []string{"192.168.60.22"}, []string{"10.99.0.128"}
 		}, "instance/VI_3.members[1].addresses[0]: 10.99.0.128 is not in network 192.168.60.0/24, where adverts go"},
+		{"adverts from the card without need", func(i []*vrrpv1.Instance) { i[0].AdvertsFromCard = true },
+			"instance/VI_3.adverts_from_card: without virtual_mac adverts always come from the card"},
+		{"refresh too often", func(i []*vrrpv1.Instance) { i[0].AnnounceRefresh = durationpb.New(time.Millisecond) },
+			"instance/VI_3.announce_refresh: want 1s to 1h0m0s, got 1ms"},
 		{"too many routes", routed(make([]*vrrpv1.VirtualRoute, 17)...), "instance/VI_3.virtual_routes: want 16 routes at most, got 17" +
 			nowhere(17)},
 		{"route with a host part", routed(&vrrpv1.VirtualRoute{Destination: "10.0.0.1/8"}),

@@ -53,6 +53,9 @@ const (
 	MaxHoldDown = 10 * time.Minute
 	// MaxDelay is the longest preempt_delay and startup_delay, as in keepalived.
 	MaxDelay = 1000 * time.Second
+	// MinRefresh and MaxRefresh bound how often addresses are announced again.
+	MinRefresh = time.Second
+	MaxRefresh = time.Hour
 	// MaxArguments and MaxArgument bound the command of a script.
 	MaxArguments = 32
 	// MaxKey is the longest key in etcd, in bytes.
@@ -71,6 +74,8 @@ const (
 	DefaultCheckInterval = 200 * time.Millisecond
 	// DefaultCheckTimeout of a check, unless the interval is longer.
 	DefaultCheckTimeout = time.Second
+	// DefaultRefresh is how often a master announces its addresses again: more often than most caches forget.
+	DefaultRefresh = time.Minute
 	// DefaultCount is the rise and fall of a tracker.
 	DefaultCount = 2
 )
@@ -130,8 +135,11 @@ type Instance struct {
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
-	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them.
-	VirtualMAC bool
+	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them. AdvertsFromCard: adverts do not
+	// come from it.
+	VirtualMAC, AdvertsFromCard bool
+	// Refresh is how often the master tells the network again where the addresses are. 0: never, which Parse does not make.
+	Refresh time.Duration
 	// PreemptDelay is how long a node that has started or recovered does not preempt.
 	PreemptDelay time.Duration
 	// StartupDelay is how long a node that has started listens at least.
@@ -343,8 +351,11 @@ type Local struct {
 	// Hooks and Mail tell of changes of state.
 	Hooks []Hook
 	Mail  Mail
-	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them.
-	VirtualMAC bool
+	// VirtualMAC: the addresses have an Ethernet address of their own, which moves with them. AdvertsFromCard: adverts do not
+	// come from it.
+	VirtualMAC, AdvertsFromCard bool
+	// Refresh is how often the master tells the network again where the addresses are. 0: never, which Parse does not make.
+	Refresh time.Duration
 	// Preempt: take over from a living master of lower priority, PreemptDelay after the start or a fault.
 	Preempt      bool
 	PreemptDelay time.Duration
@@ -409,7 +420,7 @@ func (i Instance) on(m Member) Local {
 	l := Local{
 		Name: i.Name, Node: m.Node, VirtualRouterID: i.VirtualRouterID, Addresses: i.Addresses, Network: i.Network, Priority: m.Priority,
 		Version: i.Version, Interval: i.Interval, Checksum: i.Checksum, PasswordFile: i.PasswordFile, HMAC: i.HMAC, Unicast: i.Unicast, SyncGroup: i.SyncGroup, Hooks: i.Hooks, Mail: i.Mail, Preempt: i.Preempt,
-		VirtualMAC: i.VirtualMAC, PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes, Spread: i.Spread,
+		VirtualMAC: i.VirtualMAC, AdvertsFromCard: i.AdvertsFromCard, Refresh: i.Refresh, PreemptDelay: i.PreemptDelay, StartupDelay: i.StartupDelay, Routes: i.Routes, Spread: i.Spread,
 	}
 	for _, other := range i.Members {
 		if other.Node != m.Node {
