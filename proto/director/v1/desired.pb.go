@@ -555,8 +555,9 @@ type VirtualService struct {
 	// Protocol. Default TCP; with fwmark both, and nothing is said here.
 	Protocol Protocol `protobuf:"varint,4,opt,name=protocol,proto3,enum=twotier.director.v1.Protocol" json:"protocol,omitempty"`
 	// Scheduler by its IPVS name: rr and wrr (turns), lc and wlc (fewest connections), sh (by the client's address), mh (by
-	// its address and port, over a Maglev table); rr and lc know no weights but 0. Default wlc. The nftables plane deals in turn
-	// for lc and wlc too; the status says so. With mh or sh there, another director can take over without losing connections.
+	// its address and port, over a Maglev table); rr and lc know no weights but 0. Default wlc. The nftables plane deals lc and wlc
+	// by the table of mh, and lends slots each second to those with few open connections. With lc, wlc, mh or sh there, another director
+	// can take over without losing connections.
 	// On the ipvs plane also dh, sed, nq, lblc, lblcr, fo, ovf and twos, where the kernel has them.
 	Scheduler string `protobuf:"bytes,5,opt,name=scheduler,proto3" json:"scheduler,omitempty"`
 	// Forwarding method. Default masquerade.

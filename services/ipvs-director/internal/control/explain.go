@@ -145,7 +145,7 @@ func text(a netip.AddrPort) string {
 
 // service is a service of the kernel as it deals.
 func service(have plan.Service) spec.Service {
-	s := spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Persistence: have.Persistence}
+	s := spec.Service{VIP: have.VIP, Scheduler: have.Scheduler, Persistence: have.Persistence, Lent: have.Lent}
 	for _, r := range have.Reals {
 		s.Reals = append(s.Reals, r.Real)
 	}

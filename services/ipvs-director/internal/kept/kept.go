@@ -1,5 +1,5 @@
 // Package kept answers: which open connections would a director that takes over send to another real server than theirs, and
-// how is it told? A connection whose slot has moved since it began is at a real server where no hash leads any more. Pure.
+// how is it told, and of the slots that are lent? A connection whose slot has moved since it began is at a real server where no hash leads any more. Pure.
 package kept
 
 import (

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/twotier/twotier/services/internal/board"
+
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
@@ -100,6 +102,38 @@ func TestNotes(t *testing.T) {
 		`{"10.0.0.1:1 10.0.0.2:1":["10.0.0.1"]}`, `{"10.0.0.1:1 10.0.0.2:1":[""]}`, `{"10.0.0.1:1 10.0.0.2:1":7}`} {
 		if flows, err := Decode([]byte(bad)); err == nil {
 			t.Errorf("%q: %v", bad, flows)
+		}
+	}
+}
+
+func TestNotesOfLoans(t *testing.T) {
+	want := Lent{VIP: spec.MustParseVIP("[2001:db8::1]:53/udp")}
+	for i := range 4093 {
+		want.Loans = append(want.Loans, spec.Loan{Slot: i, To: real(i % 128)})
+	}
+	for _, loans := range [][]spec.Loan{want.Loans, nil} {
+		want.Loans = loans
+		note, err := EncodeLent(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, is, err := DecodeLent(note); !is || err != nil || got.VIP != want.VIP || !slices.Equal(got.Loans, loans) {
+			t.Errorf("read back: %d of %d, %t, %v", len(got.Loans), len(loans), is, err)
+		}
+		if len(note) > board.MaxNote {
+			t.Errorf("a note of a whole table has %d bytes", len(note))
+		}
+	}
+	flows, err := Encode(dealt(table(spec.MH, 1), 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, is, err := DecodeLent(flows[0]); is || err != nil {
+		t.Errorf("a note of connections: %t, %v", is, err)
+	}
+	for bad, isOne := range map[string]bool{"": false, "[]": false, `{"lent":7}`: false, `{"lent":{"vip":"x"}}`: true, `{"lent":{"vip":"10.0.0.1:1","slots":{"x":[1]}}}`: false} {
+		if got, is, err := DecodeLent([]byte(bad)); is != isOne || is && err == nil {
+			t.Errorf("%q: %v, %t, %v", bad, got, is, err)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (l *Loop) recall() {
 func (l *Loop) remember(course steer.Course) {
 	l.course = course
 	// What was counted of one that stays after all says nothing about the next time that it leaves.
-	counted := toCount(course.Leaving, course.Limited)
+	counted := toCount(course.Leaving, course.Limited, course.ByLoad)
 	maps.DeleteFunc(l.open, func(k steer.Key, _ uint64) bool { return !counted[k] })
 	if reflect.DeepEqual(l.memory, course.Memory) {
 		return
@@ -47,17 +47,17 @@ func (l *Loop) remember(course steer.Course) {
 }
 
 // toCount are the real servers whose open connections are to be counted.
-func toCount(leaving, limited []steer.Key) map[steer.Key]bool {
-	all := make(map[steer.Key]bool, len(leaving)+len(limited))
-	for _, key := range slices.Concat(leaving, limited) {
+func toCount(keys ...[]steer.Key) map[steer.Key]bool {
+	all := map[steer.Key]bool{}
+	for _, key := range slices.Concat(keys...) {
 		all[key] = true
 	}
 	return all
 }
 
 // steer sets the course. Any goroutine may call.
-func (l *Loop) steer(want spec.Want, have plan.Have, memory steer.Memory, open map[steer.Key]uint64) steer.Course {
-	w := steer.World{Want: want, Have: have, Now: time.Now(), Ceilings: l.ceilings.Load(), Health: func(k steer.Key) steer.Health {
+func (l *Loop) steer(want spec.Want, have plan.Have, memory steer.Memory, open map[steer.Key]uint64, lending *steer.Lending) steer.Course {
+	w := steer.World{Want: want, Have: have, Now: time.Now(), Ceilings: l.ceilings.Load(), Lending: lending, Health: func(k steer.Key) steer.Health {
 		health, _ := l.cfg.Health.State(k)
 		return health
 	}}
@@ -81,23 +81,28 @@ func (l *Loop) check(want spec.Want) {
 	l.cfg.Health.Set(checks)
 }
 
-// count counts the open connections of those that leave, now and then, and of those that may be full, each time. When that fails it is
-// not known: their time decides about the former, and the latter stay what they are. So it is where another director has the
-// connections.
+// count counts the open connections of those that leave, now and then, of those that may be full, each time, and of those whose slots
+// follow from them. When that fails it is not known: their time decides about those that leave, and the others stay what they are. So
+// it is where another director has the connections.
 func (l *Loop) count(ctx context.Context, have plan.Have) error {
 	counter, ok := l.plane.(Counter)
 	leaving := l.course.Leaving
 	if l.kept.keeper != nil {
 		leaving = slices.DeleteFunc(slices.Clone(leaving), func(k steer.Key) bool { return !hasAddress(have.Host, k.VIP.Addr()) })
 	}
+	all, now := toCount(leaving, l.course.Limited, l.course.ByLoad), time.Now()
+	levels := len(l.course.ByLoad) > 0 && now.Sub(l.levelled) >= l.levelPause
+	l.fresh = false
 	switch {
-	case !ok || len(leaving)+len(l.course.Limited) == 0:
+	case !ok || len(all) == 0:
 		l.open, l.countErr = nil, nil
-	case time.Since(l.counted) >= CountEvery || len(l.course.Limited) > 0:
-		open, err := counter.CountOpen(ctx, slices.Collect(maps.Keys(toCount(leaving, l.course.Limited))))
+	case len(leaving) > 0 && now.Sub(l.counted) >= CountEvery || len(l.course.Limited) > 0 || levels:
+		open, err := counter.CountOpen(ctx, slices.Collect(maps.Keys(all)))
 		l.open, l.counted, l.countErr = open, time.Now(), nil
 		if err != nil {
 			l.open, l.countErr = nil, fmt.Errorf("count open connections: %w", err)
+		} else if levels {
+			l.fresh, l.levelled, l.levelPause = true, l.counted, max(LevelEvery, keptShare*l.counted.Sub(now))
 		}
 	}
 	return l.countErr

@@ -54,21 +54,23 @@ type Board interface {
 type keeping struct {
 	keeper Keeper // nil: the plane has none, or there is nobody to tell
 	// services and held are what the tables follow from and which VIPs this node holds, as they were at the last pass.
-	services []spec.Service
-	held     map[netip.AddrPort]bool
-	told     int       // connections that the notes spoke of then
-	moved    time.Time // when one of them was another
-	looked   time.Time
-	pause    time.Duration          // until the next look
-	leftOut  int                    // connections that nobody is told of, because there are too many
-	failed   error                  // of the last telling
-	decoded  map[string]decodedNote // by key
+	services   []spec.Service
+	held       map[netip.AddrPort]bool
+	told       int       // connections that the notes spoke of then
+	moved      time.Time // when one of them was another
+	looked     time.Time
+	pause      time.Duration          // until the next look
+	leftOut    int                    // connections that nobody is told of, because there are too many
+	failed     error                  // of the last telling
+	lentFailed error                  // of the last telling what is lent
+	decoded    map[string]decodedNote // by key
 }
 
 // decodedNote is a note as it was read once.
 type decodedNote struct {
 	revision int64
 	flows    []kept.Flow
+	lent     *kept.Lent // nil: it is about flows
 }
 
 // notes are what an operator should know of it.
@@ -78,6 +80,9 @@ func (k keeping) notes() (all []string) {
 	}
 	if k.failed != nil {
 		all = append(all, fmt.Sprintf("a take-over would lose connections whose slot has moved: %v", k.failed))
+	}
+	if k.lentFailed != nil {
+		all = append(all, fmt.Sprintf("another director may deal by other slots than this one, and no more of them are lent: %v", k.lentFailed))
 	}
 	return all
 }
@@ -91,7 +96,7 @@ func (l *Loop) keep(ctx context.Context, course steer.Course, have plan.Have) er
 	if !read {
 		return nil // the kernel keeps what it has
 	}
-	told, own := l.readNotes(notes)
+	told, own, _ := l.readNotes(notes)
 	known := usable(told, have)
 	err := l.kept.keeper.Keep(ctx, known)
 	held, now := holds(have), time.Now()
@@ -118,20 +123,21 @@ func (l *Loop) keep(ctx context.Context, course steer.Course, have plan.Have) er
 	return err
 }
 
-// readNotes puts together what all notes say, the newest word about each connection, and what this process's own ones do.
-func (l *Loop) readNotes(notes []board.Note) (told map[kept.Ends]netip.AddrPort, own map[string][]kept.Flow) {
-	told, own = map[kept.Ends]netip.AddrPort{}, map[string][]kept.Flow{}
+// readNotes puts together what all notes say, the newest word about each connection, what this process's own ones do, and what they
+// say of each service's loans, the oldest first.
+func (l *Loop) readNotes(notes []board.Note) (told map[kept.Ends]netip.AddrPort, own map[string][]kept.Flow, lent map[spec.VIP][]lentNote) {
+	told, own, lent = map[kept.Ends]netip.AddrPort{}, map[string][]kept.Flow{}, map[spec.VIP][]lentNote{}
 	decoded := make(map[string]decodedNote, len(notes))
 	for _, n := range notes {
 		d, ok := l.kept.decoded[n.Key]
 		if !ok || d.revision != n.Revision {
-			flows, err := kept.Decode(n.Value)
-			if err != nil {
-				l.log.Warn("a note of connections cannot be read", zap.String("key", n.Key), zap.Error(err))
-			}
-			d = decodedNote{n.Revision, flows}
+			d = l.decode(n)
 		}
 		decoded[n.Key] = d
+		if d.lent != nil {
+			lent[d.lent.VIP] = append(lent[d.lent.VIP], lentNote{n.Key, n.Own, d.lent.Loans})
+			continue
+		}
 		for _, f := range d.flows {
 			told[f.Ends] = f.Real
 		}
@@ -140,7 +146,22 @@ func (l *Loop) readNotes(notes []board.Note) (told map[kept.Ends]netip.AddrPort,
 		}
 	}
 	l.kept.decoded = decoded
-	return told, own
+	return told, own, lent
+}
+
+// decode reads a note. One that cannot be read says nothing.
+func (l *Loop) decode(n board.Note) decodedNote {
+	d := decodedNote{revision: n.Revision}
+	lent, is, err := kept.DecodeLent(n.Value)
+	if is && err == nil {
+		d.lent = &lent
+	} else if !is {
+		d.flows, err = kept.Decode(n.Value)
+	}
+	if err != nil {
+		l.log.Warn("a note of another director cannot be read", zap.String("key", n.Key), zap.Error(err))
+	}
+	return d
 }
 
 // tell puts up the strays, and takes own notes down of which nothing is left. When there are many notes, what is left of them

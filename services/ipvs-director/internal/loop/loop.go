@@ -44,7 +44,7 @@ type Plane interface {
 }
 
 // Counter is a plane that counts open connections when asked, because Observe does not tell them. Such a plane gets no thresholds: the
-// loop keeps them by counting.
+// loop keeps them by counting, and by counting it moves the slots by which the plane deals lc and wlc.
 type Counter interface {
 	CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error)
 }
@@ -181,8 +181,12 @@ type Loop struct {
 	recalled    bool // memory was loaded
 	course      steer.Course
 	rates       rates
-	open        map[steer.Key]uint64 // connections of those that leave, on a plane that has to be asked
+	open        map[steer.Key]uint64 // connections of those that leave, may be full or have slots, on a plane that has to be asked
 	counted     time.Time
+	fresh       bool      // they were counted in this pass, and it is time for a step
+	levelled    time.Time // when it last was
+	levelPause  time.Duration
+	stepped     map[spec.VIP]bool  // services that let others go first
 	countErr    error              // of the last time
 	resets      map[steer.Key]bool // those whose connections are to be ended once they are out of the kernel
 	kept        keeping
@@ -193,7 +197,7 @@ type Loop struct {
 
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
-	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}, news: make(chan struct{})}
+	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}, stepped: map[spec.VIP]bool{}, news: make(chan struct{})}
 	l.pump = reconcile.NewPump(reconcile.Config{Resync: Resync, Log: l.log}, l.pass)
 	l.view.Store(&View{Unusable: fmt.Errorf("%w: not looked for yet", dataplane.ErrUnusable)})
 	return l
@@ -245,14 +249,14 @@ func (l *Loop) Preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violati
 	case !view.Observed:
 		return nil, nil, errors.New("the kernel could not be read")
 	}
-	return lines(changes(l.steer(want, view.Have, view.Memory, nil), want.Addresses, view.Have)), nil, nil
+	return lines(changes(l.steer(want, view.Have, view.Memory, nil, l.still()), want.Addresses, view.Have)), nil, nil
 }
 
 // Would tells which services the kernel would have if a valid snapshot were in force. Any goroutine may call.
 func (l *Loop) Would(snapshot desired.Snapshot) []spec.Service {
 	want, _ := l.parse(snapshot)
 	view := l.View()
-	return l.steer(want, view.Have, view.Memory, nil).Services
+	return l.steer(want, view.Have, view.Memory, nil, l.still()).Services
 }
 
 // Find tells which real server a connection has. Any goroutine may call.
@@ -301,8 +305,9 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	l.recall()
 	l.check(l.want)
 	countErr := l.count(ctx, have) // no reason to leave anything undone
-	course := l.steer(l.want, have, l.memory, l.open)
+	course := l.steer(l.want, have, l.memory, l.open, l.lending(have))
 	l.toReset(course.Reset, have)
+	l.took(course)
 	l.remember(course)
 	done, err := l.apply(ctx, changes(course, l.want.Addresses, have))
 	if len(done) > 0 {
@@ -332,7 +337,11 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if settled {
 		defer l.settle()
 	}
-	err = errors.Join(err, countErr, l.reset(ctx, have), l.keep(ctx, course, have))
+	keepErr := l.keep(ctx, course, have)
+	if keepErr == nil && l.kept.failed == nil {
+		l.kept.lentFailed = l.tellLent(ctx, have)
+	}
+	err = errors.Join(err, countErr, l.reset(ctx, have), keepErr)
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)

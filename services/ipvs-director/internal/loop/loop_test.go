@@ -175,6 +175,8 @@ type rig struct {
 	noIPVS        atomic.Bool // the first plane cannot be used
 	lacks         spec.Lacks  // of the first plane
 	ready         atomic.Int32
+	board         Board  // nil: there is no other director
+	keeper        Keeper // beside it
 	loop          *Loop
 	make          func() *Loop
 }
@@ -193,11 +195,12 @@ func newRig(t *testing.T, wanted string) *rig {
 				return report
 			},
 			Open: func() Plane { return memory.Open(k) },
+			Kept: func() Keeper { return r.keeper },
 		}
 	}
 	r.make = func() *Loop {
 		return New(Config{
-			Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Health: r.health, Recall: r.recall, Wanted: wanted,
+			Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Health: r.health, Recall: r.recall, Board: r.board, Wanted: wanted,
 			Candidates: []Candidate{candidate(dataplane.IPVS, r.first), candidate(dataplane.NFTables, r.second)},
 			Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) },
 		})

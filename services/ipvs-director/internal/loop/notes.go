@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
@@ -28,11 +27,6 @@ func notes(wanted string, view View, want spec.Want) (all []string) {
 	}
 	if !view.Have.Host.Forwarding {
 		add("net.ipv4.ip_forward is 0: this node passes no packets on")
-	}
-	for _, w := range want.Services {
-		if chosen == dataplane.NFTables && (w.Scheduler == spec.WLC || w.Scheduler == spec.LC) {
-			add("service %s: the data plane nftables deals connections in turns, whatever the number of open ones (asked for: %s)", w.VIP, w.Scheduler)
-		}
 	}
 	for _, s := range view.Course.Services {
 		if reason := view.Course.Reasons[steer.Key{VIP: s.VIP}]; reason != "" {

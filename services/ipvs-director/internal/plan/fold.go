@@ -28,6 +28,8 @@ func Fold(s spec.Service, there bool, c Change) (spec.Service, bool, error) {
 		if found {
 			s.Reals = slices.Delete(s.Reals, at, at+1)
 		}
+	case Lend:
+		s.Lent = c.Lent
 	case RemoveService:
 		return spec.Service{}, false, nil
 	default:

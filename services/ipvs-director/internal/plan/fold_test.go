@@ -20,12 +20,15 @@ func TestFoldCarriesOutAPlan(t *testing.T) {
 		"none": nil, "empty": service(spec.WLC), "a": service(spec.WLC, a), "a b": service(spec.WRR, a, b),
 		"b c": service(spec.WLC, b, c), "heavy c": service(spec.WRR, heavy, c),
 	}
+	states["lent"], states["lent more"] = service(spec.WLC, a, b), service(spec.WLC, a, b)
+	states["lent"][0].Lent = []spec.Loan{{Slot: 3, To: b.Address}}
+	states["lent more"][0].Lent = []spec.Loan{{Slot: 3, To: b.Address}, {Slot: 7, To: a.Address}}
 	for nameFrom, from := range states {
 		for nameTo, to := range states {
 			have := Have{}
 			current, there := spec.Service{}, false
 			for _, s := range from {
-				h := Service{VIP: s.VIP, Scheduler: s.Scheduler}
+				h := Service{VIP: s.VIP, Scheduler: s.Scheduler, Lent: s.Lent}
 				for _, r := range s.Reals {
 					h.Reals = append(h.Reals, Real{Real: r})
 				}
@@ -43,7 +46,7 @@ func TestFoldCarriesOutAPlan(t *testing.T) {
 			if there != (len(to) == 1) {
 				t.Errorf("%s to %s: there %v", nameFrom, nameTo, there)
 			}
-			if there && (current.Scheduler != to[0].Scheduler || len(current.Reals)+len(to[0].Reals) > 0 && !reflect.DeepEqual(current.Reals, to[0].Reals)) {
+			if there && (current.Scheduler != to[0].Scheduler || !reflect.DeepEqual(current.Lent, to[0].Lent) || len(current.Reals)+len(to[0].Reals) > 0 && !reflect.DeepEqual(current.Reals, to[0].Reals)) {
 				t.Errorf("%s to %s: got %+v, want %+v", nameFrom, nameTo, current, to[0])
 			}
 		}

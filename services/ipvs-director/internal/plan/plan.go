@@ -31,6 +31,8 @@ type Service struct {
 	Persistence spec.Persistence
 	OnePacket   bool
 	Reals       []Real
+	// Lent are its slots that others have than the weights say, in the order of the slots; see package slots.
+	Lent []spec.Loan
 	// Foreign: the kernel has it, but this director did not put it there. It is left alone unless it is wanted.
 	Foreign bool
 	// Drift tells what else than scheduler, persistence and real servers is not as we make it. Empty = nothing.
@@ -92,6 +94,8 @@ const (
 	AddReal
 	// SetReal sets all about a real server but its address, and mends its drift.
 	SetReal
+	// Lend says which slots of a service others have than the weights say, on a plane that deals by a table.
+	Lend
 	// AddAddress puts an address on a network card.
 	AddAddress
 	// RemoveAddress takes an address away.
@@ -124,6 +128,8 @@ type Change struct {
 	Real spec.Real
 	// OldReal is the one there, for SetReal.
 	OldReal spec.Real
+	// Lent are the wanted loans of the service, for Lend; OldLent those there.
+	Lent, OldLent []spec.Loan
 	// Address is the address with its subnet length, for AddAddress and RemoveAddress.
 	Address netip.Prefix
 	// Card is the network card for Address; 0 for AddAddress when the node has no card in the subnet: the step then
@@ -186,6 +192,8 @@ func (c Change) String() string {
 		case c.OldReal != c.Real:
 			s += fmt.Sprintf(" (was %d)", c.OldReal.Weight)
 		}
+	case Lend:
+		s = fmt.Sprintf("lend %d slots of %s (was %d)", len(c.Lent), c.VIP, len(c.OldLent))
 	case RemoveReal:
 		s = fmt.Sprintf("remove real server %s from %s", c.Real.Address, c.VIP)
 	case RemoveService:
@@ -278,6 +286,9 @@ func services(want []spec.Service, have []Service) (changes []Change) {
 			changes = append(changes, set)
 		}
 		changes = reals(changes, w, h)
+		if !slices.Equal(w.Lent, h.Lent) {
+			changes = append(changes, Change{Kind: Lend, VIP: w.VIP, Lent: w.Lent, OldLent: h.Lent})
+		}
 	}
 	// In the order of have, not of the map: a plan prints the same each time.
 	for _, h := range have {

@@ -35,18 +35,21 @@ type Table struct {
 
 // Of makes the table of a service.
 //
-// rr and wrr deal in turn; so do lc and wlc, because the kernel's tables do not know how many connections are open. sh and
-// mh deal by hash over a Maglev table.
+// rr and wrr deal in turn. sh and mh deal by hash over a Maglev table, and so do lc and wlc, some of whose slots are lent: the
+// kernel's tables do not know how many connections are open; see Level.
 func Of(s spec.Service) Table {
-	reals := s.Reals
-	if !s.Scheduler.Weighs() {
-		reals = alike(reals)
-	}
+	reals := weighed(s)
 	switch s.Scheduler {
 	case spec.SH:
 		return Table{Choice: BySource, Slots: maglev(reals), Seed: seed(s.VIP)}
 	case spec.MH:
 		return Table{Choice: ByConnection, Slots: maglev(reals), Seed: seed(s.VIP)}
+	case spec.LC, spec.WLC:
+		table := Table{Choice: ByConnection, Slots: maglev(reals), Seed: seed(s.VIP)}
+		for _, l := range effective(s, table.Slots) {
+			table.Slots[l.Slot] = l.To
+		}
+		return table
 	default:
 		return Table{Slots: turns(reals)}
 	}
@@ -67,6 +70,14 @@ func (t Table) Key(client netip.AddrPort) []byte {
 		return address
 	}
 	return binary.BigEndian.AppendUint32(address, uint32(client.Port())<<16)
+}
+
+// weighed are the real servers of a service with the weights that its scheduler sees.
+func weighed(s spec.Service) []spec.Real {
+	if s.Scheduler.Weighs() {
+		return s.Reals
+	}
+	return alike(s.Reals)
 }
 
 // alike gives everybody who takes connections the same weight.

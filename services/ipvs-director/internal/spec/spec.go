@@ -84,6 +84,9 @@ var Schedulers = []Scheduler{RR, WRR, LC, WLC, SH, MH, SED, NQ, DH, LBLC, LBLCR,
 // Weighs tells whether the scheduler looks at weights above 0; rr, lc and dh tell 0 from the rest only.
 func (s Scheduler) Weighs() bool { return s != RR && s != LC && s != DH }
 
+// ByLoad tells whether the scheduler looks at how many connections the real servers have open.
+func (s Scheduler) ByLoad() bool { return s == LC || s == WLC }
+
 // Want is the whole desired state of one director.
 type Want struct {
 	// Services in the order of VIP.
@@ -148,6 +151,9 @@ type Service struct {
 	OnePacket bool
 	// Reals are the real servers in the order of address and port.
 	Reals []Real
+	// Lent are the slots that others have than the weights say, in the order of the slots; for lc and wlc on a plane that deals by a
+	// table (package slots). Nobody wants them: they follow from the open connections.
+	Lent []Loan
 	// Check tells the living from the dead; the zero value checks nothing.
 	Check Check
 	// Panic is the share of living real servers in per cent below which health is ignored; 0: never.
@@ -166,6 +172,14 @@ type Service struct {
 	SlowStart time.Duration
 	// Foreign is what to do when somebody else has made the service.
 	Foreign Foreign
+}
+
+// Loan is one slot of a table that a real server has although the weights give it to another.
+type Loan struct {
+	// Slot counts from 0.
+	Slot int
+	// To is who has it.
+	To netip.AddrPort
 }
 
 // Real is one real server of a service. It can be compared.

@@ -66,6 +66,17 @@ type World struct {
 	Now  time.Time
 	// Ceilings: the plane has no thresholds, and real servers that are full are taken out of the balance by what Open tells.
 	Ceilings bool
+	// Lending: the plane deals lc and wlc by a table; nil: it looks at the open connections itself.
+	Lending *Lending
+}
+
+// Lending is what decides about the slots that are lent. All directors that could take over from each other have to deal by the same
+// table: the one that holds a VIP decides, and the others follow.
+type Lending struct {
+	// Follow returns the loans of a service that have been told to this director, if it is to have those.
+	Follow func(spec.VIP) ([]spec.Loan, bool)
+	// Level tells whether this director is to take a step (slots.Level) for a service now: Open is of this moment.
+	Level func(spec.VIP) bool
 }
 
 // Memory is what has to be kept from one moment to the next, and over a restart. Its zero value remembers nothing.
@@ -106,6 +117,10 @@ type Course struct {
 	// Leaving and Limited are those whose open connections are to be counted until the next moment: those that leave, and those
 	// that may be full.
 	Leaving, Limited []Key
+	// ByLoad are the real servers whose open connections decide what is lent, for as long as this director decides.
+	ByLoad []Key
+	// Stepped are the services whose slots were moved a step.
+	Stepped []spec.VIP
 	// Reset are those whose open connections shall be cut once the kernel gives them no new ones: that left with connections open, if
 	// that is wanted, and, for UDP, that left or have died. A client that does not know of any end would send to them for ever.
 	Reset []Key
@@ -119,7 +134,7 @@ type Course struct {
 
 // Steer sets the course.
 func Steer(w World, m Memory) Course {
-	s := steering{w: w, have: map[spec.VIP]map[netip.AddrPort]plan.Real{}, was: m, course: Course{
+	s := steering{w: w, have: map[spec.VIP]map[netip.AddrPort]plan.Real{}, lent: map[spec.VIP][]spec.Loan{}, was: m, course: Course{
 		Reasons: map[Key]string{}, Pending: map[netip.Addr]bool{},
 		Memory: Memory{Leaving: map[Key]Leave{}, Lost: map[spec.VIP]bool{}, Manners: map[spec.VIP]Manner{}, Warming: map[Key]time.Time{}, Full: map[Key]bool{}},
 	}}
@@ -128,7 +143,7 @@ func Steer(w World, m Memory) Course {
 		for _, r := range h.Reals {
 			reals[r.Address] = r
 		}
-		s.have[h.VIP] = reals
+		s.have[h.VIP], s.lent[h.VIP] = reals, h.Lent
 	}
 	wanted, foreign := map[spec.VIP]bool{}, map[spec.VIP]bool{}
 	for _, h := range w.Have.Services {
@@ -154,7 +169,9 @@ func Steer(w World, m Memory) Course {
 type steering struct {
 	w World
 	// have are the real servers that the kernel has, by VIP and address.
-	have   map[spec.VIP]map[netip.AddrPort]plan.Real
+	have map[spec.VIP]map[netip.AddrPort]plan.Real
+	// lent are the loans of the services in the kernel.
+	lent   map[spec.VIP][]spec.Loan
 	was    Memory
 	course Course
 }
@@ -240,6 +257,7 @@ func (s *steering) service(want spec.Service) {
 		}
 	}
 	now.Reals = s.leave(want.VIP, now.Reals, holds)
+	s.lend(&now)
 	s.course.Services = append(s.course.Services, now)
 }
 

@@ -248,6 +248,12 @@ func TestEachPassConvergesAndLeavesNoGap(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	have, memory, now := plan.Have{}, Memory{}, start
+	lends := 0
+	defer func() {
+		if lends == 0 {
+			t.Error("nobody has ever lent a slot")
+		}
+	}()
 	for round := range 20_000 {
 		states := ""
 		for range 10 {
@@ -266,7 +272,7 @@ func TestEachPassConvergesAndLeavesNoGap(t *testing.T) {
 				s.Sorry, s.Quorum, s.Hysteresis = sorry, 1+random.IntN(4), 0
 			}
 			s.SlowStart = []time.Duration{0, time.Minute}[random.IntN(2)]
-			s.Scheduler = spec.Schedulers[random.IntN(len(spec.Schedulers))]
+			s.Scheduler = append([]spec.Scheduler{spec.WLC, spec.LC}, spec.Schedulers...)[random.IntN(2+len(spec.Schedulers))]
 			want.Services = append(want.Services, s)
 			if random.IntN(4) == 0 {
 				want.Drains = map[spec.Drain]string{{Service: "web", Real: real(random.IntN(6))}: ""}
@@ -275,7 +281,15 @@ func TestEachPassConvergesAndLeavesNoGap(t *testing.T) {
 		now = now.Add(time.Duration(random.IntN(30)) * time.Second)
 		w := World{Want: want, Have: have, Health: health(states), Now: now}
 		if random.IntN(2) > 0 {
-			w.Open = func(Key) (uint64, bool) { return uint64(random.IntN(2)), true }
+			w.Open = func(k Key) (uint64, bool) {
+				return uint64(random.IntN(2) * (1 + 100*int(k.Real.Addr().As4()[3]%2))), true
+			}
+		}
+		if random.IntN(2) > 0 {
+			follows := random.IntN(4) == 0
+			w.Lending = &Lending{Level: func(spec.VIP) bool { return true }, Follow: func(spec.VIP) ([]spec.Loan, bool) {
+				return []spec.Loan{{Slot: random.IntN(2000), To: real(random.IntN(9))}, {Slot: 2000 + random.IntN(99), To: real(0)}}, follows
+			}}
 		}
 		course := Steer(w, memory)
 		changes := plan.Diff(spec.Want{Services: course.Services}, have)
@@ -290,6 +304,16 @@ func TestEachPassConvergesAndLeavesNoGap(t *testing.T) {
 			return n
 		}
 		after := apply(t, have, changes...)
+		for _, s := range course.Services {
+			if len(s.Lent) > 0 {
+				lends++
+			}
+			for _, l := range s.Lent {
+				if i := slices.IndexFunc(s.Reals, func(r spec.Real) bool { return r.Address == l.To }); i < 0 || s.Reals[i].Weight == 0 {
+					t.Fatalf("round %d: slot %d is lent to %s, who takes no connections", round, l.Slot, l.To)
+				}
+			}
+		}
 		for i := range changes {
 			if takers(have) > 0 && takers(after) > 0 && takers(apply(t, have, changes[:i]...)) == 0 {
 				t.Fatalf("round %d: nobody takes connections after %v", round, changes[:i])
@@ -308,7 +332,7 @@ func apply(t *testing.T, have plan.Have, changes ...plan.Change) plan.Have {
 	var s spec.Service
 	there := len(have.Services) > 0
 	if there {
-		s.VIP, s.Scheduler = have.Services[0].VIP, have.Services[0].Scheduler
+		s.VIP, s.Scheduler, s.Lent = have.Services[0].VIP, have.Services[0].Scheduler, have.Services[0].Lent
 		for _, r := range have.Services[0].Reals {
 			s.Reals = append(s.Reals, r.Real)
 		}
@@ -322,7 +346,7 @@ func apply(t *testing.T, have plan.Have, changes ...plan.Change) plan.Have {
 	if !there {
 		return plan.Have{}
 	}
-	now := plan.Service{VIP: s.VIP, Scheduler: s.Scheduler}
+	now := plan.Service{VIP: s.VIP, Scheduler: s.Scheduler, Lent: s.Lent}
 	for _, r := range s.Reals {
 		now.Reals = append(now.Reals, plan.Real{Real: r})
 	}

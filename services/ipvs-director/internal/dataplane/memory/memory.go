@@ -105,7 +105,7 @@ func (p *Plane) Observe(ctx context.Context) (plan.Have, error) {
 	tuning := k.tuning
 	have := plan.Have{Damage: k.damage, Tuning: &tuning}
 	for _, vip := range slices.SortedFunc(maps.Keys(k.services), spec.VIP.Compare) {
-		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence, OnePacket: k.services[vip].OnePacket, Foreign: k.foreign[vip]}
+		s := plan.Service{VIP: vip, Scheduler: k.services[vip].Scheduler, Persistence: k.services[vip].Persistence, OnePacket: k.services[vip].OnePacket, Lent: k.services[vip].Lent, Foreign: k.foreign[vip]}
 		for _, r := range k.services[vip].Reals {
 			s.Reals = append(s.Reals, plan.Real{Real: r})
 		}

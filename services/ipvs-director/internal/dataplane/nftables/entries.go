@@ -17,7 +17,7 @@ type services map[spec.VIP]spec.Service
 func present(have plan.Have) services {
 	all := services{}
 	for _, s := range have.Services {
-		service := spec.Service{VIP: s.VIP, Scheduler: s.Scheduler, Persistence: s.Persistence}
+		service := spec.Service{VIP: s.VIP, Scheduler: s.Scheduler, Persistence: s.Persistence, Lent: s.Lent}
 		for _, r := range s.Reals {
 			service.Reals = append(service.Reals, r.Real)
 		}

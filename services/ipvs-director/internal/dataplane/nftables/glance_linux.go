@@ -31,7 +31,7 @@ func (p *Plane) expect(changes []plan.Change) {
 		return
 	}
 	for _, c := range changes {
-		if c.Kind != plan.SetReal && c.Kind != plan.SetService {
+		if c.Kind != plan.SetReal && c.Kind != plan.SetService && c.Kind != plan.Lend {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -340,7 +341,7 @@ func (l layout) service(c content, vip spec.VIP) (s plan.Service, flaw string) {
 	}
 	service := spec.Service{VIP: vip, Scheduler: s.Scheduler, Persistence: s.Persistence, Reals: reals}
 	table := slots.Of(service)
-	if !sameSlots(service, c.elements[slotsName], table.Slots) {
+	if s.Lent, ok = lent(service, c.elements[slotsName], table.Slots); !ok {
 		return s, "its slots are not what its weights make"
 	}
 	if s.Persistence != (spec.Persistence{}) {
@@ -399,16 +400,32 @@ func sameRules(rules []*nft.Rule, want [][]expr.Any) bool {
 	})
 }
 
-func sameSlots(s spec.Service, elements []nft.SetElement, table []netip.AddrPort) bool {
+// lent tells which slots others have than the weights say; false: they are not slots that this plane could have made.
+func lent(s spec.Service, elements []nft.SetElement, table []netip.AddrPort) (loans []spec.Loan, ok bool) {
 	if len(elements) != len(table) {
-		return false
+		return nil, false
+	}
+	borrowers := map[string]netip.AddrPort{} // by chain
+	for _, r := range s.Reals {
+		if r.Weight > 0 && s.Scheduler.ByLoad() {
+			borrowers[entry(s, r.Address)] = r.Address
+		}
 	}
 	for _, e := range elements {
 		i, isTurn := parseTurn(e.Key)
 		chain, isGoto := gotoChain(e)
-		if !isTurn || !isGoto || i < 0 || i >= len(table) || chain != entry(s, table[i]) {
-			return false
+		if !isTurn || !isGoto || i < 0 || i >= len(table) {
+			return nil, false
 		}
+		if chain == entry(s, table[i]) {
+			continue
+		}
+		to, takes := borrowers[chain]
+		if !takes {
+			return nil, false
+		}
+		loans = append(loans, spec.Loan{Slot: i, To: to})
 	}
-	return true
+	slices.SortFunc(loans, func(a, b spec.Loan) int { return cmp.Compare(a.Slot, b.Slot) })
+	return loans, true
 }

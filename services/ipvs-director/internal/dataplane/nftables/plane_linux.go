@@ -58,7 +58,7 @@ func Probe() dataplane.Report {
 		r.Lacks[spec.FeaturePersistence] = fmt.Sprintf("this kernel refuses a map that packets write: %v", err)
 	}
 	delete(r.Lacks, spec.FeatureThresholds) // the loop keeps them, by CountOpen
-	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps"
+	r.Usable, r.Reason = true, "nf_tables with nat, numgen and maps; lc and wlc by slots that follow the connections counted each second"
 	return r
 }
 
@@ -381,6 +381,9 @@ func (p *half) addService(s spec.Service) error {
 // changeService queues what makes one state of a service into another. The chains of real servers that stay are not
 // touched, because their counters would start again.
 func (p *half) changeService(was, becomes spec.Service) error {
+	if was.Scheduler == becomes.Scheduler && was.Persistence == becomes.Persistence && slices.Equal(was.Reals, becomes.Reals) {
+		return p.lend(was, becomes)
+	}
 	p.emptyService(was)
 	if err := p.memory(was, becomes); err != nil {
 		return err
@@ -392,6 +395,21 @@ func (p *half) changeService(was, becomes spec.Service) error {
 		p.removeReal(was.VIP, r)
 	}
 	return p.fillService(becomes)
+}
+
+// lend queues the slots that another real server gets. Nothing else of the service is otherwise.
+func (p *half) lend(was, becomes spec.Service) error {
+	then := slotElements(becomes, slots.Of(becomes).Slots)
+	var gone, new []nft.SetElement
+	for i, e := range slotElements(was, slots.Of(was).Slots) {
+		if e.VerdictData.Chain != then[i].VerdictData.Chain {
+			gone, new = append(gone, e), append(new, then[i])
+		}
+	}
+	if err := p.deleteElements(p.slots(was.VIP), gone); err != nil {
+		return err
+	}
+	return p.addElements(p.slots(was.VIP), new)
 }
 
 // enter queues what makes the sets of VIPs and real servers, and takes ways back away that no longer hold. It comes before

@@ -18,6 +18,7 @@ import (
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // The addresses of the test network.
@@ -245,7 +246,24 @@ func (c *Conn) line() (string, error) {
 }
 
 // Inside makes every call of a plane in the director's namespace.
-func (n *Network) Inside(t testing.TB, p Plane) Plane { return inside{t: t, ns: n.Director, plane: p} }
+func (n *Network) Inside(t testing.TB, p Plane) Plane {
+	in := inside{t: t, ns: n.Director, plane: p}
+	if c, counts := p.(counter); counts {
+		return insideCounter{in, c}
+	}
+	return in
+}
+
+// insideCounter is one that counts.
+type insideCounter struct {
+	inside
+	counter counter
+}
+
+func (i insideCounter) CountOpen(ctx context.Context, keys []steer.Key) (open map[steer.Key]uint64, err error) {
+	i.ns.Do(i.t, func() { open, err = i.counter.CountOpen(ctx, keys) })
+	return open, err
+}
 
 type inside struct {
 	t     testing.TB
