@@ -919,7 +919,8 @@ type HmacKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identifier, 0 to 255, the same on all members.
 	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// File on every member that holds the key, 32 to 64 bytes as hexadecimal digits; a line end behind them is ignored. It
+	// File on every member that holds the key, 32 to 64 bytes as hexadecimal digits, perhaps with "hex:" before them, as
+	// keepalived's key files have it; a line end behind them is ignored. It
 	// is read when the instance starts or is updated. Example: /run/secrets/VI_1.key
 	File          string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1000,7 +1001,7 @@ type Tracker struct {
 	Script *Script `protobuf:"bytes,10,opt,name=script,proto3" json:"script,omitempty"`
 	// A process is there.
 	Process *Process `protobuf:"bytes,11,opt,name=process,proto3" json:"process,omitempty"`
-	// A file is there.
+	// A file is there, or holds 0.
 	File *File `protobuf:"bytes,12,opt,name=file,proto3" json:"file,omitempty"`
 	// A network card is up and carries.
 	Interface *Interface `protobuf:"bytes,13,opt,name=interface,proto3" json:"interface,omitempty"`
@@ -1273,7 +1274,10 @@ func (x *Process) GetName() string {
 type File struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute path. Example: /run/maintenance
-	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The file holds a number, and it is well while that is 0, or the file is empty or not there (keepalived: track_file with
+	// weight 0). What is no number is a failure. Default false: the file has to be there.
+	Number        bool `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1313,6 +1317,13 @@ func (x *File) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *File) GetNumber() bool {
+	if x != nil {
+		return x.Number
+	}
+	return false
 }
 
 // Interface is a network card.
@@ -1715,9 +1726,10 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\"\x1d\n" +
 	"\aProcess\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x1a\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
 	"\x04File\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\x1f\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\bR\x06number\"\x1f\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\")\n" +
 	"\x05Route\x12 \n" +

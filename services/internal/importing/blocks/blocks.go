@@ -128,16 +128,18 @@ func split(text string) (words []string, comment string) {
 	}
 }
 
-// show hides passwords: what stands behind a word such as auth_pass, and words that speak of one.
+// show hides passwords: what stands behind a word such as auth_pass, words that speak of one, and keys that are not in a
+// file (auth_hmac: key ID SECRET).
 func show(line *importing.Line, words []string, comment string) {
 	shown := slices.Clone(words)
 	secret, hidden := false, false
 	for i, word := range words {
 		lower := strings.ToLower(word)
+		key := i > 1 && words[i-2] == "key" && !strings.HasPrefix(word, "file:")
 		switch {
 		case word == "{" || word == "}":
 			secret = false
-		case secret, strings.Contains(lower, "pass") && strings.ContainsAny(word, " ="):
+		case secret, key, strings.Contains(lower, "pass") && strings.ContainsAny(word, " ="):
 			shown[i], hidden = "***", true
 		case strings.Contains(lower, "pass") && !(i > 0 && words[i-1] == "auth_type"), lower == "password":
 			secret = true

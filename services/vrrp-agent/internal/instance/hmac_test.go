@@ -104,7 +104,7 @@ func TestReadKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	for text, want := range map[string]int{
 		strings.Repeat("ab", 32): 32, strings.Repeat("AB", 64) + "\r\n": 64, strings.Repeat("ab", 31): 0,
-		strings.Repeat("ab", 65): 0, strings.Repeat("xy", 32): 0, "": 0,
+		"hex:" + strings.Repeat("ab", 64) + "\n": 64, "hex:" + strings.Repeat("ab", 31): 0, strings.Repeat("ab", 65): 0, strings.Repeat("xy", 32): 0, "": 0,
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

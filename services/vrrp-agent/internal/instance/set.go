@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -371,13 +372,16 @@ func newOrder(l spec.Local) (order, error) {
 	return o, nil
 }
 
+// hexMark may stand before the digits of a key; keepalived asks for it (auth_hmac).
+const hexMark = "hex:"
+
 // readKey reads a key of 32 to 64 bytes as hexadecimal digits; a line end behind them is ignored.
 func readKey(file string) ([]byte, error) {
-	text, err := readSecret(file, 2*packet.MaxKey)
+	text, err := readSecret(file, int64(len(hexMark))+2*packet.MaxKey)
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
-	key, err := hex.DecodeString(string(text))
+	key, err := hex.DecodeString(strings.TrimPrefix(string(text), hexMark))
 	if err != nil || len(key) < packet.MinKey || len(key) > packet.MaxKey {
 		return nil, fmt.Errorf("key in %s: want %d to %d bytes as hexadecimal digits", file, packet.MinKey, packet.MaxKey)
 	}

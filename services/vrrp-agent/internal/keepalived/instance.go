@@ -3,6 +3,7 @@ package keepalived
 import (
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,10 +19,13 @@ var harmless = map[string]string{
 	"state":                      "the priorities say who is master, from the start",
 	"preempt":                    "that is the default",
 	"debug":                      "the log has levels",
-	"garp_master_delay":          "an address that moves is announced five times at once and five times after 5s",
-	"garp_master_repeat":         "an address that moves is announced five times at once and five times after 5s",
-	"garp_master_refresh":        "an address that moves is announced five times at once and five times after 5s",
-	"garp_master_refresh_repeat": "an address that moves is announced five times at once and five times after 5s",
+	"garp_master_delay":          announcedHow,
+	"garp_master_repeat":         announcedHow,
+	"garp_master_refresh_repeat": announcedHow,
+	"garp_interval":              announcedHow,
+	"gna_interval":               announcedHow,
+	"garp_extra_if":              announcedHow,
+	"vmac_garp_intvl":            announcedHow,
 	"garp_lower_prio_delay":      "a master that hears a lower priority announces its addresses again",
 	"garp_lower_prio_repeat":     "a master that hears a lower priority announces its addresses again",
 	"lower_prio_no_advert":       "a master that hears a lower priority answers at once",
@@ -34,32 +38,40 @@ var harmless = map[string]string{
 	"accept":                     "the node answers for its addresses",
 	"lvs_sync_daemon_interface":  "connections are not copied between directors",
 	"lvs_sync_daemon":            "connections are not copied between directors",
-	"vmac_xmit_base":             "it belongs to use_vmac",
+	"native_ipv6":                "the family follows from the addresses",
+	"track_src_ip":               "the card's own address is always watched",
+	"check_unicast_src":          "adverts by unicast are taken in only from the other members",
+	"unicast_fault_no_peer":      "with unicast every member has an address",
+	"old_unicast_checksum":       "the checksum of an advert by unicast is that of its destination",
+	"timer_expired_backup":       "a master that was held up for as long as others wait gives way first",
+	"owner_ignore_adverts":       "no node owns an address for good",
+	"thread_timer_expired":       "keepalived's own process is tuned by this",
 }
 
 // instead are statements of a vrrp_instance that matter and cannot be said, and what to do about it.
 var instead = map[string]string{
-	"use_vmac":                   "addresses keep the card's own MAC; they are announced when they move",
-	"native_ipv6":                "the family follows from the addresses",
-	"no_accept":                  "the node answers for its addresses",
-	"unicast_ttl":                "adverts have the time to live 255, and are taken in only with it",
-	"mcast_src_ip":               "adverts have the card's address as their source",
-	"virtual_ipaddress_excluded": "every address is in the adverts, 20 at most; add it to virtual_addresses",
-	"virtual_rules":              "rules do not move; configure them on each node",
-	"track_file":                 insteadOfFile,
-	"track_bfd":                  "there is no BFD: with the profile fast a lost master is noticed within 0.1s",
-	"track_src_ip":               "the card of the address is watched, nothing else",
-	"dont_track_primary":         "the card of the address is always watched: without it the address is of no use",
+	"no_accept":               "the node answers for its addresses",
+	"unicast_ttl":             "adverts have the time to live 255, and are taken in only with it",
+	"use_ipvlan":              "addresses stand on the card, or with virtual_mac on a macvlan",
+	"use_vmac_addr":           "all addresses of an instance stand on one card; give those of another network an instance of their own, with virtual_mac",
+	"mcast_dst_ip":            "adverts go to the group of the standard, or by unicast",
+	"down_timer_adverts":      "a backup waits three intervals and its skew, as the standard says; choose the interval for that",
+	"vrf":                     "adverts leave by the card of the addresses; routes and rules are the main table's",
+	"notify_priority_changes": "the priority is in ListInstances and in the metrics",
+	"no_virtual_ipaddress":    "an instance without an address has nothing to hold; its programs can be run by notify of one that has",
+	"mcast_src_ip":            "adverts have the card's address as their source",
+	"virtual_rules":           "rules do not move; configure them on each node",
+	"track_bfd":               "there is no BFD: with the profile fast a lost master is noticed within 0.1s",
+	"dont_track_primary":      "the card of the address is always watched: without it the address is of no use",
 }
 
 // instance reads a vrrp_instance block.
 func (r *reader) instance(n node, s *blocks.Statement) {
-	m := &member{node: n, block: s, name: s.Word(1), priority: 100, idLine: s.Line, version: n.globals.version} // 100: keepalived's default
+	m := &member{node: n, block: s, name: s.Word(1), priority: 100, idLine: s.Line, version: n.globals.version, message: n.globals.message} // 100: keepalived's default
 	said := false
-	iface := ""
 	for _, child := range s.Children {
 		if child.Word(0) == "interface" {
-			iface = child.Word(1)
+			m.iface = child.Word(1)
 		}
 	}
 	for _, child := range s.Children {
@@ -102,19 +114,27 @@ func (r *reader) instance(n node, s *blocks.Statement) {
 			for _, each := range child.Children {
 				m.take(each.Words, each.Line)
 			}
-		case "track_script":
-			line.Ignored("it begins a block")
-			m.track(child.Words[1:], line)
+		case "track_script", "track_interface", "track_file", "track_process":
+			m.tracking(child)
+		case "virtual_ipaddress_excluded":
+			line.Assumed("virtual_addresses: every address is in the adverts; keepalived before 2.3.3 drops such an advert")
+			m.take(child.Words[1:], line)
 			for _, each := range child.Children {
-				m.track(each.Words, each.Line)
+				m.take(each.Words, each.Line)
 			}
-		case "track_interface":
-			m.trackInterface(child, iface)
-		case "track_process":
-			line.Ignored("it begins a block")
-			for _, each := range append([]*blocks.Statement{{Line: line, Words: child.Words[1:]}}, child.Children...) {
-				m.trackProcess(each)
+		case "auth_hmac":
+			m.authHMAC(child)
+		case "garp_master_refresh":
+			m.refresh = refresh(child)
+		case "use_vmac":
+			m.vmac = line
+			line.Taken("virtual_mac")
+			if len(child.Words) > 1 {
+				line.Assumed("the card vrrp.ID, or vrrp6.ID, with the Ethernet address of the standard, in place of %s", importing.Short(strings.Join(child.Words[1:], " "), 64))
 			}
+		case "vmac_xmit_base":
+			m.fromCard = line
+			line.Taken("adverts_from_card")
 		case "preempt_delay":
 			d, good := seconds(value)
 			if !good {
@@ -135,6 +155,9 @@ func (r *reader) instance(n node, s *blocks.Statement) {
 				if each.Word(0) != "" {
 					m.peers = append(m.peers, address{each.Word(0), each.Line})
 					each.Line.Taken("adverts go to %s", importing.Short(each.Word(0), 64))
+					if len(each.Words) > 1 {
+						each.Line.Assumed("the time to live of every advert is 255, in place of %s", importing.Short(strings.Join(each.Words[1:], " "), 64))
+					}
 				}
 			}
 		case "virtual_routes":
@@ -146,12 +169,14 @@ func (r *reader) instance(n node, s *blocks.Statement) {
 			m.version = value
 			line.Taken("version %s", importing.Short(value, 8))
 		case "v3_checksum_as_v2":
-			m.message = true
+			m.message = line
 			line.Taken("checksum of the message alone, with version 3")
 		default:
 			switch {
-			case strings.HasPrefix(word, "notify"):
+			case strings.HasPrefix(word, "notify") && instead[word] == "":
 				m.notify(child)
+			case word == "unicast_ttl" && value == "255", word == "mcast_dst_ip" && standardGroup(value):
+				child.Ignore("adverts are so always")
 			case harmless[word] != "":
 				child.Ignore("%s", harmless[word])
 			case instead[word] != "":
@@ -168,6 +193,41 @@ func (r *reader) instance(n node, s *blocks.Statement) {
 		s.Line.Assumed("priority 100, the default of keepalived")
 	}
 	r.members = append(r.members, m)
+}
+
+// tracking reads a block of things that are tracked.
+func (m *member) tracking(s *blocks.Statement) {
+	s.Line.Ignored("it begins a block")
+	for _, each := range append([]*blocks.Statement{{Line: s.Line, Words: s.Words[1:]}}, s.Children...) {
+		if each.Word(0) == "" {
+			continue
+		}
+		switch s.Word(0) {
+		case "track_script":
+			m.track(each.Words, each.Line)
+		case "track_interface":
+			m.trackInterface(each)
+		case "track_file":
+			m.trackFile(each)
+		case "track_process":
+			m.trackProcess(each)
+		}
+	}
+}
+
+// ofGroup reads what a sync group tracks, and whom it tells: its instances change together, so that the first one does it.
+func (m *member) ofGroup(s *blocks.Statement) {
+	switch word := s.Word(0); {
+	case instead[word] != "":
+		s.Leave("%s", instead[word])
+	case strings.HasPrefix(word, "track_"):
+		m.tracking(s)
+	default:
+		m.notify(s)
+		if word == "notify" {
+			s.Line.Assumed("behind its arguments come INSTANCE and the name of the instance, in place of GROUP and that of the group")
+		}
+	}
 }
 
 // notify reads a notify line: the program, quoted or not, and perhaps who runs it.
@@ -241,11 +301,13 @@ func (m *member) route(words []string, line *importing.Line) {
 		}
 		i++
 	}
-	switch _, err := netip.ParseAddr(r.Destination); {
+	switch a, err := netip.ParseAddr(r.Destination); {
+	case r.Destination == "default" && strings.Contains(r.Via+r.Source, ":"):
+		r.Destination = "::/0"
 	case r.Destination == "default":
 		r.Destination = "0.0.0.0/0"
 	case err == nil:
-		r.Destination += "/32"
+		r.Destination = netip.PrefixFrom(a, a.BitLen()).String()
 	}
 	m.routes = append(m.routes, route{r, line})
 	line.Taken("virtual route to %s", importing.Short(r.Destination, 64))
@@ -253,40 +315,147 @@ func (m *member) route(words []string, line *importing.Line) {
 
 // trackProcess reads a line of track_process.
 func (m *member) trackProcess(s *blocks.Statement) {
-	if s.Word(0) == "" {
-		return
-	}
 	block := m.node.processes[s.Word(0)]
 	if block == nil {
 		s.Line.LeftOut("there is no vrrp_track_process %s in this file", importing.Quote(s.Word(0)))
 		return
 	}
 	t := &vrrpv1.Tracker{Name: s.Word(0), Process: &vrrpv1.Process{}}
-	weight := ""
 	for _, child := range block.Children {
-		switch child.Word(0) {
-		case "process":
+		if child.Word(0) == "process" {
 			t.Process.Name = path.Base(child.Word(1))
-		case "weight":
-			weight = child.Word(1)
+			if len(child.Words) > 2 {
+				child.Line.Assumed("the process by its name alone, whatever its arguments")
+			}
 		}
 	}
-	if s.Word(1) == "weight" {
-		weight = s.Word(2)
+	m.watch(t, weightOf(block, s), s.Line)
+}
+
+// weightOf is what is said of the weight where a thing is tracked, or else where it is described: the number, and what stands
+// behind it.
+func weightOf(block, track *blocks.Statement) []string {
+	var said []string
+	if block != nil {
+		for _, child := range block.Children {
+			if child.Word(0) == "weight" {
+				said = child.Words[1:]
+			}
+		}
+	}
+	if track.Word(1) == "weight" {
+		own := track.Words[2:]
+		if len(said) > 1 && len(own) == 1 && said[1] == "reverse" {
+			own = append(slices.Clone(own), "reverse") // noreverse would take it back
+		}
+		return own
+	}
+	return said
+}
+
+// trackFile reads a line of track_file. keepalived adds the number in the file, times the weight, to the priority; without a
+// weight another number than 0 is a failure.
+func (m *member) trackFile(s *blocks.Statement) {
+	block := m.node.files[s.Word(0)]
+	if block == nil {
+		s.Line.LeftOut("there is no track_file %s in this file", importing.Quote(s.Word(0)))
+		return
+	}
+	t := &vrrpv1.Tracker{Name: s.Word(0), File: &vrrpv1.File{Number: true}}
+	for _, child := range block.Children {
+		if child.Word(0) == "file" {
+			t.File.Path = child.Word(1)
+		}
+	}
+	weight := weightOf(block, s)
+	if len(weight) == 0 {
+		weight = []string{"1"} // keepalived's default
+	}
+	switch number, err := strconv.Atoi(weight[0]); {
+	case err == nil && (number == 1 || number == -1):
+		s.Line.LeftOut("the number in the file is itself added to the priority, which a tracker does not do: write 0 or 1 into the file, " +
+			"and give a tracker of the kind file with number the weight")
+		return
+	case err == nil && number != 0:
+		s.Line.Assumed("any number but 0 counts as 1")
+		// What the number adds is added while it is there; a tracker adds a positive weight while it is well, a negative one
+		// while it is not.
+		if len(weight) > 1 && weight[1] == "reverse" {
+			number = -number
+		}
+		t.Reverse, weight = number > 0, []string{strconv.Itoa(number)}
 	}
 	m.watch(t, weight, s.Line)
 }
 
-// watch adds a tracker with the weight that the text says.
-func (m *member) watch(t *vrrpv1.Tracker, weight string, line *importing.Line) {
-	if w, err := strconv.Atoi(weight); err == nil && w >= -spec.MaxWeight && w <= spec.MaxWeight {
+// watch adds a tracker with the weight that the words say.
+func (m *member) watch(t *vrrpv1.Tracker, said []string, line *importing.Line) {
+	if len(said) > 0 {
+		w, err := strconv.Atoi(said[0])
+		if err != nil || w < -spec.MaxWeight || w > spec.MaxWeight {
+			line.Unsupported("weight %s: want %d to %d", importing.Quote(said[0]), -spec.MaxWeight, spec.MaxWeight)
+			w = 0
+		}
+		if len(said) > 1 && said[1] == "reverse" {
+			// keepalived turns the sign around and not the check; so that each outcome keeps its priority, both are turned here.
+			t.Reverse, w = true, -w
+		}
 		t.Weight = int32(w)
-	} else if weight != "" {
-		line.Unsupported("weight %s: want %d to %d", importing.Quote(weight), -spec.MaxWeight, spec.MaxWeight)
 	}
 	t.Rise, t.Fall = 1, 1
 	m.watched = append(m.watched, watched{t, line})
 	line.Taken("tracker %s of the instance", importing.Short(t.GetName(), 64))
+}
+
+// authHMAC reads a block auth_hmac of keepalived 2.4.
+func (m *member) authHMAC(s *blocks.Statement) {
+	s.Line.Taken("authentication.hmac")
+	m.hmac, m.hmacLine = &vrrpv1.Hmac{}, s.Line
+	for _, child := range s.Children {
+		line, value := child.Line, child.Word(1)
+		id, err := strconv.ParseUint(value, 10, 8)
+		switch word := child.Word(0); word {
+		case "key":
+			if err != nil || id == 0 || child.Word(2) == "" {
+				line.LeftOut("want key, 1 to 255, and the key")
+				continue
+			}
+			k := key{&vrrpv1.HmacKey{Id: uint32(id)}, line}
+			if file, ok := strings.CutPrefix(child.Word(2), "file:"); ok {
+				k.key.File = file
+				line.Taken("key %d of %s", id, importing.Short(file, 128))
+				line.Assumed("it holds the key as hexadecimal digits, perhaps behind hex:, and not as plain text")
+			}
+			m.keys = append(m.keys, k)
+		case "active_key":
+			if err != nil || id == 0 {
+				line.LeftOut("want 1 to 255, got %s", importing.Quote(value))
+				continue
+			}
+			m.hmac.Active = new(uint32(id))
+			line.Taken("active key %d", id)
+		case "mode":
+			mode, known := map[string]vrrpv1.HmacMode{
+				"enforce": vrrpv1.HmacMode_HMAC_MODE_ENFORCE, "permissive": vrrpv1.HmacMode_HMAC_MODE_PERMISSIVE, "receive-only": vrrpv1.HmacMode_HMAC_MODE_RECEIVE_ONLY,
+			}[value]
+			if !known {
+				line.LeftOut("want enforce, permissive or receive-only, got %s", importing.Quote(value))
+				continue
+			}
+			m.hmac.Mode = mode
+			line.Taken("mode %s", value)
+		case "anti_replay":
+			if value != "time" {
+				line.Unsupported("the clocks of the members always have to agree: to 5s, or 3 intervals")
+				continue
+			}
+			line.Ignored("it is always so")
+		case "time_window":
+			line.Assumed("5s, or 3 intervals")
+		default:
+			line.Unsupported("%s: not known to the importer", importing.Quote(word))
+		}
+	}
 }
 
 // authentication reads the kind and the password, which goes to a file.
@@ -298,7 +467,7 @@ func (m *member) authentication(s *blocks.Statement) {
 			switch value := child.Words[i+1]; child.Words[i] {
 			case "auth_type":
 				if !strings.EqualFold(value, "PASS") && !strings.EqualFold(value, "SIMPLE") {
-					child.Line.Unsupported("auth_type %s: there is PASS only; it is taken", importing.Quote(value))
+					child.Line.Unsupported("auth_type %s: there is PASS, which is taken, and hmac, which nobody can forge; keepalived has that as auth_hmac", importing.Quote(value))
 					continue
 				}
 				child.Line.Taken("the simple password of RFC 2338")
@@ -316,7 +485,7 @@ func (m *member) authentication(s *blocks.Statement) {
 
 // addressOptions are the words behind a virtual address, with the number of their arguments.
 var addressOptions = map[string]int{
-	"dev": 1, "label": 1, "brd": 1, "broadcast": 1, "scope": 1, "peer": 1, "home": 0, "-nodad": 0, "mngtmpaddr": 0, "noprefixroute": 0,
+	"dev": 1, "use_vmac": 0, "label": 1, "brd": 1, "broadcast": 1, "scope": 1, "peer": 1, "home": 0, "-nodad": 0, "mngtmpaddr": 0, "noprefixroute": 0,
 	"autojoin": 0, "preferred_lft": 1, "track_group": 1, "no_track": 0,
 }
 
@@ -325,7 +494,7 @@ func (m *member) take(words []string, line *importing.Line) {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		if args, known := addressOptions[word]; known {
-			line.Assumed("the address without %s: it is added as /32 to the card with an address of its subnet", word)
+			line.Assumed("the address without %s: it is added alone to the card with an address of its subnet", word)
 			i += args
 			continue
 		}
@@ -336,23 +505,27 @@ func (m *member) take(words []string, line *importing.Line) {
 		}
 		m.addresses = append(m.addresses, address{text, line})
 		line.Taken("virtual address %s", text)
-		if masked && mask != "32" {
-			line.Assumed("/32 and not /%s: the subnet belongs to the card's own address", importing.Short(mask, 8))
+		single := "32"
+		if strings.Contains(text, ":") {
+			single = "128"
+		}
+		if masked && mask != single {
+			line.Assumed("/%s and not /%s: the subnet belongs to the card's own address", single, importing.Short(mask, 8))
 		}
 	}
 }
 
 // track reads a line of track_script.
 func (m *member) track(words []string, line *importing.Line) {
-	if len(words) == 0 {
-		return
-	}
 	t := track{script: words[0], line: line}
 	if len(words) > 2 && words[1] == "weight" {
 		if w, err := strconv.Atoi(words[2]); err == nil && w >= -253 && w <= 253 {
 			t.weight = &w
 		} else {
 			line.Unsupported("weight %s: want -253 to 253", importing.Quote(words[2]))
+		}
+		if len(words) > 3 && words[3] == "reverse" {
+			line.Unsupported("%s", noReverse)
 		}
 	}
 	if m.node.scripts[t.script] == nil {
@@ -362,21 +535,25 @@ func (m *member) track(words []string, line *importing.Line) {
 	m.tracks = append(m.tracks, t)
 }
 
-// trackInterface reads track_interface.
-func (m *member) trackInterface(s *blocks.Statement, iface string) {
-	s.Line.Ignored("it begins a block")
-	for _, child := range s.Children {
-		if child.Word(0) == iface && len(child.Words) == 1 {
-			child.Line.Ignored("the card of the address is always watched")
-			continue
-		}
-		weight := ""
-		if child.Word(1) == "weight" {
-			weight = child.Word(2)
-		}
-		m.watch(&vrrpv1.Tracker{Name: child.Word(0), Interface: &vrrpv1.Interface{Name: child.Word(0)}}, weight, child.Line)
+// trackInterface reads a line of track_interface.
+func (m *member) trackInterface(s *blocks.Statement) {
+	if s.Word(0) == m.iface && len(s.Words) == 1 {
+		s.Line.Ignored("the card of the address is always watched")
+		return
 	}
+	m.watch(&vrrpv1.Tracker{Name: s.Word(0), Interface: &vrrpv1.Interface{Name: s.Word(0)}}, weightOf(nil, s), s.Line)
 }
+
+// announces is how often addresses are announced again: as the instance says, or else global_defs.
+func (m *member) announces() setting {
+	if m.refresh.line != nil {
+		return m.refresh
+	}
+	return m.node.globals.refresh
+}
+
+// v6 tells whether the instance is one of IPv6, by its first address.
+func (m *member) v6() bool { return len(m.addresses) > 0 && strings.Contains(m.addresses[0].text, ":") }
 
 func (m *member) advertInterval() time.Duration {
 	if m.interval.line == nil {

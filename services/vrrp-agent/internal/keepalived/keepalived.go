@@ -47,7 +47,8 @@ func Import(files []File) ([]*vrrpv1.Instance, *commonv1.ImportReport, []*common
 			return nil, nil, []*commonv1.Violation{{Field: fmt.Sprintf("files[%d].config", i), Description: err.Error()}}
 		}
 		r.file(node{
-			name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}, processes: map[string]*blocks.Statement{}, globals: &globals{},
+			name: file.Node, routerHealth: file.RouterHealth, scripts: map[string]*script{}, processes: map[string]*blocks.Statement{},
+			files: map[string]*blocks.Statement{}, globals: &globals{},
 		}, lines)
 	}
 	instances := r.finish()
@@ -80,6 +81,7 @@ type node struct {
 	routerHealth string
 	scripts      map[string]*script
 	processes    map[string]*blocks.Statement // vrrp_track_process blocks
+	files        map[string]*blocks.Statement // track_file blocks
 	globals      *globals
 }
 
@@ -89,7 +91,9 @@ type globals struct {
 	mailLines    []*importing.Line
 	startupDelay time.Duration
 	version      string
-	user         string // who runs scripts; empty: keepalived's choice
+	user         string  // who runs scripts; empty: keepalived's choice
+	refresh      setting // vrrp_garp_master_refresh
+	message      *importing.Line
 }
 
 // syncGroup is a vrrp_sync_group block of one node.
@@ -99,6 +103,8 @@ type syncGroup struct {
 	block *blocks.Statement
 	// instances, by keepalived's names, and their lines.
 	instances []address
+	// more are the trackers and programs of the group.
+	more []*blocks.Statement
 }
 
 // script is a vrrp_script block.
@@ -139,16 +145,29 @@ type member struct {
 	delay     setting // preempt_delay
 	tracks    []track
 	watched   []watched
+	iface     string
 	routes    []route
 	hooks     []hook
 	alert     *importing.Line // smtp_alert
 	version   string
-	source    address   // unicast_src_ip
-	peers     []address // unicast_peer
-	message   bool      // v3_checksum_as_v2
+	source    address         // unicast_src_ip
+	peers     []address       // unicast_peer
+	message   *importing.Line // v3_checksum_as_v2
+	refresh   setting         // garp_master_refresh
+	vmac      *importing.Line // use_vmac
+	fromCard  *importing.Line // vmac_xmit_base
+	hmac      *vrrpv1.Hmac
+	hmacLine  *importing.Line
+	keys      []key
 }
 
-// watched is a process or a card that is tracked.
+// key is a line of auth_hmac.
+type key struct {
+	key  *vrrpv1.HmacKey
+	line *importing.Line
+}
+
+// watched is a process, a file or a card that is tracked.
 type watched struct {
 	tracker *vrrpv1.Tracker
 	line    *importing.Line
@@ -205,6 +224,12 @@ func (r *reader) file(n node, lines []*importing.Line) {
 			for _, child := range s.Children {
 				n.process(child)
 			}
+		case "track_file", "vrrp_track_file":
+			n.files[s.Word(1)] = s
+			s.Line.Taken("a tracker of the instances that track it")
+			for _, child := range s.Children {
+				n.file(child)
+			}
 		case "global_defs":
 			s.Line.Ignored("what the process is given stands in its flags")
 			for _, child := range s.Children {
@@ -214,7 +239,7 @@ func (r *reader) file(n node, lines []*importing.Line) {
 	}
 	for _, s := range top {
 		switch word := s.Word(0); word {
-		case "vrrp_script", "vrrp_track_process", "global_defs":
+		case "vrrp_script", "vrrp_track_process", "track_file", "vrrp_track_file", "global_defs":
 		case "vrrp_instance":
 			r.instance(n, s)
 		case "vrrp_sync_group":
@@ -223,12 +248,16 @@ func (r *reader) file(n node, lines []*importing.Line) {
 			s.Leave("connections are spread by the ipvs-director: import this file there too")
 		case "include", "include_check":
 			s.Leave("other files are not read; put their text in this place")
-		case "vrrp_track_file", "track_file":
-			s.Leave("%s", insteadOfFile)
 		case "bfd_instance":
 			s.Leave("there is no BFD: with the profile fast a lost master is noticed within 0.1s")
-		case "static_ipaddress", "static_routes", "static_rules", "garp_group":
+		case "static_ipaddress", "static_routes", "static_rules", "track_group":
 			s.Leave("what belongs to the node for good is configured there")
+		case "interface_up_down_delays":
+			s.Leave("a card that goes down is a fault at once; hold_down of a tracker keeps what comes and goes from moving the addresses each time")
+		case "linkbeat_interfaces":
+			s.Ignore("the kernel tells when a card goes down")
+		case "garp_group":
+			s.Ignore("frames that announce addresses are sent without pauses, and few")
 		default:
 			if strings.HasPrefix(word, "@") || strings.HasPrefix(word, "$") || strings.HasPrefix(word, "~") {
 				s.Leave("conditions, variables and sequences are not followed; write what they stand for")
@@ -238,8 +267,6 @@ func (r *reader) file(n node, lines []*importing.Line) {
 		}
 	}
 }
-
-const insteadOfFile = "keepalived reads a number from the file and adds it to the priority; a tracker of the kind file looks whether it is there"
 
 // global reads a statement of global_defs.
 func (n node) global(s *blocks.Statement) {
@@ -279,6 +306,9 @@ func (n node) global(s *blocks.Statement) {
 	case word == "script_user":
 		n.globals.user = s.Word(1)
 		s.Line.Taken("user of the scripts and programs that name none")
+		if s.Word(2) != "" {
+			s.Line.Assumed("the user's own group in place of %s", importing.Quote(s.Word(2)))
+		}
 	case word == "enable_script_security":
 		s.Ignore("scripts that others than root and their user could change are never run")
 	case word == "vrrp_startup_delay":
@@ -292,15 +322,94 @@ func (n node) global(s *blocks.Statement) {
 	case word == "vrrp_version":
 		n.globals.version = s.Word(1)
 		s.Line.Taken("version %s of the instances that name none", importing.Short(s.Word(1), 8))
-	case strings.HasPrefix(word, "vrrp_garp_"), strings.HasPrefix(word, "vrrp_gna_"):
-		s.Ignore("an address that moves is announced five times at once and five times after 5s")
-	case word == "vrrp_strict", word == "vrrp_skip_check_adv_addr", word == "vrrp_check_unicast_src":
-		s.Ignore("the checks of RFC 3768 are always made; adverts with other addresses are counted")
-	case strings.HasPrefix(word, "process_"), strings.HasPrefix(word, "vrrp_priority"), strings.HasPrefix(word, "vrrp_rt_"),
-		strings.HasPrefix(word, "vrrp_no_swap"), strings.HasPrefix(word, "vrrp_process"), strings.HasPrefix(word, "checker_"), word == "max_auto_priority":
-		s.Ignore("keepalived's own process is tuned by this")
+	case word == "v3_checksum_as_v2":
+		n.globals.message = s.Line
+		s.Line.Taken("checksum of the message alone, with version 3")
+	case word == "vrrp_garp_master_refresh":
+		n.globals.refresh = refresh(s)
+	case strings.HasPrefix(word, "vrrp_mcast_group") && standardGroup(s.Word(1)):
+		s.Ignore("that is where adverts go")
 	default:
-		s.Leave("global %s has no counterpart; see proto/vrrp/v1/desired.proto and the flags of the program (--help)", importing.Quote(word))
+		for _, of := range globalWords {
+			if slices.ContainsFunc(of.words, func(w string) bool {
+				return w == word || strings.HasSuffix(w, "*") && strings.HasPrefix(word, w[:len(w)-1])
+			}) {
+				if of.matters {
+					s.Leave("%s", of.why)
+				} else {
+					s.Ignore("%s", of.why)
+				}
+				return
+			}
+		}
+		s.Leave("global %s is not known to the importer; what can be wanted of the agent stands in proto/vrrp/v1/desired.proto and in its flags (--help)", importing.Quote(word))
+	}
+}
+
+// globalWords are statements of global_defs that become nothing: what they are there for, and whether that is missed. The
+// first that fits counts; a star stands for any end of the word.
+var globalWords = []struct {
+	words   []string
+	matters bool
+	why     string
+}{
+	{[]string{"vrrp_garp_*", "vrrp_gna_*", "vrrp_min_garp", "vrrp_vmac_garp_intvl"}, false, announcedHow},
+	{[]string{"vrrp_strict", "vrrp_skip_check_adv_addr", "vrrp_check_unicast_src"}, false,
+		"the checks of RFC 3768 are always made; adverts with other addresses are counted"},
+	{[]string{"vrrp_lower_prio_no_advert", "vrrp_higher_prio_send_advert", "vrrp_owner_ignore_adverts"}, false,
+		"a master that hears a lower priority answers and announces at once; one that hears a higher one gives way"},
+	{[]string{"vrrp_down_timer_adverts"}, true, instead["down_timer_adverts"]},
+	{[]string{"vrrp_mcast_group4", "vrrp_mcast_group6"}, true, instead["mcast_dst_ip"]},
+	{[]string{"vrrp_delay_after_boot"}, true, "startup_delay counts from the start of the agent; give the instances that"},
+	{[]string{"vrrp_notify_fifo*", "notify_fifo*", "fifo_*", "vrrp_notify_priority_changes"}, true,
+		"the stream WatchInstances tells of every change in order; notify of an instance runs a program for each"},
+	{[]string{"enable_snmp*", "snmp_*", "enable_traps"}, true, "there is no SNMP: use the Prometheus metrics (--metrics-listen) and the stream WatchInstances"},
+	{[]string{"enable_dbus", "dbus_*"}, true, "there is no D-Bus: use the control API (ListInstances, WatchInstances, Handover, Drain)"},
+	{[]string{"json_*", "state_dump_file", "stats_dump_file", "data_use_instance"}, false, "ListInstances tells at any time what keepalived writes to files on a signal"},
+	{[]string{"net_namespace*", "namespace_with_ipsets", "instance", "use_pid_dir"}, true, "the agent works in the network namespace that it is started in"},
+	{[]string{"startup_script*", "shutdown_script*"}, true, "the agent runs no program at its start and end: put it into the unit that starts the agent"},
+	{[]string{"lvs_*", "checker_*", "rs_init_notifies", "no_checker_emails", "smtp_alert_checker"}, false, "it belongs to the virtual servers: import this file into the ipvs-director too"},
+	{[]string{"vrrp_iptables", "vrrp_ipsets", "nftables*"}, false, "the agent makes no rules of a packet filter"},
+	{[]string{"default_interface", "linkbeat_*", "dynamic_interfaces", "disable_local_igmp"}, false, "cards are found by the subnet of the addresses, whenever they are plugged in"},
+	{[]string{"vmac_prefix", "vmac_addr_prefix"}, false, "the virtual cards are named vrrp.ID and vrrp6.ID"},
+	{[]string{"no_email_faults"}, true, "mail tells of every change of state"},
+	{[]string{"log_unknown_vrids", "email_faults"}, false, "what is dropped is counted by its reason (dropped in ListInstances)"},
+	{[]string{"reload_*", "config_save_dir", "include_check", "iproute_*", "tmp_config_directory", "use_symlink_paths"}, false, "the desired state is not read from this file"},
+	{[]string{"process_*", "vrrp_priority", "vrrp_rt_*", "vrrp_no_swap", "vrrp_process*", "vrrp_rlimit_*", "vrrp_cpu_affinity", "vrrp_netlink_*", "vrrp_rx_bufs_*",
+		"bfd_*", "max_auto_priority", "min_auto_priority_delay", "umask", "random_seed", "child_wait_time", "fork_delay", "set_supplementary_groups"}, false,
+		"keepalived's own process is tuned by this"},
+}
+
+// standardGroup tells whether it is where VRRP's adverts go (RFC 9568, section 5.1).
+func standardGroup(address string) bool { return address == "224.0.0.18" || address == "ff02::12" }
+
+// announcedHow is how addresses are announced.
+const announcedHow = "an address that moves is announced five times at once, five times after 5s, and every announce_refresh from then on"
+
+// refresh reads the seconds between two announcements.
+func refresh(s *blocks.Statement) setting {
+	d, good := seconds(s.Word(1))
+	switch {
+	case !good && s.Word(1) == "0":
+		s.Line.Assumed("announce_refresh %v: a master announces its addresses now and then", spec.DefaultRefresh)
+		return setting{}
+	case !good:
+		s.Line.Unsupported("want seconds, got %s", importing.Quote(s.Word(1)))
+		return setting{}
+	}
+	s.Line.Taken("announce_refresh %v", d)
+	return setting{d, s.Line}
+}
+
+// file speaks about a line of a track_file block.
+func (n node) file(s *blocks.Statement) {
+	switch word := s.Word(0); word {
+	case "file", "weight":
+		s.Line.Taken("%s of the tracker", word)
+	case "init_file":
+		s.Leave("the agent writes no files; one that is not there holds 0")
+	default:
+		s.Leave("%s: not known to the importer", importing.Quote(word))
 	}
 }
 
@@ -309,10 +418,12 @@ func (n node) process(s *blocks.Statement) {
 	switch word := s.Word(0); word {
 	case "process", "weight":
 		s.Line.Taken("%s of the tracker", word)
-	case "quorum":
+	case "quorum", "quorum_max":
 		s.Leave("a process is there or is not; they are not counted")
-	case "delay", "terminate_delay":
+	case "delay", "fork_delay", "terminate_delay":
 		s.Leave("use rise, fall or hold_down of the tracker")
+	case "full_command", "param_match":
+		s.Leave("processes are told apart by their name, not by their arguments; a tracker of the kind script can look closer")
 	default:
 		s.Leave("%s: not known to the importer", importing.Quote(word))
 	}
@@ -333,11 +444,11 @@ func (r *reader) syncGroup(n node, s *blocks.Statement) {
 		case word == "global_tracking", word == "sync_group_tracking_weight":
 			child.Ignore("what fails on one instance of a group is the fault of all")
 		case strings.HasPrefix(word, "notify"):
-			child.Leave("a group has no programs: give notify to one of its instances; they all change together")
+			g.more = append(g.more, child)
 		case word == "smtp_alert":
 			child.Ignore("every instance sends mail when global_defs says where to")
 		case strings.HasPrefix(word, "track_"):
-			child.Leave("a group has no trackers: give them to one of its instances, whose fault is the fault of all")
+			g.more = append(g.more, child)
 		default:
 			child.Leave("%s is not known to the importer", importing.Quote(word))
 		}
@@ -378,11 +489,14 @@ func (n node) script(s *blocks.Statement) {
 			}
 			c.weight, c.weightLine = w, child.Line
 			if child.Word(2) == "reverse" {
-				child.Line.Unsupported("reverse: a tracker that is well is well")
+				child.Line.Unsupported("%s", noReverse)
 			}
 			continue
 		case "user":
 			c.user = value
+			if child.Word(2) != "" {
+				child.Line.Assumed("the user's own group in place of %s", importing.Quote(child.Word(2)))
+			}
 			continue
 		case "init_fail":
 			child.Ignore("a tracker counts as failed until its first answer")
@@ -396,6 +510,9 @@ func (n node) script(s *blocks.Statement) {
 		}
 	}
 }
+
+// noReverse is what to do about a script that is to be well when it fails.
+const noReverse = "a script cannot be reversed: let it end with 0 when all is well"
 
 // command is a command as a program and its arguments; nil: it wants a shell, is not named by its whole path, or seems to
 // hold a secret.

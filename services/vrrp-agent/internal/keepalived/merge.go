@@ -3,6 +3,7 @@ package keepalived
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -36,6 +37,12 @@ type group struct {
 	sources   map[string]string // addresses of the members, with unicast
 	syncGroup string
 	syncLines []*importing.Line
+	v6        bool
+	refresh   setting
+	vmac      bool
+	fromCard  bool
+	hmac      *vrrpv1.Hmac
+	hmacLines []*importing.Line
 	trackers  []*vrrpv1.Tracker
 	// lines are where the trackers were asked for.
 	lines []*importing.Line
@@ -44,6 +51,9 @@ type group struct {
 // finish makes instances of the members, and takes out what spec refuses until it refuses nothing.
 func (r *reader) finish() []*vrrpv1.Instance {
 	groups := r.merge()
+	for _, s := range r.groups {
+		r.spread(s)
+	}
 	for _, g := range groups {
 		r.agree(g)
 		r.agreeMore(g)
@@ -92,12 +102,15 @@ func (r *reader) agreeMore(g *group) {
 		}
 	}
 	g.delay, g.version = best.delay, first.version
+	if g.v6 {
+		g.version = "3" // whatever is said: keepalived speaks no other
+	}
 	g.routes = first.routes
 	for _, m := range g.members {
 		if m.delay.line != nil && m.delay.value != best.delay.value {
 			m.delay.line.Assumed("%v, as on %s, which has the highest priority", best.delay.value, best.node.name)
 		}
-		if m.version != g.version {
+		if m.version != g.version && !g.v6 {
 			r.report.Warn("%s: %s and %s do not speak the same version of VRRP, so that both are master; that of %s is taken.",
 				g.name, first.node.name, m.node.name, first.node.name)
 		}
@@ -121,12 +134,81 @@ func (r *reader) agreeMore(g *group) {
 		}
 	}
 	for _, m := range g.members {
-		if m.authLine != nil && g.version == "3" {
+		switch {
+		case m.authLine != nil && g.version == "3":
 			m.authLine.LeftOut("version 3 has no password, and keepalived sends none; hmac signs its adverts")
+		case m.authLine != nil && m.hmac != nil:
+			m.authLine.LeftOut("auth_hmac takes the place of the password")
+		}
+		if m.message != nil && (g.v6 || g.version != "3") {
+			m.message.Ignored("there is but one form with IPv6 and with version 2")
+		}
+	}
+	r.agreeHMAC(g)
+	r.agreeCard(g)
+	for _, m := range g.members {
+		if own := m.announces(); own.line != nil && (g.refresh.line == nil || own.value < g.refresh.value) {
+			g.refresh = own
 		}
 	}
 	r.agreeMail(g)
 	r.agreeUnicast(g)
+}
+
+// agreeHMAC takes the keys of the first node that has any.
+func (r *reader) agreeHMAC(g *group) {
+	var from *member
+	for _, m := range g.members {
+		if m.hmac == nil {
+			continue
+		}
+		for _, k := range m.keys {
+			if k.key.File == "" {
+				k.key.File = fmt.Sprintf("/run/secrets/%s-%d.key", g.name, k.key.GetId())
+				k.line.Taken("key %d of %s: write it there on every member as hexadecimal digits, readable by root only; it is not shown here", k.key.GetId(), k.key.File)
+			}
+			m.hmac.Keys = append(m.hmac.Keys, k.key)
+			g.hmacLines = append(g.hmacLines, k.line)
+		}
+		g.hmacLines = append(g.hmacLines, m.hmacLine)
+		switch {
+		case from == nil:
+			g.hmac, from = m.hmac, m
+		case !proto.Equal(m.hmac, g.hmac):
+			r.report.Warn("%s: auth_hmac of %s and %s is not the same; that of %s is taken.", g.name, from.node.name, m.node.name, from.node.name)
+		}
+	}
+	if from == nil {
+		return
+	}
+	for _, m := range g.members {
+		if m.hmac == nil {
+			r.report.Warn("%s: %s signs its adverts, and %s does not; here all do.", g.name, from.node.name, m.node.name)
+		}
+	}
+}
+
+// agreeCard tells whether the addresses have an Ethernet address of their own.
+func (r *reader) agreeCard(g *group) {
+	with, fromCard := 0, 0
+	for _, m := range g.members {
+		switch {
+		case m.vmac != nil:
+			with++
+			if m.fromCard != nil {
+				fromCard++
+			}
+		case m.fromCard != nil:
+			m.fromCard.LeftOut("it belongs to use_vmac, which is not there")
+		}
+	}
+	g.vmac, g.fromCard = with > 0, fromCard > 0
+	if with > 0 && with < len(g.members) {
+		r.report.Warn("%s: not all nodes have use_vmac; here virtual_mac is for all members.", g.name)
+	}
+	if fromCard > 0 && fromCard < with {
+		r.report.Warn("%s: not all nodes have vmac_xmit_base, so that they do not hear each other; here adverts_from_card is for all members.", g.name)
+	}
 }
 
 // agreeMail takes the mail of the first node that has any.
@@ -212,6 +294,23 @@ func (g *group) listed(m *member) string {
 	return found
 }
 
+// spread gives what a sync group tracks and whom it tells to the first of its instances on the same node.
+func (r *reader) spread(s syncGroup) {
+	for _, each := range s.instances {
+		for _, m := range r.members {
+			if m.node.name == s.node && m.name == each.text {
+				for _, more := range s.more {
+					m.ofGroup(more)
+				}
+				return
+			}
+		}
+	}
+	for _, more := range s.more {
+		more.Leave("there is no vrrp_instance of this group in this file")
+	}
+}
+
 // sync puts instances together that keepalived moves together.
 func (r *reader) sync(groups []*group) {
 	for _, s := range r.groups {
@@ -238,9 +337,14 @@ func (r *reader) sync(groups []*group) {
 
 // merge puts the members together by router id, in the order of the files.
 func (r *reader) merge() (groups []*group) {
-	byID := map[uint32]*group{}
+	type identity struct { // an id can be there once in each family
+		id uint32
+		v6 bool
+	}
+	byID := map[identity]*group{}
 	for _, m := range r.members {
-		g := byID[m.id]
+		is := identity{m.id, m.v6()}
+		g := byID[is]
 		switch {
 		case m.id == 0:
 			m.block.Leave("vrrp_instance %s has no good virtual_router_id", importing.Quote(m.name))
@@ -249,8 +353,8 @@ func (r *reader) merge() (groups []*group) {
 			m.block.Leave("there are no more than %d instances", MaxInstances)
 			continue
 		case g == nil:
-			g = &group{name: unique(m.name, groups)}
-			byID[m.id] = g
+			g = &group{name: unique(m.name, groups), v6: is.v6}
+			byID[is] = g
 			groups = append(groups, g)
 			m.block.Line.Taken("instance/%s, member %s", g.name, m.node.name)
 			if g.name != m.name {
@@ -329,7 +433,8 @@ func (r *reader) agree(g *group) {
 				m.interval.line.Assumed("%v, as on %s", first.advertInterval(), first.node.name)
 			}
 		}
-		if m.password != first.password || (m.authLine == nil) != (first.authLine == nil) {
+		withPassword := !g.v6 && first.version != "3"
+		if withPassword && (m.password != first.password || (m.authLine == nil) != (first.authLine == nil)) {
 			r.report.Warn("%s: the passwords of %s and %s are not the same; keepalived drops such adverts, so that both are master.",
 				g.name, first.node.name, m.node.name)
 		}
@@ -344,6 +449,29 @@ func (r *reader) agree(g *group) {
 			continue
 		}
 		r.report.Warn("%s: %s and %s do not have the same addresses; those of %s are taken.", g.name, first.node.name, m.node.name, first.node.name)
+	}
+	if g.v6 {
+		r.linkLocalFirst(g)
+	}
+}
+
+// linkLocalFirst puts a link-local address first, as RFC 9568, section 5.2.9 wants it, and adds one where there is none: that
+// which a card with the virtual router's Ethernet address would make for itself (RFC 4291, appendix A).
+func (r *reader) linkLocalFirst(g *group) {
+	at := slices.IndexFunc(g.addresses, func(a address) bool {
+		parsed, err := netip.ParseAddr(a.text)
+		return err == nil && parsed.Is6() && parsed.IsLinkLocalUnicast()
+	})
+	switch {
+	case at > 0:
+		first := g.addresses[at]
+		first.line.Assumed("it is the first of the addresses, as RFC 9568 has it")
+		g.addresses = slices.Insert(slices.Delete(slices.Clone(g.addresses), at, at+1), 0, first)
+	case at < 0 && len(g.addresses) > 0:
+		made := fmt.Sprintf("fe80::200:5eff:fe00:2%02x", g.members[0].id)
+		g.addresses = slices.Insert(slices.Clone(g.addresses), 0, address{made, g.addresses[0].line})
+		r.report.Warn("%s: the first address of an instance of IPv6 has to be link-local (RFC 9568, section 5.2.9), and there is none; %s is added. "+
+			"A keepalived before 2.3.3 drops adverts with other addresses than its own: give it the same one.", g.name, made)
 	}
 }
 
@@ -365,7 +493,7 @@ func (g *group) message() *vrrpv1.Instance {
 	}
 	if g.version == "3" {
 		m.Version = 3
-		if g.members[0].message {
+		if g.members[0].message != nil && !g.v6 {
 			m.Checksum = vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE
 		}
 	}
@@ -378,12 +506,19 @@ func (g *group) message() *vrrpv1.Instance {
 			member.Addresses = []string{g.sources[each.node.name]}
 		}
 		m.Members = append(m.Members, member)
-		if each.authLine != nil && g.version != "3" {
+		if each.authLine != nil && g.version != "3" && g.hmac == nil {
 			m.Authentication = &vrrpv1.Authentication{PasswordFile: g.passwordFile()}
 		}
 		if d := each.node.globals.startupDelay; d > m.GetStartupDelay().AsDuration() {
 			m.StartupDelay = durationpb.New(min(d, spec.MaxDelay))
 		}
+	}
+	m.VirtualMac, m.AdvertsFromCard = g.vmac, g.vmac && g.fromCard
+	if g.hmac != nil {
+		m.Authentication = &vrrpv1.Authentication{Hmac: g.hmac}
+	}
+	if g.refresh.line != nil {
+		m.AnnounceRefresh = durationpb.New(g.refresh.value)
 	}
 	for _, each := range g.routes {
 		m.VirtualRoutes = append(m.VirtualRoutes, each.route)
@@ -429,6 +564,14 @@ func (g *group) drop(field, why string) bool {
 	case rest == "advert_interval" && g.interval.line != nil:
 		g.interval.line.Unsupported("%s; 1s is taken", why)
 		g.interval = setting{}
+	case rest == "announce_refresh" && g.refresh.line != nil:
+		g.refresh.line.LeftOut("%s; %v is taken", why, spec.DefaultRefresh)
+		g.refresh = setting{}
+	case strings.HasPrefix(rest, "authentication.hmac") && g.hmac != nil:
+		for _, line := range g.hmacLines {
+			line.LeftOut("instance/%s does not sign its adverts: %s", g.name, why)
+		}
+		g.hmac = nil
 	case rest == "preempt_delay" && g.delay.line != nil:
 		g.delay.line.LeftOut("%s", why)
 		g.delay = setting{}
@@ -438,7 +581,7 @@ func (g *group) drop(field, why string) bool {
 	case list == "virtual_routes" && without(len(g.routes)):
 		g.routes[index].line.LeftOut("%s", why)
 		g.routes = slices.Delete(slices.Clone(g.routes), index, index+1)
-	case list == "trackers" && without(len(g.trackers)) && strings.HasSuffix(rest, ".weight") && g.trackers[index].GetWeight() != 0:
+	case list == "trackers" && without(len(g.trackers)) && strings.HasSuffix(rest, ".weight") && g.trackers[index].GetWeight() != 0 && !g.trackers[index].GetReverse():
 		g.lines[index].Assumed("fault in place of weight %d: %s", g.trackers[index].GetWeight(), why)
 		g.trackers[index].Weight = 0
 		for _, m := range g.members {
@@ -644,6 +787,8 @@ func (c *script) speak() {
 			s.Line.Unsupported("a line for the shell is no program: give the tracker `script` what it runs as argv, or tell router_health of each node with its file")
 		case !c.tracked:
 			s.Line.Unsupported("it belongs to a script that does not become a tracker")
+		case word == "weight" && c.weight == 0:
+			s.Line.Taken("a failure is a fault")
 		case word == "weight" && c.kept:
 			s.Line.Taken("weight of the tracker")
 		case word == "weight":

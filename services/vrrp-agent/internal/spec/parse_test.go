@@ -230,6 +230,7 @@ func TestParseTrackers(t *testing.T) {
 		{&vrrpv1.Tracker{Script: &vrrpv1.Script{Argv: []string{"/bin/check"}, User: "root"}},
 			What{Kind: CheckScript, Target: "root", Command: "/bin/check\x00"}},
 		{&vrrpv1.Tracker{Process: &vrrpv1.Process{Name: "haproxy"}, Weight: -20}, What{Kind: CheckProcess, Target: "haproxy"}},
+		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/out", Number: true}}, What{Kind: CheckFile, Target: "/run/out", Number: true}},
 		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/out"}, Reverse: true}, What{Kind: CheckFile, Target: "/run/out", Reverse: true}},
 		{&vrrpv1.Tracker{Interface: &vrrpv1.Interface{Name: "eth1"}}, What{Kind: CheckInterface, Target: "eth1"}},
 		{&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "0.0.0.0/0"}}, What{Kind: CheckRoute, Target: "0.0.0.0/0"}},

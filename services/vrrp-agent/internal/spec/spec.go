@@ -191,6 +191,8 @@ type What struct {
 	Host string
 	// Exact: with CheckEtcd, the value must be Target; otherwise any will do.
 	Exact bool
+	// Number: with CheckFile, what the file holds has to be 0.
+	Number bool
 	// Reverse: it is well when the thing is not there.
 	Reverse bool
 }

@@ -70,7 +70,7 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 			c.bad(at+"process.name", "want 1 to %d bytes without slashes, got %q", MaxProcessName, w.Target)
 		}
 	case m.GetFile() != nil:
-		w.Kind, w.Target = CheckFile, m.GetFile().GetPath()
+		w.Kind, w.Target, w.Number = CheckFile, m.GetFile().GetPath(), m.GetFile().GetNumber()
 		if !path.IsAbs(w.Target) || path.Clean(w.Target) != w.Target || strings.Contains(w.Target, "\x00") {
 			c.bad(at+"file.path", "want the absolute path of a file, got %q", w.Target)
 		}

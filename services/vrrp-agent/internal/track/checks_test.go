@@ -95,6 +95,43 @@ func TestHoldWatch(t *testing.T) {
 	})
 }
 
+func TestNumber(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "number")
+	for _, c := range []struct{ text, want, reversed string }{
+		{"", "", "file FILE holds 0"},
+		{"0\n", "", "file FILE holds 0"},
+		{"-0", "", "file FILE holds 0"},
+		{"7\n", "file FILE holds 7", ""},
+		{" -3 a word\n", "file FILE holds -3", ""},
+		{"x", `look for a number in the file FILE: strconv.ParseInt: parsing "x": invalid syntax`, `look for a number in the file FILE: strconv.ParseInt: parsing "x": invalid syntax`},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		number(t, file, c.text, c.want, c.reversed)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	number(t, file, "no file", "", "file FILE holds 0")
+	number(t, t.TempDir(), "a folder", "read FILE: is a directory", "read FILE: is a directory")
+}
+
+func number(t *testing.T, file, what, want, reversed string) {
+	t.Helper()
+	for reverse, want := range map[bool]string{false: want, true: reversed} {
+		prober, _ := Tracker{}.prober(spec.Check{What: spec.What{Kind: spec.CheckFile, Target: file, Number: true, Reverse: reverse}})
+		got := ""
+		if err := prober.Probe(t.Context()); err != nil {
+			got = strings.ReplaceAll(err.Error(), file, "FILE")
+		}
+		if !strings.HasSuffix(got, want) || want == "" && got != "" {
+			t.Errorf("%q, reverse %v: got %q, want %q", what, reverse, got, want)
+		}
+	}
+}
+
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	proc := t.TempDir()

@@ -7,10 +7,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -88,6 +91,9 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 	case spec.CheckProcess:
 		return presence(w, "process "+w.Target, func() (bool, error) { return processRuns("/proc", w.Target) }), nothing
 	case spec.CheckFile:
+		if w.Number {
+			return proberFunc(func(context.Context) error { return holdsZero(w) }), nothing
+		}
 		return presence(w, "file "+w.Target, func() (bool, error) { return fileIsThere(w.Target) }), nothing
 	case spec.CheckInterface:
 		return presence(w, "network card "+w.Target, func() (bool, error) { return cardIsUp(w.Target) }), nothing
@@ -142,6 +148,41 @@ func fileIsThere(path string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// numberMost is the most bytes that are read of a file with a number: the longest of 64 bits has 20, and there may be a line
+// end or a word behind it.
+const numberMost = 64
+
+// holdsZero is good while the file holds the number 0, or, with Reverse, another one. No file and an empty one hold 0, as
+// with keepalived.
+func holdsZero(w spec.What) error {
+	text, err := head(w.Target, numberMost)
+	number, digits := int64(0), strings.Fields(text)
+	if err == nil && len(digits) > 0 {
+		number, err = strconv.ParseInt(digits[0], 10, 64)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for a number in the file %s: %w", w.Target, err)
+	case (number == 0) == w.Reverse:
+		return fmt.Errorf("file %s holds %d", w.Target, number)
+	}
+	return nil
+}
+
+// head reads the first bytes of a file; none of one that is not there.
+func head(path string, most int64) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes to is no reason to wait
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	return string(text), err
 }
 
 func cardIsUp(name string) (bool, error) {
