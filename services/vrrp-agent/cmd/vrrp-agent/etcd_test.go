@@ -24,8 +24,8 @@ import (
 )
 
 // reach makes an address of etcd, which listens on the loopback of the test, to be had on the loopback of the machine: a
-// network of its own that no cut touches.
-func (m *machine) reach(t *testing.T, etcd string) (endpoint string) {
+// network of its own that no cut touches. What passes can be held at the gate; nil: nothing is.
+func (m *machine) reach(t *testing.T, etcd string, g *gate) (endpoint string) {
 	t.Helper()
 	var listener net.Listener
 	var err error
@@ -54,8 +54,8 @@ func (m *machine) reach(t *testing.T, etcd string) (endpoint string) {
 				}
 				defer func() { _ = far.Close() }()
 				done := make(chan struct{}, 2) // room for both ends
-				go func() { _, _ = io.Copy(far, near); done <- struct{}{} }()
-				go func() { _, _ = io.Copy(near, far); done <- struct{}{} }()
+				go func() { _, _ = io.Copy(far, g.reader(near)); done <- struct{}{} }()
+				go func() { _, _ = io.Copy(near, g.reader(far)); done <- struct{}{} }()
 				select {
 				case <-done:
 				case <-ended:
@@ -66,14 +66,16 @@ func (m *machine) reach(t *testing.T, etcd string) (endpoint string) {
 	return "http://" + listener.Addr().String()
 }
 
-// inEtcd starts both agents with their desired state in etcd.
-func (p *pair) inEtcd(t *testing.T, etcd *etcdtest.Etcd, i *vrrpv1.Instance) {
+// beside starts an agent with its desired state in etcd, which it reaches through the gate.
+func (m *machine) beside(t *testing.T, etcd *etcdtest.Etcd, g *gate) *agent {
 	t.Helper()
-	address := strings.TrimPrefix(etcd.Endpoints()[0], "http://")
-	start := func(m *machine) *agent {
-		return m.agentWith(t, "--etcd", m.reach(t, address), "--state-dir", t.TempDir())
-	}
-	p.onA, p.onB = start(p.a), start(p.b)
+	return m.agentWith(t, "--etcd", m.reach(t, strings.TrimPrefix(etcd.Endpoints()[0], "http://"), g), "--state-dir", t.TempDir())
+}
+
+// inEtcd starts both agents with their desired state in etcd; between that and the second one is the gate.
+func (p *pair) inEtcd(t *testing.T, etcd *etcdtest.Etcd, i *vrrpv1.Instance, g *gate) {
+	t.Helper()
+	p.onA, p.onB = p.a.beside(t, etcd, nil), p.b.beside(t, etcd, g)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	awaitThat(t, "the instance is applied", func() string {
@@ -114,7 +116,7 @@ func TestKernelWitness(t *testing.T) {
 	}
 	etcd := lastingEtcd(t)
 	p := newMachines(t)
-	p.inEtcd(t, etcd, witnessed())
+	p.inEtcd(t, etcd, witnessed(), nil)
 
 	since := p.census.mark()
 	p.a.cut(t, "all")
@@ -160,7 +162,7 @@ func TestKernelEtcdKey(t *testing.T) {
 	set("haproxy2", "yes")
 	i := witnessed()
 	i.Trackers = []*vrrpv1.Tracker{{Name: "in-service", EtcdKey: &vrrpv1.EtcdKey{Key: "/ops/in-service/{node}", Value: new("yes")}}}
-	p.inEtcd(t, etcd, i)
+	p.inEtcd(t, etcd, i, nil)
 	set("haproxy", "no")
 	p.census.await(t, p.b.mac(t, "eth0"))
 	if reason := p.onA.instances(t)["VI_1"].GetReason(); reason != `tracker in-service failed: key /ops/in-service/haproxy is "no", want "yes"` {
