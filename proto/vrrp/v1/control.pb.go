@@ -711,6 +711,15 @@ type InstanceState struct {
 	// How often another machine was heard to say by ARP that it has an address which this node holds. Growing: find it, for
 	// example a node whose keepalived was killed; the network is told again each time, once a second at the most.
 	ForeignClaims uint64 `protobuf:"varint,21,opt,name=foreign_claims,json=foreignClaims,proto3" json:"foreign_claims,omitempty"`
+	// What the trackers have found, in the order of their names.
+	Trackers []*TrackerResult `protobuf:"bytes,22,rep,name=trackers,proto3" json:"trackers,omitempty"`
+	// Name of the network card that the adverts and the addresses are on, or whose virtual one they are on. Empty when there
+	// is none, which reason explains.
+	NetworkCard string `protobuf:"bytes,23,opt,name=network_card,json=networkCard,proto3" json:"network_card,omitempty"`
+	// The card's own address, from which our adverts come.
+	SourceAddress string `protobuf:"bytes,24,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
+	// Virtual routes that this node has at present. Example: "0.0.0.0/0 via 192.168.60.99 metric 10"
+	HeldRoutes    []string `protobuf:"bytes,25,rep,name=held_routes,json=heldRoutes,proto3" json:"held_routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,6 +901,180 @@ func (x *InstanceState) GetForeignClaims() uint64 {
 	return 0
 }
 
+func (x *InstanceState) GetTrackers() []*TrackerResult {
+	if x != nil {
+		return x.Trackers
+	}
+	return nil
+}
+
+func (x *InstanceState) GetNetworkCard() string {
+	if x != nil {
+		return x.NetworkCard
+	}
+	return ""
+}
+
+func (x *InstanceState) GetSourceAddress() string {
+	if x != nil {
+		return x.SourceAddress
+	}
+	return ""
+}
+
+func (x *InstanceState) GetHeldRoutes() []string {
+	if x != nil {
+		return x.HeldRoutes
+	}
+	return nil
+}
+
+// TrackerResult is what a tracker has found.
+type TrackerResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the tracker.
+	Tracker string `protobuf:"bytes,1,opt,name=tracker,proto3" json:"tracker,omitempty"`
+	// The thing is well.
+	Well bool `protobuf:"varint,2,opt,name=well,proto3" json:"well,omitempty"`
+	// What is wrong with it. Example: "dial tcp 10.99.0.22:7402: connect: connection refused"
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since when it has been so. Unset: it has not answered yet.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// What it adds to the priority at present.
+	Adds          int32 `protobuf:"zigzag32,5,opt,name=adds,proto3" json:"adds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrackerResult) Reset() {
+	*x = TrackerResult{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrackerResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrackerResult) ProtoMessage() {}
+
+func (x *TrackerResult) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrackerResult.ProtoReflect.Descriptor instead.
+func (*TrackerResult) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TrackerResult) GetTracker() string {
+	if x != nil {
+		return x.Tracker
+	}
+	return ""
+}
+
+func (x *TrackerResult) GetWell() bool {
+	if x != nil {
+		return x.Well
+	}
+	return false
+}
+
+func (x *TrackerResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TrackerResult) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *TrackerResult) GetAdds() int32 {
+	if x != nil {
+		return x.Adds
+	}
+	return 0
+}
+
+// HeardAdvert is an advert of another node that was taken in.
+type HeardAdvert struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Its source.
+	SourceAddress string `protobuf:"bytes,2,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
+	// Its priority; 0: a resignation.
+	Priority      uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeardAdvert) Reset() {
+	*x = HeardAdvert{}
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeardAdvert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeardAdvert) ProtoMessage() {}
+
+func (x *HeardAdvert) ProtoReflect() protoreflect.Message {
+	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeardAdvert.ProtoReflect.Descriptor instead.
+func (*HeardAdvert) Descriptor() ([]byte, []int) {
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HeardAdvert) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *HeardAdvert) GetSourceAddress() string {
+	if x != nil {
+		return x.SourceAddress
+	}
+	return ""
+}
+
+func (x *HeardAdvert) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 // Transition is a change of state, and why.
 type Transition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -907,13 +1090,17 @@ type Transition struct {
 	Priority uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Source address of the last advert heard until then. Empty when none was.
 	MasterAddress string `protobuf:"bytes,6,opt,name=master_address,json=masterAddress,proto3" json:"master_address,omitempty"`
+	// The last adverts heard until then, 4 at most, the newest last.
+	Adverts []*HeardAdvert `protobuf:"bytes,7,rep,name=adverts,proto3" json:"adverts,omitempty"`
+	// What the trackers had found then, in the order of their names.
+	Trackers      []*TrackerResult `protobuf:"bytes,8,rep,name=trackers,proto3" json:"trackers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1112,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[12]
+	mi := &file_vrrp_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1125,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Transition) GetTime() *timestamppb.Timestamp {
@@ -983,6 +1170,20 @@ func (x *Transition) GetMasterAddress() string {
 	return ""
 }
 
+func (x *Transition) GetAdverts() []*HeardAdvert {
+	if x != nil {
+		return x.Adverts
+	}
+	return nil
+}
+
+func (x *Transition) GetTrackers() []*TrackerResult {
+	if x != nil {
+		return x.Trackers
+	}
+	return nil
+}
+
 // PeerAgent is another agent of the instance.
 type PeerAgent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1004,7 +1205,7 @@ type PeerAgent struct {
 
 func (x *PeerAgent) Reset() {
 	*x = PeerAgent{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1217,7 @@ func (x *PeerAgent) String() string {
 func (*PeerAgent) ProtoMessage() {}
 
 func (x *PeerAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[13]
+	mi := &file_vrrp_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1230,7 @@ func (x *PeerAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerAgent.ProtoReflect.Descriptor instead.
 func (*PeerAgent) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PeerAgent) GetNode() string {
@@ -1091,7 +1292,7 @@ type ImportFile struct {
 
 func (x *ImportFile) Reset() {
 	*x = ImportFile{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[14]
+	mi := &file_vrrp_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1304,7 @@ func (x *ImportFile) String() string {
 func (*ImportFile) ProtoMessage() {}
 
 func (x *ImportFile) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[14]
+	mi := &file_vrrp_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1317,7 @@ func (x *ImportFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportFile.ProtoReflect.Descriptor instead.
 func (*ImportFile) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImportFile) GetNode() string {
@@ -1151,7 +1352,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[15]
+	mi := &file_vrrp_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1364,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[15]
+	mi := &file_vrrp_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1377,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImportRequest) GetFiles() []*ImportFile {
@@ -1199,7 +1400,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vrrp_v1_control_proto_msgTypes[16]
+	mi := &file_vrrp_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1412,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vrrp_v1_control_proto_msgTypes[16]
+	mi := &file_vrrp_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1425,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_vrrp_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImportResponse) GetObjects() []*Object {
@@ -1273,7 +1474,7 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\x16\n" +
 	"\x14ListInstancesRequest\"U\n" +
 	"\x15ListInstancesResponse\x12<\n" +
-	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xac\b\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1e.twotier.vrrp.v1.InstanceStateR\tinstances\"\xd3\t\n" +
 	"\rInstanceState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x05state\x12\x1a\n" +
@@ -1297,13 +1498,28 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"stood_back\x18\x12 \x01(\bR\tstoodBack\x12\x18\n" +
 	"\adrained\x18\x13 \x01(\bR\adrained\x125\n" +
 	"\ahistory\x18\x14 \x03(\v2\x1b.twotier.vrrp.v1.TransitionR\ahistory\x12%\n" +
-	"\x0eforeign_claims\x18\x15 \x01(\x04R\rforeignClaims\x1a:\n" +
+	"\x0eforeign_claims\x18\x15 \x01(\x04R\rforeignClaims\x12:\n" +
+	"\btrackers\x18\x16 \x03(\v2\x1e.twotier.vrrp.v1.TrackerResultR\btrackers\x12!\n" +
+	"\fnetwork_card\x18\x17 \x01(\tR\vnetworkCard\x12%\n" +
+	"\x0esource_address\x18\x18 \x01(\tR\rsourceAddress\x12\x1f\n" +
+	"\vheld_routes\x18\x19 \x03(\tR\n" +
+	"heldRoutes\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a_\n" +
 	"\x12PeerChecksumsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"\xeb\x01\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x1d.twotier.vrrp.v1.ChecksumFormR\x05value:\x028\x01\"\x9b\x01\n" +
+	"\rTrackerResult\x12\x18\n" +
+	"\atracker\x18\x01 \x01(\tR\atracker\x12\x12\n" +
+	"\x04well\x18\x02 \x01(\bR\x04well\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04adds\x18\x05 \x01(\x11R\x04adds\"\x80\x01\n" +
+	"\vHeardAdvert\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
+	"\x0esource_address\x18\x02 \x01(\tR\rsourceAddress\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xdf\x02\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12*\n" +
@@ -1311,7 +1527,9 @@ const file_vrrp_v1_control_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\x0e2\x16.twotier.vrrp.v1.StateR\x02to\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
 	"\bpriority\x18\x05 \x01(\rR\bpriority\x12%\n" +
-	"\x0emaster_address\x18\x06 \x01(\tR\rmasterAddress\"\xb5\x01\n" +
+	"\x0emaster_address\x18\x06 \x01(\tR\rmasterAddress\x126\n" +
+	"\aadverts\x18\a \x03(\v2\x1c.twotier.vrrp.v1.HeardAdvertR\aadverts\x12:\n" +
+	"\btrackers\x18\b \x03(\v2\x1e.twotier.vrrp.v1.TrackerResultR\btrackers\"\xb5\x01\n" +
 	"\tPeerAgent\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1a\n" +
@@ -1364,7 +1582,7 @@ func file_vrrp_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_vrrp_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_vrrp_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_vrrp_v1_control_proto_goTypes = []any{
 	(State)(0),                     // 0: twotier.vrrp.v1.State
 	(*HandoverRequest)(nil),        // 1: twotier.vrrp.v1.HandoverRequest
@@ -1379,78 +1597,85 @@ var file_vrrp_v1_control_proto_goTypes = []any{
 	(*ListInstancesRequest)(nil),   // 10: twotier.vrrp.v1.ListInstancesRequest
 	(*ListInstancesResponse)(nil),  // 11: twotier.vrrp.v1.ListInstancesResponse
 	(*InstanceState)(nil),          // 12: twotier.vrrp.v1.InstanceState
-	(*Transition)(nil),             // 13: twotier.vrrp.v1.Transition
-	(*PeerAgent)(nil),              // 14: twotier.vrrp.v1.PeerAgent
-	(*ImportFile)(nil),             // 15: twotier.vrrp.v1.ImportFile
-	(*ImportRequest)(nil),          // 16: twotier.vrrp.v1.ImportRequest
-	(*ImportResponse)(nil),         // 17: twotier.vrrp.v1.ImportResponse
-	nil,                            // 18: twotier.vrrp.v1.InstanceState.DroppedEntry
-	nil,                            // 19: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	(*Instance)(nil),               // 20: twotier.vrrp.v1.Instance
-	(ChecksumForm)(0),              // 21: twotier.vrrp.v1.ChecksumForm
-	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
-	(*v1.ImportReport)(nil),        // 23: twotier.common.v1.ImportReport
-	(*v1.GetStatusRequest)(nil),    // 24: twotier.common.v1.GetStatusRequest
-	(*v1.WatchStatusRequest)(nil),  // 25: twotier.common.v1.WatchStatusRequest
-	(*v1.PageRequest)(nil),         // 26: twotier.common.v1.PageRequest
-	(*v1.DeleteRequest)(nil),       // 27: twotier.common.v1.DeleteRequest
-	(*v1.ReconcileRequest)(nil),    // 28: twotier.common.v1.ReconcileRequest
-	(*v1.Status)(nil),              // 29: twotier.common.v1.Status
-	(*v1.PreviewPlanResponse)(nil), // 30: twotier.common.v1.PreviewPlanResponse
-	(*v1.ApplyResponse)(nil),       // 31: twotier.common.v1.ApplyResponse
-	(*v1.DeleteResponse)(nil),      // 32: twotier.common.v1.DeleteResponse
-	(*v1.ReconcileResponse)(nil),   // 33: twotier.common.v1.ReconcileResponse
+	(*TrackerResult)(nil),          // 13: twotier.vrrp.v1.TrackerResult
+	(*HeardAdvert)(nil),            // 14: twotier.vrrp.v1.HeardAdvert
+	(*Transition)(nil),             // 15: twotier.vrrp.v1.Transition
+	(*PeerAgent)(nil),              // 16: twotier.vrrp.v1.PeerAgent
+	(*ImportFile)(nil),             // 17: twotier.vrrp.v1.ImportFile
+	(*ImportRequest)(nil),          // 18: twotier.vrrp.v1.ImportRequest
+	(*ImportResponse)(nil),         // 19: twotier.vrrp.v1.ImportResponse
+	nil,                            // 20: twotier.vrrp.v1.InstanceState.DroppedEntry
+	nil,                            // 21: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	(*Instance)(nil),               // 22: twotier.vrrp.v1.Instance
+	(ChecksumForm)(0),              // 23: twotier.vrrp.v1.ChecksumForm
+	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
+	(*v1.ImportReport)(nil),        // 25: twotier.common.v1.ImportReport
+	(*v1.GetStatusRequest)(nil),    // 26: twotier.common.v1.GetStatusRequest
+	(*v1.WatchStatusRequest)(nil),  // 27: twotier.common.v1.WatchStatusRequest
+	(*v1.PageRequest)(nil),         // 28: twotier.common.v1.PageRequest
+	(*v1.DeleteRequest)(nil),       // 29: twotier.common.v1.DeleteRequest
+	(*v1.ReconcileRequest)(nil),    // 30: twotier.common.v1.ReconcileRequest
+	(*v1.Status)(nil),              // 31: twotier.common.v1.Status
+	(*v1.PreviewPlanResponse)(nil), // 32: twotier.common.v1.PreviewPlanResponse
+	(*v1.ApplyResponse)(nil),       // 33: twotier.common.v1.ApplyResponse
+	(*v1.DeleteResponse)(nil),      // 34: twotier.common.v1.DeleteResponse
+	(*v1.ReconcileResponse)(nil),   // 35: twotier.common.v1.ReconcileResponse
 }
 var file_vrrp_v1_control_proto_depIdxs = []int32{
-	20, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
+	22, // 0: twotier.vrrp.v1.Object.instance:type_name -> twotier.vrrp.v1.Instance
 	5,  // 1: twotier.vrrp.v1.StoredObject.object:type_name -> twotier.vrrp.v1.Object
 	6,  // 2: twotier.vrrp.v1.ListDesiredResponse.objects:type_name -> twotier.vrrp.v1.StoredObject
 	5,  // 3: twotier.vrrp.v1.PreviewPlanRequest.object:type_name -> twotier.vrrp.v1.Object
 	5,  // 4: twotier.vrrp.v1.ApplyRequest.object:type_name -> twotier.vrrp.v1.Object
 	12, // 5: twotier.vrrp.v1.ListInstancesResponse.instances:type_name -> twotier.vrrp.v1.InstanceState
 	0,  // 6: twotier.vrrp.v1.InstanceState.state:type_name -> twotier.vrrp.v1.State
-	18, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
-	21, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
-	19, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
-	14, // 10: twotier.vrrp.v1.InstanceState.agents:type_name -> twotier.vrrp.v1.PeerAgent
-	13, // 11: twotier.vrrp.v1.InstanceState.history:type_name -> twotier.vrrp.v1.Transition
-	22, // 12: twotier.vrrp.v1.Transition.time:type_name -> google.protobuf.Timestamp
-	0,  // 13: twotier.vrrp.v1.Transition.from:type_name -> twotier.vrrp.v1.State
-	0,  // 14: twotier.vrrp.v1.Transition.to:type_name -> twotier.vrrp.v1.State
-	22, // 15: twotier.vrrp.v1.PeerAgent.seen:type_name -> google.protobuf.Timestamp
-	15, // 16: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
-	5,  // 17: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
-	23, // 18: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
-	21, // 19: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
-	24, // 20: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
-	25, // 21: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
-	26, // 22: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
-	8,  // 23: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
-	10, // 24: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	10, // 25: twotier.vrrp.v1.Agent.WatchInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
-	9,  // 26: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
-	27, // 27: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
-	28, // 28: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
-	16, // 29: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
-	1,  // 30: twotier.vrrp.v1.AgentAdmin.Handover:input_type -> twotier.vrrp.v1.HandoverRequest
-	3,  // 31: twotier.vrrp.v1.AgentAdmin.Drain:input_type -> twotier.vrrp.v1.DrainRequest
-	29, // 32: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
-	29, // 33: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
-	7,  // 34: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
-	30, // 35: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
-	11, // 36: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	11, // 37: twotier.vrrp.v1.Agent.WatchInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
-	31, // 38: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
-	32, // 39: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
-	33, // 40: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
-	17, // 41: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
-	2,  // 42: twotier.vrrp.v1.AgentAdmin.Handover:output_type -> twotier.vrrp.v1.HandoverResponse
-	4,  // 43: twotier.vrrp.v1.AgentAdmin.Drain:output_type -> twotier.vrrp.v1.DrainResponse
-	32, // [32:44] is the sub-list for method output_type
-	20, // [20:32] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	20, // 7: twotier.vrrp.v1.InstanceState.dropped:type_name -> twotier.vrrp.v1.InstanceState.DroppedEntry
+	23, // 8: twotier.vrrp.v1.InstanceState.checksum:type_name -> twotier.vrrp.v1.ChecksumForm
+	21, // 9: twotier.vrrp.v1.InstanceState.peer_checksums:type_name -> twotier.vrrp.v1.InstanceState.PeerChecksumsEntry
+	16, // 10: twotier.vrrp.v1.InstanceState.agents:type_name -> twotier.vrrp.v1.PeerAgent
+	15, // 11: twotier.vrrp.v1.InstanceState.history:type_name -> twotier.vrrp.v1.Transition
+	13, // 12: twotier.vrrp.v1.InstanceState.trackers:type_name -> twotier.vrrp.v1.TrackerResult
+	24, // 13: twotier.vrrp.v1.TrackerResult.since:type_name -> google.protobuf.Timestamp
+	24, // 14: twotier.vrrp.v1.HeardAdvert.time:type_name -> google.protobuf.Timestamp
+	24, // 15: twotier.vrrp.v1.Transition.time:type_name -> google.protobuf.Timestamp
+	0,  // 16: twotier.vrrp.v1.Transition.from:type_name -> twotier.vrrp.v1.State
+	0,  // 17: twotier.vrrp.v1.Transition.to:type_name -> twotier.vrrp.v1.State
+	14, // 18: twotier.vrrp.v1.Transition.adverts:type_name -> twotier.vrrp.v1.HeardAdvert
+	13, // 19: twotier.vrrp.v1.Transition.trackers:type_name -> twotier.vrrp.v1.TrackerResult
+	24, // 20: twotier.vrrp.v1.PeerAgent.seen:type_name -> google.protobuf.Timestamp
+	17, // 21: twotier.vrrp.v1.ImportRequest.files:type_name -> twotier.vrrp.v1.ImportFile
+	5,  // 22: twotier.vrrp.v1.ImportResponse.objects:type_name -> twotier.vrrp.v1.Object
+	25, // 23: twotier.vrrp.v1.ImportResponse.report:type_name -> twotier.common.v1.ImportReport
+	23, // 24: twotier.vrrp.v1.InstanceState.PeerChecksumsEntry.value:type_name -> twotier.vrrp.v1.ChecksumForm
+	26, // 25: twotier.vrrp.v1.Agent.GetStatus:input_type -> twotier.common.v1.GetStatusRequest
+	27, // 26: twotier.vrrp.v1.Agent.WatchStatus:input_type -> twotier.common.v1.WatchStatusRequest
+	28, // 27: twotier.vrrp.v1.Agent.ListDesired:input_type -> twotier.common.v1.PageRequest
+	8,  // 28: twotier.vrrp.v1.Agent.PreviewPlan:input_type -> twotier.vrrp.v1.PreviewPlanRequest
+	10, // 29: twotier.vrrp.v1.Agent.ListInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	10, // 30: twotier.vrrp.v1.Agent.WatchInstances:input_type -> twotier.vrrp.v1.ListInstancesRequest
+	9,  // 31: twotier.vrrp.v1.AgentAdmin.Apply:input_type -> twotier.vrrp.v1.ApplyRequest
+	29, // 32: twotier.vrrp.v1.AgentAdmin.Delete:input_type -> twotier.common.v1.DeleteRequest
+	30, // 33: twotier.vrrp.v1.AgentAdmin.Reconcile:input_type -> twotier.common.v1.ReconcileRequest
+	18, // 34: twotier.vrrp.v1.AgentAdmin.Import:input_type -> twotier.vrrp.v1.ImportRequest
+	1,  // 35: twotier.vrrp.v1.AgentAdmin.Handover:input_type -> twotier.vrrp.v1.HandoverRequest
+	3,  // 36: twotier.vrrp.v1.AgentAdmin.Drain:input_type -> twotier.vrrp.v1.DrainRequest
+	31, // 37: twotier.vrrp.v1.Agent.GetStatus:output_type -> twotier.common.v1.Status
+	31, // 38: twotier.vrrp.v1.Agent.WatchStatus:output_type -> twotier.common.v1.Status
+	7,  // 39: twotier.vrrp.v1.Agent.ListDesired:output_type -> twotier.vrrp.v1.ListDesiredResponse
+	32, // 40: twotier.vrrp.v1.Agent.PreviewPlan:output_type -> twotier.common.v1.PreviewPlanResponse
+	11, // 41: twotier.vrrp.v1.Agent.ListInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	11, // 42: twotier.vrrp.v1.Agent.WatchInstances:output_type -> twotier.vrrp.v1.ListInstancesResponse
+	33, // 43: twotier.vrrp.v1.AgentAdmin.Apply:output_type -> twotier.common.v1.ApplyResponse
+	34, // 44: twotier.vrrp.v1.AgentAdmin.Delete:output_type -> twotier.common.v1.DeleteResponse
+	35, // 45: twotier.vrrp.v1.AgentAdmin.Reconcile:output_type -> twotier.common.v1.ReconcileResponse
+	19, // 46: twotier.vrrp.v1.AgentAdmin.Import:output_type -> twotier.vrrp.v1.ImportResponse
+	2,  // 47: twotier.vrrp.v1.AgentAdmin.Handover:output_type -> twotier.vrrp.v1.HandoverResponse
+	4,  // 48: twotier.vrrp.v1.AgentAdmin.Drain:output_type -> twotier.vrrp.v1.DrainResponse
+	37, // [37:49] is the sub-list for method output_type
+	25, // [25:37] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_vrrp_v1_control_proto_init() }
@@ -1468,7 +1693,7 @@ func file_vrrp_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vrrp_v1_control_proto_rawDesc), len(file_vrrp_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -175,6 +175,17 @@ var checksums = map[packet.Checksum]vrrpv1.ChecksumForm{
 	packet.ChecksumMessage:      vrrpv1.ChecksumForm_CHECKSUM_FORM_MESSAGE,
 }
 
+func results(findings []plan.Finding) (all []*vrrpv1.TrackerResult) {
+	for _, f := range findings {
+		r := &vrrpv1.TrackerResult{Tracker: f.Tracker, Well: f.Well, Reason: f.Why, Adds: int32(f.Adds)}
+		if !f.Since.IsZero() {
+			r.Since = timestamppb.New(f.Since)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
 func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 	s := &vrrpv1.InstanceState{
 		Name:                i.Local.Name,
@@ -197,10 +208,23 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 		transition := &vrrpv1.Transition{
 			Time: timestamppb.New(t.At), From: states[t.From], To: states[t.To], Reason: t.Reason, Priority: uint32(t.Priority),
 		}
+		for _, a := range t.Adverts {
+			transition.Adverts = append(transition.Adverts, &vrrpv1.HeardAdvert{
+				Time: timestamppb.New(a.At), SourceAddress: a.From.String(), Priority: uint32(a.Priority),
+			})
+		}
+		transition.Trackers = results(t.Trackers)
 		if t.Master.IsValid() {
 			transition.MasterAddress = t.Master.String()
 		}
 		s.History = append(s.History, transition)
+	}
+	s.Trackers, s.NetworkCard = results(i.Trackers), i.Card
+	if i.Own.IsValid() {
+		s.SourceAddress = i.Own.String()
+	}
+	for _, r := range i.Routes {
+		s.HeldRoutes = append(s.HeldRoutes, r.String())
 	}
 	for _, a := range i.Agents {
 		agent := &vrrpv1.PeerAgent{

@@ -4,14 +4,17 @@ import (
 	"context"
 	"net/netip"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/instance"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
@@ -65,6 +68,12 @@ func TestListInstances(t *testing.T) {
 		Held: []netip.Addr{netip.MustParseAddr("192.168.60.78")}, Master: netip.MustParseAddr("192.168.60.128"),
 		Transitions: 2, Sent: 3, Received: 4, Mismatched: 5,
 	}
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	master.Card, master.Own = "eth0", netip.MustParseAddr("192.168.60.22")
+	master.Routes = []nic.Route{{Index: 2, Route: spec.Route{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.60.99"), Metric: 10}}}
+	master.Trackers = []plan.Finding{{Tracker: "disk", Well: true, Since: at, Adds: 20}, {Tracker: "new"}}
+	master.History = []plan.Transition{{At: at, From: fsm.Backup, To: fsm.Master, Reason: "no advert for 3.6s", Priority: 105, Master: master.Master,
+		Adverts: []plan.Advert{{At: at, From: master.Master, Priority: 99}}, Trackers: []plan.Finding{{Tracker: "disk", Why: "full", Since: at}}}}
 	master.Dropped[packet.DropAuthentication] = 6
 	a := &agent{instances: some{master, {
 		Local: spec.Local{Name: "VI_3", Priority: 99, Version: packet.V3}, State: fsm.Fault, Priority: 99, Checksum: packet.ChecksumMessage,
@@ -77,6 +86,13 @@ func TestListInstances(t *testing.T) {
 			Name: "VI_1", State: vrrpv1.State_STATE_MASTER, Priority: 105, HeldAddresses: []string{"192.168.60.78"},
 			MasterAddress: "192.168.60.128", Reason: "no advert for 3.6s", Transitions: 2, AdvertsSent: 3, AdvertsReceived: 4,
 			AddressesMismatched: 5, Dropped: map[string]uint64{"authentication": 6}, Version: 2,
+			NetworkCard: "eth0", SourceAddress: "192.168.60.22", HeldRoutes: []string{"0.0.0.0/0 via 192.168.60.99 metric 10"},
+			Trackers: []*vrrpv1.TrackerResult{{Tracker: "disk", Well: true, Since: timestamppb.New(at), Adds: 20}, {Tracker: "new"}},
+			History: []*vrrpv1.Transition{{
+				Time: timestamppb.New(at), From: vrrpv1.State_STATE_BACKUP, To: vrrpv1.State_STATE_MASTER, Reason: "no advert for 3.6s", Priority: 105,
+				MasterAddress: "192.168.60.128", Adverts: []*vrrpv1.HeardAdvert{{Time: timestamppb.New(at), SourceAddress: "192.168.60.128", Priority: 99}},
+				Trackers: []*vrrpv1.TrackerResult{{Tracker: "disk", Reason: "full", Since: timestamppb.New(at)}},
+			}},
 		},
 		{
 			Name: "VI_3", State: vrrpv1.State_STATE_FAULT, Priority: 99, Version: 3, Checksum: form,

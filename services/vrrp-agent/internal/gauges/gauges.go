@@ -30,6 +30,7 @@ var (
 	prevented   = describe("takeovers_prevented_total", "Times that an unheard master answered that it lives.")
 	claims      = describe("foreign_claims_total", "Times that another machine claimed a held address by ARP.")
 	unheard     = describe("master_unheard", "1 while the master is not heard but answers.")
+	well        = describe("tracker_well", "1 while what the tracker looks at is well.", "tracker")
 	drained     = describe("drained", "1 while the node is drained.")
 )
 
@@ -41,7 +42,7 @@ func New(i Instances) *Collector { return &Collector{i} }
 
 // Describe names the numbers.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{state, priority, held, transitions, sent, received, mismatched, dropped, prevented, claims, unheard, drained} {
+	for _, d := range []*prometheus.Desc{state, priority, held, transitions, sent, received, mismatched, dropped, prevented, claims, unheard, well, drained} {
 		out <- d
 	}
 }
@@ -62,6 +63,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		gauge(priority, float64(i.Priority))
 		gauge(held, float64(len(i.Held)))
 		gauge(unheard, number(i.Unheard))
+		for _, f := range i.Trackers {
+			gauge(well, number(f.Well), f.Tracker)
+		}
 		gauge(drained, number(i.Drained))
 		counter(transitions, i.Transitions)
 		counter(sent, i.Sent)

@@ -22,6 +22,7 @@ func TestCollect(t *testing.T) {
 	i := plan.Instance{
 		Local: spec.Local{Name: "VI_1"}, State: fsm.Master, Priority: 105, Held: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
 		Transitions: 2, Sent: 3, Received: 4, Mismatched: 5, Witnessed: 6, Unheard: true,
+		Trackers: []plan.Finding{{Tracker: "router", Well: true}, {Tracker: "disk"}},
 	}
 	i.Dropped[packet.DropReplay] = 7
 	registry := prometheus.NewPedanticRegistry()
@@ -40,7 +41,7 @@ func TestCollect(t *testing.T) {
 			}
 		}
 	}
-	if all := strings.Join(got, "\n"); len(got) != 10 || !strings.Contains(all, `value:"replay"`) || !strings.Contains(all, `value:"master"`) {
+	if all := strings.Join(got, "\n"); len(got) != 11 || !strings.Contains(all, `value:"router"`) || !strings.Contains(all, `value:"replay"`) || !strings.Contains(all, `value:"master"`) {
 		t.Errorf("got\n%s", all)
 	}
 }

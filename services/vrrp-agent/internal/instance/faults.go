@@ -13,6 +13,7 @@ import (
 
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
+	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
 )
 
@@ -69,7 +70,7 @@ func (i *instance) faultReason() string {
 // track starts a check. It ends with ctx or when its tracker is stopped.
 func (i *instance) track(ctx context.Context, c spec.Check, well bool) {
 	ctx, stop := context.WithCancel(ctx)
-	t := &tracker{check: c, stop: stop}
+	t := &tracker{check: c, stop: stop, found: plan.Finding{Tracker: c.Name, Well: well}}
 	if c.Weight > 0 && well {
 		t.sum = c.Weight
 	}
@@ -91,6 +92,8 @@ func (i *instance) judge(f finding) {
 	if i.trackers[name] != f.tracker {
 		return // of a tracker that has been replaced meanwhile
 	}
+	f.tracker.found = plan.Finding{Tracker: name, Well: f.well, Why: f.why, Since: time.Now()}
+	defer i.publish() // also when nothing follows from it
 	if w := f.tracker.check.Weight; w != 0 {
 		i.weigh(f, w)
 		i.mend(causeTracker + name) // it has answered
@@ -101,6 +104,18 @@ func (i *instance) judge(f finding) {
 		return
 	}
 	i.fail(causeTracker+name, "tracker "+name+" failed: "+f.why)
+}
+
+// findingsNow are what the trackers have found, in the order of their names.
+func (i *instance) findingsNow() []plan.Finding {
+	var all []plan.Finding
+	for _, name := range slices.Sorted(maps.Keys(i.trackers)) {
+		t := i.trackers[name]
+		f := t.found
+		f.Adds = t.sum
+		all = append(all, f)
+	}
+	return all
 }
 
 // weigh takes in the finding of a tracker that changes the priority.

@@ -45,6 +45,8 @@ const (
 	drainMost = 1024
 	// historyMost is how many changes of state are remembered.
 	historyMost = 32
+	// advertsMost is how many of the last adverts are remembered, to tell why a state has changed.
+	advertsMost = 4
 	// peersMost bounds the peers whose form of checksum is remembered: senders can be invented.
 	peersMost = spec.MaxMembers
 	// replayWindow is how far the clocks of two members may be apart, or three intervals (keepalived: time).
@@ -152,6 +154,7 @@ type tracker struct {
 	check spec.Check
 	stop  context.CancelFunc
 	sum   int // what it adds to the priority
+	found plan.Finding
 }
 
 // counters may be read at any time.
@@ -211,6 +214,8 @@ type instance struct {
 
 	parleys
 
+	adverts   [advertsMost]plan.Advert // that were taken in, in a ring
+	advertsAt int                      // the oldest of them
 	history   []plan.Transition
 	toldFault string // what the group knows
 	follow    bool   // the group has moved; this instance follows when its own handover fails
@@ -495,9 +500,16 @@ func (i *instance) step(e fsm.Event, why cause) {
 
 // remember keeps a change of state, and tells who wants to know of it.
 func (i *instance) remember(old, next fsm.State) {
-	t := plan.Transition{At: time.Now(), From: old, To: next, Reason: i.why, Priority: i.config.Priority, Master: i.master}
+	t := plan.Transition{At: time.Now(), From: old, To: next, Reason: i.why, Priority: i.config.Priority, Master: i.master,
+		Adverts: i.lastAdverts(), Trackers: i.findingsNow()}
 	i.history = append(i.history[max(0, len(i.history)-historyMost+1):len(i.history):len(i.history)], t)
 	i.tellOf(i.order.local, t)
+}
+
+// lastAdverts are those that were taken in last, the newest last.
+func (i *instance) lastAdverts() []plan.Advert {
+	all := slices.Concat(i.adverts[i.advertsAt:], i.adverts[:i.advertsAt])
+	return slices.DeleteFunc(all, func(a plan.Advert) bool { return a.At.IsZero() })
 }
 
 // lead tells the group of a change that the others follow. A fault they learn of as such.
@@ -642,6 +654,8 @@ func (i *instance) receive(datagram []byte) {
 		return
 	}
 	i.counters.received.Add(1)
+	i.adverts[i.advertsAt] = plan.Advert{At: time.Now(), From: a.From, Priority: a.Priority}
+	i.advertsAt = (i.advertsAt + 1) % advertsMost
 	if !sameAddresses(a.Addresses, i.order.local.Addresses) {
 		i.counters.mismatched.Add(1)
 	}
@@ -704,6 +718,7 @@ func (i *instance) publish() {
 	i.status.Store(&plan.Instance{
 		Local: i.order.local, State: i.state, Priority: i.config.Priority, Held: slices.Clone(i.held), Master: i.master, Reason: i.why,
 		Checksum: i.format.Checksum, Peers: maps.Clone(i.peers),
+		Trackers: i.findingsNow(), Card: i.card(), Own: i.own(), Routes: slices.Clone(i.routes),
 		History: i.history, Agents: i.agentsNow(), Unheard: i.unheard, StoodBack: i.stoodBack, Drained: i.drained,
 	})
 }

@@ -107,6 +107,21 @@ func (i *instance) hangUp() {
 	i.doff()
 }
 
+// card is the name of the card that the instance is on, and own the card's address; empty without one.
+func (i *instance) card() string {
+	if i.wire == nil {
+		return ""
+	}
+	return i.port.Name
+}
+
+func (i *instance) own() netip.Addr {
+	if i.wire == nil {
+		return netip.Addr{}
+	}
+	return i.port.Source
+}
+
 // take makes an order the present one.
 func (i *instance) take(o order) {
 	i.order = o

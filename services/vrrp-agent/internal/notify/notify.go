@@ -169,6 +169,20 @@ func body(node string, x news) string {
 	if x.Master.IsValid() {
 		text += fmt.Sprintf("Master that was heard last: %v\n", x.Master)
 	}
+	for _, a := range x.Adverts {
+		text += fmt.Sprintf("Advert: at %s from %v with priority %d\n", a.At.Format(time.RFC3339Nano), a.From, a.Priority)
+	}
+	for _, f := range x.Trackers {
+		text += "Tracker " + f.Tracker + ": "
+		switch {
+		case f.Since.IsZero():
+			text += "has not answered yet\n"
+		case f.Well:
+			text += fmt.Sprintf("well since %s\n", f.Since.Format(time.RFC3339Nano))
+		default:
+			text += fmt.Sprintf("failed since %s: %s\n", f.Since.Format(time.RFC3339Nano), f.Why)
+		}
+	}
 	return text
 }
 

@@ -114,13 +114,17 @@ func TestMail(t *testing.T) {
 	}
 	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	for _, to := range []fsm.State{fsm.Backup, fsm.Master} {
-		n.Tell(l, plan.Transition{At: at, From: fsm.Initialize, To: to, Reason: "no advert for 90ms", Priority: 105, Master: netip.MustParseAddr("192.168.60.128")})
+		n.Tell(l, plan.Transition{At: at, From: fsm.Initialize, To: to, Reason: "no advert for 90ms", Priority: 105, Master: netip.MustParseAddr("192.168.60.128"),
+			Adverts:  []plan.Advert{{At: at, From: netip.MustParseAddr("192.168.60.128"), Priority: 99}},
+			Trackers: []plan.Finding{{Tracker: "router", Well: true, Since: at}, {Tracker: "disk", Why: "full", Since: at}, {Tracker: "new"}}})
 	}
 	for _, to := range []string{"BACKUP", "MASTER"} {
 		got := <-mails
 		for _, want := range []string{
 			"MAIL FROM:<kaadmin@9527du.com>", "RCPT TO:<root@localhost>", "Subject: [haproxy] VRRP instance VI_1 is " + to, "192.168.60.78",
 			"Why: no advert for 90ms", "Master that was heard last: 192.168.60.128",
+			"Advert: at 2026-11-26T12:00:00Z from 192.168.60.128 with priority 99", "Tracker router: well since 2026-11-26T12:00:00Z",
+			"Tracker disk: failed since 2026-11-26T12:00:00Z: full", "Tracker new: has not answered yet",
 		} {
 			if !strings.Contains(got, want) {
 				t.Errorf("no %q in\n%s", want, got)

@@ -67,6 +67,13 @@ type Instance struct {
 	StoodBack bool
 	// Drained: this node holds addresses only if nobody else lives.
 	Drained bool
+	// Trackers are what the trackers have found, in the order of their names. Not to be changed.
+	Trackers []Finding
+	// Card that the instance is on, and the card's own address. Empty: none.
+	Card string
+	Own  netip.Addr
+	// Routes at present.
+	Routes []nic.Route
 	// Dropped packets by reason; the index is a packet.Drop.
 	Dropped [packet.Drops]uint64
 }
@@ -79,6 +86,28 @@ type Transition struct {
 	// Priority of this node then, and the master that was heard last.
 	Priority uint8
 	Master   netip.Addr
+	// Adverts that were heard last, the newest last, and what the trackers had found.
+	Adverts  []Advert
+	Trackers []Finding
+}
+
+// Advert is an advert of another node that was taken in.
+type Advert struct {
+	At       time.Time
+	From     netip.Addr
+	Priority uint8
+}
+
+// Finding is what a tracker has found.
+type Finding struct {
+	Tracker string
+	Well    bool
+	// Why it is not well.
+	Why string
+	// Since when it has been so. Zero: it has not answered yet.
+	Since time.Time
+	// Adds is what it adds to the priority.
+	Adds int
 }
 
 // Agent is a peer that speaks to this node beside VRRP.
