@@ -192,6 +192,7 @@ func desiredState(n *planetest.Network, weightB int) string {
 name: web
 address: %s
 port: 80
+scheduler: wrr
 drain_timeout: 2s
 real_servers:
   - {address: %s, port: %d}

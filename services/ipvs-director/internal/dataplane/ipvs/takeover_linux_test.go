@@ -47,7 +47,7 @@ func TestKernelTakeOver(t *testing.T) {
 	if !needIPVS(t) {
 		return
 	}
-	const each, bulk = 20, 3
+	const each, bulk = 500, 50
 	for _, synced := range []bool{true, false} {
 		name := "told of connections"
 		if !synced {
@@ -80,7 +80,11 @@ func TestKernelTakeOver(t *testing.T) {
 			var group sync.WaitGroup
 			defer group.Wait()
 			defer cancel()
-			all := p.Streams(ctx, &group, planetest.Asks, each)
+			n := each
+			if !synced {
+				n = 20
+			}
+			all := p.Streams(ctx, &group, planetest.Asks, n)
 			if synced {
 				all = append(all, p.Streams(ctx, &group, planetest.Told, each)...)
 				all = append(all, p.Streams(ctx, &group, planetest.Floods, bulk)...)
@@ -90,25 +94,18 @@ func TestKernelTakeOver(t *testing.T) {
 				known(t, p, 1, len(all))
 			}
 
-			p.Cut(0, "down")
-			p.Addresses(1, plan.AddAddress)
-			reset, hung := planetest.Lost(all)
+			lost := p.TakeOver(ctx, 0, 1, all)
 			if !synced {
-				if gone := reset[planetest.Asks] + hung[planetest.Asks]; gone < len(all) {
-					t.Errorf("of %d connections %v were reset and %v hung; so the daemon is not what holds them", len(all), reset, hung)
+				if gone := lost.Reset[planetest.Asks] + lost.Hung[planetest.Asks]; gone < len(all) {
+					t.Errorf("of %d connections %s; so the daemon is not what holds them", len(all), lost)
 				}
 				return
 			}
-			if len(reset)+len(hung) > 0 {
-				t.Errorf("taken over: %v connections were reset and %v hung", reset, hung)
+			if !lost.None() {
+				t.Errorf("taken over: %s", lost)
 			}
-
-			p.Addresses(0, plan.RemoveAddress) // as whoever holds addresses by lease does before it is back
-			p.Cut(0, "up")
-			p.Addresses(1, plan.RemoveAddress)
-			p.Addresses(0, plan.AddAddress)
-			if reset, hung := planetest.Lost(all); len(reset)+len(hung) > 0 {
-				t.Errorf("taken back: %v connections were reset and %v hung", reset, hung)
+			if lost := p.TakeBack(ctx, 1, 0, all, nil); !lost.None() {
+				t.Errorf("taken back: %s", lost)
 			}
 		})
 	}

@@ -7,12 +7,13 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/kept"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 
 	"github.com/twotier/twotier/services/internal/netnstest"
 )
@@ -84,21 +85,110 @@ func TestKernelTakeOverWithMovedSlots(t *testing.T) {
 		t.Errorf("%d of %d connections are elsewhere than their slot says; the test needs more", n, len(all))
 	}
 	p.Settled(all)
-	p.Cut(0, "down")
-	planetest.Wait(ctx, 500*time.Millisecond) // somebody has to notice; what was on its way is heard
-	p.Addresses(1, plan.AddAddress)
-	if reset, hung := planetest.Lost(all); len(reset)+len(hung) > 0 {
-		t.Errorf("taken over: %v flows were reset and %v hung", reset, hung)
+	if lost := p.TakeOver(ctx, 0, 1, all); !lost.None() {
+		t.Errorf("taken over: %s", lost)
 	}
+	m := 0
+	if lost := p.TakeBack(ctx, 1, 0, all, func() {
+		p.weigh(2, 0, 4)
+		m = p.tell(1, 0, known)
+	}); !lost.None() {
+		t.Errorf("taken back: %s", lost)
+	}
+	t.Logf("of %d connections %d were elsewhere than their slot said before the take-over, %d more before the way back", len(all), n, m)
+}
 
-	p.Addresses(0, plan.RemoveAddress) // as whoever holds addresses by lease does before it is back
-	p.Cut(0, "up")
-	p.weigh(2, 0, 4)
-	m := p.tell(1, 0, known)
-	p.Addresses(1, plan.RemoveAddress)
+// level has one director count its connections and lend slots, until a step changes nothing, and both deal by them.
+func (p *pair) level(director int) {
+	p.t.Helper()
+	var keys []steer.Key
+	for _, r := range p.Want.Reals {
+		keys = append(keys, steer.Key{VIP: p.Want.VIP, Real: r.Address})
+	}
+	for lent, steps := -1, 0; lent != len(p.Want.Lent); steps++ {
+		lent = len(p.Want.Lent)
+		p.Directors[director].Do(p.t, func() {
+			counted, err := Open().CountOpen(p.t.Context(), keys)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			open := map[netip.AddrPort]uint64{}
+			for key, n := range counted {
+				open[key.Real] = n
+			}
+			p.Want.Lent = slots.Level(p.Want, open)
+			p.t.Logf("director %d, step %d: %v open, %d slots lent", director, steps, open, len(p.Want.Lent))
+		})
+		p.load(0)
+		p.load(1)
+	}
+}
+
+// The connections of one real server last, so that wlc lends its slots to the others, beneath 1050 open connections and before more of
+// them; then the active director's cables are pulled, and once more before it takes them back. Nobody is lost.
+func TestKernelTakeOverWithLentSlots(t *testing.T) {
+	p := newPair(t)
+	p.Want.Scheduler = spec.WLC
+	for i := range p.Want.Reals {
+		p.Want.Reals[i].Weight = 1
+	}
+	p.load(0)
+	p.load(1)
 	p.Addresses(0, plan.AddAddress)
-	if reset, hung := planetest.Lost(all); len(reset)+len(hung) > 0 {
-		t.Errorf("taken back: %v flows were reset and %v hung", reset, hung)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	// short opens connections that end, but for those of one real server.
+	short := func(director, n, last int) (left []*planetest.Stream) {
+		all := p.Streams(ctx, &group, planetest.Asks, n)
+		at := map[netip.AddrPort]netip.AddrPort{}
+		p.Directors[director].Do(t, func() {
+			flows, err := new(Kept).Flows(ctx, map[netip.AddrPort]bool{p.Want.VIP.AddrPort: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range flows {
+				at[f.Client] = f.Real
+			}
+		})
+		for _, f := range all {
+			if at[f.Client()] == p.Want.Reals[last].Address {
+				left = append(left, f)
+			} else {
+				f.Close()
+			}
+		}
+		return left
+	}
+	all := p.Streams(ctx, &group, planetest.Asks, 400)
+	all = append(all, p.Streams(ctx, &group, planetest.Told, 450)...)
+	all = append(all, p.Streams(ctx, &group, planetest.Floods, 50)...)
+	all = append(all, short(0, 900, 2)...)
+	p.Settled(all)
+
+	known := map[kept.Ends]netip.AddrPort{}
+	p.level(0)
+	lent := len(p.Want.Lent)
+	n := p.tell(0, 1, known)
+	all = append(all, p.Streams(ctx, &group, planetest.Told, 100)...) // by the lent slots
+	p.Settled(all)
+	if lent < slots.SmallTable/slots.StepMost || n < len(all)/20 {
+		t.Errorf("%d slots are lent, and %d of %d connections elsewhere than their slot says; the test needs more", lent, n, len(all))
+	}
+	if lost := p.TakeOver(ctx, 0, 1, all); !lost.None() {
+		t.Errorf("taken over: %s", lost)
+	}
+	all = append(all, short(1, 600, 0)...)
+	m := 0
+	if lost := p.TakeBack(ctx, 1, 0, all, func() {
+		p.level(1)
+		m = p.tell(1, 0, known)
+	}); !lost.None() {
+		t.Errorf("taken back: %s", lost)
+	}
+	if len(p.Want.Lent) == lent || m == 0 {
+		t.Errorf("%d slots are lent as before, and %d more connections are elsewhere than their slot says; the test needs more", lent, m)
 	}
 	t.Logf("of %d connections %d were elsewhere than their slot said before the take-over, %d more before the way back", len(all), n, m)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -26,6 +27,10 @@ const (
 	beat = 200 * time.Millisecond
 	// hang bounds the wait for a flow to go on; one that does not is lost. TCP itself needs about a second.
 	hang = 20 * time.Second
+	// notice is how long it takes until somebody notices that a director is gone; what was on its way is heard meanwhile.
+	notice = 500 * time.Millisecond
+	// stall is how long after the cut a flow that has heard nothing new has stalled.
+	stall = 3 * time.Second
 )
 
 // Pair is two directors that could each serve the same VIP: a client and three real servers on one switch each with both.
@@ -191,7 +196,7 @@ type Stream struct {
 	kind  byte
 	conn  net.Conn
 	heard atomic.Uint64
-	err   error // set before over is closed
+	err   error // set before over is closed; errWrong, or how the connection ended
 	over  chan struct{}
 }
 
@@ -229,11 +234,95 @@ func (f *Stream) listen(ctx context.Context) {
 			return
 		}
 		if got := binary.BigEndian.Uint64(word); got != n {
-			f.err = fmt.Errorf("word %d is %d", n, got)
+			f.err = fmt.Errorf("%w: word %d is %d", errWrong, n, got)
 			return
 		}
 		f.heard.Store(n)
 	}
+}
+
+// errWrong: a byte was not what was sent.
+var errWrong = errors.New("a wrong byte")
+
+// Client is the client's end of the connection.
+func (f *Stream) Client() netip.AddrPort { return f.conn.LocalAddr().(*net.TCPAddr).AddrPort() }
+
+// Close ends the connection from the client's side.
+func (f *Stream) Close() { _ = f.conn.Close() } // twice at the end of a test
+
+// Losses are how many flows of each kind did not come through.
+type Losses struct{ Reset, Wrong, Stalled, Hung map[byte]int }
+
+func (l Losses) String() string {
+	return fmt.Sprintf("%d were reset, %d had a wrong byte, %d stalled, %d hung for good", sum(l.Reset), sum(l.Wrong), sum(l.Stalled), sum(l.Hung))
+}
+
+// None tells whether all have come through.
+func (l Losses) None() bool {
+	return sum(l.Reset)+sum(l.Wrong)+sum(l.Stalled)+sum(l.Hung) == 0
+}
+
+func sum(of map[byte]int) (n int) {
+	for _, some := range of {
+		n += some
+	}
+	return n
+}
+
+// TakeOver pulls the cables of a director, without a word to the other, has the other one take VIP and gateway when somebody has
+// noticed, and tells what has become of the flows.
+func (p *Pair) TakeOver(ctx context.Context, from, to int, all []*Stream) Losses {
+	p.t.Helper()
+	p.Cut(from, "down")
+	Wait(ctx, notice)
+	return p.through(ctx, all, stall-notice, func() { p.Addresses(to, plan.AddAddress) })
+}
+
+// TakeBack plugs the cables of a director in and has it take VIP and gateway back from the other one, which goes on until then.
+// before, if it is not nil, is done between the two. Whoever holds addresses by lease has none when it is back.
+func (p *Pair) TakeBack(ctx context.Context, from, to int, all []*Stream, before func()) Losses {
+	p.t.Helper()
+	p.Addresses(to, plan.RemoveAddress)
+	p.Cut(to, "up")
+	if before != nil {
+		before()
+	}
+	return p.through(ctx, all, stall, func() {
+		p.Addresses(from, plan.RemoveAddress)
+		p.Addresses(to, plan.AddAddress)
+	})
+}
+
+// through counts what is lost by a change: those that have heard nothing new when some time is over, and those that never do. The time
+// passes in beats, so that a machine that is too busy for them has not all flows stall.
+func (p *Pair) through(ctx context.Context, all []*Stream, time time.Duration, change func()) Losses {
+	p.t.Helper()
+	before := make([]uint64, len(all))
+	for i, f := range all {
+		before[i] = f.heard.Load()
+	}
+	change()
+	for passed := beat; passed <= time; passed += beat {
+		Wait(ctx, beat)
+	}
+	l := Losses{Wrong: map[byte]int{}, Stalled: map[byte]int{}}
+	for i, f := range all {
+		if f.heard.Load() == before[i] {
+			l.Stalled[f.kind]++
+		}
+	}
+	l.Reset, l.Hung = Lost(all)
+	for _, f := range all {
+		select {
+		case <-f.over:
+			if errors.Is(f.err, errWrong) {
+				l.Wrong[f.kind]++
+				l.Reset[f.kind]--
+			}
+		default:
+		}
+	}
+	return l
 }
 
 // Lost waits until each flow has heard three more words, and counts those that end or hang.
