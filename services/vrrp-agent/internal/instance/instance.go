@@ -45,6 +45,8 @@ const (
 	drainMost = 1024
 	// historyMost is how many changes of state are remembered.
 	historyMost = 32
+	// complaintPause is the shortest pause between two words in the log about adverts that were dropped for the same reason.
+	complaintPause = time.Minute
 	// advertsMost is how many of the last adverts are remembered, to tell why a state has changed.
 	advertsMost = 4
 	// peersMost bounds the peers whose form of checksum is remembered: senders can be invented.
@@ -213,6 +215,9 @@ type instance struct {
 	refused        error // what the kernel said to the addresses during the present step
 
 	parleys
+
+	complained   [packet.Drops]time.Time // when the log was told last, by reason
+	mismatchTold time.Time
 
 	adverts   [advertsMost]plan.Advert // that were taken in, in a ring
 	advertsAt int                      // the oldest of them
@@ -645,19 +650,19 @@ func (i *instance) receive(datagram []byte) {
 	a, err := i.expect.Receive(datagram, i.listed[:0])
 	if drop, ok := err.(packet.Drop); ok {
 		if drop != packet.DropOtherRouter { // of our neighbour instances, which is no fault
-			i.counters.dropped[drop].Add(1)
+			i.drop(drop, i.expect.Source(datagram))
 		}
 		return
 	}
 	if a.Signed && !i.replay.Take(a.From, a.Sequence, time.Now(), max(replayWindow, 3*i.config.Interval)) {
-		i.counters.dropped[packet.DropReplay].Add(1)
+		i.drop(packet.DropReplay, a.From)
 		return
 	}
 	i.counters.received.Add(1)
 	i.adverts[i.advertsAt] = plan.Advert{At: time.Now(), From: a.From, Priority: a.Priority}
 	i.advertsAt = (i.advertsAt + 1) % advertsMost
 	if !sameAddresses(a.Addresses, i.order.local.Addresses) {
-		i.counters.mismatched.Add(1)
+		i.mismatch(a)
 	}
 	from := a.From
 	if from != i.master {
@@ -686,6 +691,24 @@ func (i *instance) receive(datagram []byte) {
 	// What the timer runs on for: a resignation, or a master that is not good enough.
 	if a.Priority == packet.PriorityStop || a.Priority < i.config.Priority && i.config.Preempt {
 		i.heard = cause{text: "master ", from: from, priority: a.Priority}
+	}
+}
+
+// drop counts an advert that was not taken in, and says so now and then.
+func (i *instance) drop(why packet.Drop, from netip.Addr) {
+	count := i.counters.dropped[why].Add(1)
+	if now := time.Now(); now.Sub(i.complained[why]) >= complaintPause {
+		i.complained[why] = now
+		i.log.Warn("dropped an advert", logging.Reason(why.Error()), logging.Address(from.String()), logging.Count(int(count)))
+	}
+}
+
+// mismatch counts an advert with other addresses than ours, and says so now and then.
+func (i *instance) mismatch(a packet.Received) {
+	count := i.counters.mismatched.Add(1)
+	if now := time.Now(); now.Sub(i.mismatchTold) >= complaintPause {
+		i.mismatchTold = now
+		i.log.Warn("an advert has other addresses than ours", logging.Address(a.From.String()), zap.Stringers("addresses", a.Addresses), logging.Count(int(count)))
 	}
 }
 

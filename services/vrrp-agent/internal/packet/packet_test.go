@@ -180,6 +180,7 @@ func TestReceiveChecks(t *testing.T) {
 		{"version 3: trailer", func([]byte) []byte { return sum(set(append(packetV3(), 0, 0), 3, 34)) }, v3, DropLength},
 		{"version 3: checksum", func([]byte) []byte { return set(packetV3(), 22, 106) }, v3, DropChecksum},
 		{"version 3: checksum of another sender", func([]byte) []byte { return set(packetV3(), 15, 3) }, v3, DropChecksum},
+		{"other router of another version", func([]byte) []byte { return sum(set(packetV3(), 21, 56)) }, nil, DropOtherRouter},
 		{"version 3: other router", func([]byte) []byte { return sum(set(packetV3(), 21, 56)) }, v3, DropOtherRouter},
 		{"version 3: other interval", func([]byte) []byte { return sum(set(packetV3(), 25, 100)) }, v3, nil},
 		{"version 3: reserved bits", func([]byte) []byte { return sum(set(packetV3(), 24, 0xf0)) }, v3, nil},

@@ -111,6 +111,9 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 	if len(payload) < headerLength {
 		return Received{}, DropLength
 	}
+	if payload[1] != e.VirtualRouterID { // in both versions at the same place, and of any version, length and signature
+		return Received{}, DropOtherRouter
+	}
 	if payload[0]>>4 != byte(e.Version) {
 		return Received{}, DropVersion
 	}
@@ -138,9 +141,6 @@ func (e Expect) Receive(datagram []byte, into []netip.Addr) (Received, error) {
 		r.Checksum = ChecksumMessage
 	default:
 		return Received{}, DropChecksum
-	}
-	if payload[1] != e.VirtualRouterID {
-		return Received{}, DropOtherRouter
 	}
 	r.VirtualRouterID, r.Priority = payload[1], payload[2]
 	if r.Interval, err = e.judge(payload, payload[end:]); err != nil {
@@ -193,6 +193,12 @@ func (e Expect) judge(header, tail []byte) (time.Duration, error) {
 		return 0, DropInterval
 	}
 	return interval, nil
+}
+
+// Source is where a packet says that it comes from, whatever else is wrong with it; invalid if it does not.
+func (e Expect) Source(datagram []byte) netip.Addr {
+	source, _, _, _ := e.open(datagram)
+	return source
 }
 
 // ours tells whether an address is one of our own.
