@@ -107,9 +107,14 @@ def mutate(family, payload):
 
 def verdict(family, payload, ttl):
     """RFC 9568, section 7.1, and where it leaves a choice what the agent promises: a length that is not exact and an
-    interval of 0 are faults, and on IPv4 either form of the checksum is right (section 5.2.8)."""
+    interval of 0 are faults, on IPv4 either form of the checksum is right (section 5.2.8), and whatever bears the identifier
+    of another virtual router is not for it to judge."""
     size = 4 if family == 4 else 16
-    if ttl != 255 or len(payload) < 8 or payload[0] >> 4 != 3 or payload[0] & 15 != 1:
+    if ttl != 255 or len(payload) < 8:
+        return "counted"
+    if payload[1] != vrid:
+        return "other"
+    if payload[0] >> 4 != 3 or payload[0] & 15 != 1:
         return "counted"
     if len(payload) != 8 + size * payload[3]:
         return "counted"
@@ -118,8 +123,6 @@ def verdict(family, payload, ttl):
     same = lambda a, b: a == b or {a, b} == {0, 0xFFFF}
     if not same(with_pseudo_header(family, blank), sent) and not (family == 4 and same(checksum(blank), sent)):
         return "counted"
-    if payload[1] != vrid:
-        return "other"
     if int.from_bytes(payload[4:6], "big") & 0x0FFF == 0:
         return "counted"
     return "accepted"
