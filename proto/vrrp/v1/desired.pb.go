@@ -1005,7 +1005,7 @@ type Tracker struct {
 	File *File `protobuf:"bytes,12,opt,name=file,proto3" json:"file,omitempty"`
 	// A network card is up and carries.
 	Interface *Interface `protobuf:"bytes,13,opt,name=interface,proto3" json:"interface,omitempty"`
-	// A route is in the main table of IPv4.
+	// A route is there that can be used.
 	Route *Route `protobuf:"bytes,14,opt,name=route,proto3" json:"route,omitempty"`
 	// Something takes TCP connections.
 	Tcp *Tcp `protobuf:"bytes,15,opt,name=tcp,proto3" json:"tcp,omitempty"`
@@ -1372,10 +1372,10 @@ func (x *Interface) GetName() string {
 	return ""
 }
 
-// Route is a destination in the main routing table.
+// Route is a destination in the main routing table of IPv4, or in any of IPv6.
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Destination. Example: 0.0.0.0/0
+	// Destination. Examples: 0.0.0.0/0, ::/0
 	Destination   string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

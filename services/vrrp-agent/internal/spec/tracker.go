@@ -82,8 +82,8 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 	case m.GetRoute() != nil:
 		w.Kind = CheckRoute
 		p, err := netip.ParsePrefix(m.GetRoute().GetDestination())
-		if err != nil || !p.Addr().Is4() || p != p.Masked() {
-			c.bad(at+"route.destination", "want an IPv4 network as in 10.0.0.0/8, got %q", m.GetRoute().GetDestination())
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			c.bad(at+"route.destination", "want a network as in 10.0.0.0/8 or ::/0, got %q", m.GetRoute().GetDestination())
 		}
 		w.Target = p.String()
 	}

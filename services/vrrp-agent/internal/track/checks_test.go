@@ -157,18 +157,28 @@ func TestRoute(t *testing.T) {
 	if hexadecimal([]byte{1, 0, 0, 0}) != "00000001" {
 		return // the file below is of a little-endian machine
 	}
-	file := filepath.Join(t.TempDir(), "route")
-	table := "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n" +
-		"eth0\t00000000\t633CA8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n" +
-		"eth0\t003CA8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n" +
-		"eth0\t000010AC\t00000000\t0000\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
-	if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
-		t.Fatal(err)
+	folder := t.TempDir()
+	for name, table := range map[string]string{
+		"route": "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n" +
+			"eth0\t00000000\t633CA8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n" +
+			"eth0\t003CA8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n" +
+			"*\t0000090A\t00000000\t0201\t0\t0\t0\t0000FFFF\t0\t0\t0\n" +
+			"eth0\t000010AC\t00000000\t0000\t0\t0\t0\t0000FFFF\t0\t0\t0\n",
+		// As Linux 6.18 shows it.
+		"ipv6_route": "fd000000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n" +
+			"00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd000000000000000000000000000001 00000400 00000002 00000000 00000003     eth0\n" +
+			"fd000000000000000000000000000002 80 00000000000000000000000000000000 00 00000000000000000000000000000000 00000000 00000003 00000000 80200001     eth0\n" +
+			"20010db8000900000000000000000000 30 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200201       lo\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(table), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for destination, want := range map[string]bool{
-		"0.0.0.0/0": true, "192.168.60.0/24": true, "192.168.0.0/16": false, "172.16.0.0/16": false, "10.0.0.0/8": false,
+		"0.0.0.0/0": true, "192.168.60.0/24": true, "192.168.0.0/16": false, "172.16.0.0/16": false, "10.0.0.0/8": false, "10.9.0.0/16": false,
+		"::/0": true, "fd00::/64": true, "fd00::/48": false, "fd00::2/128": false, "2001:db8:9::/48": false,
 	} {
-		if got, err := routeIsThere(file, destination); got != want || err != nil {
+		if got, err := routeIsThere(folder, destination); got != want || err != nil {
 			t.Errorf("%s: got %v %v", destination, got, err)
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,7 +100,7 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 	case spec.CheckInterface:
 		return presence(w, "network card "+w.Target, func() (bool, error) { return cardIsUp(w.Target) }), nothing
 	case spec.CheckRoute:
-		return presence(w, "route to "+w.Target, func() (bool, error) { return routeIsThere("/proc/net/route", w.Target) }), nothing
+		return presence(w, "route to "+w.Target, func() (bool, error) { return routeIsThere("/proc/net", w.Target) }), nothing
 	}
 	return proberFunc(func(context.Context) error { return fmt.Errorf("unknown kind of check %d", w.Kind) }), nothing
 }
@@ -193,31 +195,49 @@ func cardIsUp(name string) (bool, error) {
 	return card.Flags&net.FlagUp != 0 && card.Flags&net.FlagRunning != 0, nil
 }
 
-// routeIsThere reads the kernel's main table: one line a route, addresses and masks as hexadecimal numbers in the order
-// of the machine (net/ipv4/fib_trie.c).
-func routeIsThere(file, destination string) (bool, error) {
-	_, want, err := net.ParseCIDR(destination)
+// Flags of a route (include/uapi/linux/route.h, ipv6_route.h).
+const (
+	routeUp     = 1
+	routeReject = 0x200
+	routeLocal  = 0x80000000
+)
+
+// routeIsThere looks for a route that can be used, in the tables that the kernel shows in the folder.
+func routeIsThere(folder, destination string) (bool, error) {
+	to, err := netip.ParsePrefix(destination)
 	if err != nil {
 		return false, err
 	}
-	text, err := os.ReadFile(file)
+	address, file, columns, want := to.Addr().AsSlice(), "ipv6_route", columnsV6, [2]string{}
+	if to.Addr().Is6() {
+		want = [2]string{hex.EncodeToString(address), fmt.Sprintf("%02x", to.Bits())}
+	} else {
+		file, columns = "route", columnsV4
+		want = [2]string{hexadecimal(address), hexadecimal(net.CIDRMask(to.Bits(), to.Addr().BitLen()))}
+	}
+	text, err := os.ReadFile(filepath.Join(folder, file))
 	if err != nil {
 		return false, err
 	}
-	to, mask := hexadecimal(want.IP.To4()), hexadecimal(net.IP(want.Mask))
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
-		const up = 1 // RTF_UP
-		if len(f) < 8 || f[1] != to || f[7] != mask {
+		if len(f) <= columns.flags || f[columns.destination] != want[0] || f[columns.mask] != want[1] {
 			continue
 		}
-		var flags int
-		if _, err := fmt.Sscanf(f[3], "%x", &flags); err == nil && flags&up != 0 {
+		flags, err := strconv.ParseUint(f[columns.flags], 16, 32)
+		if err == nil && flags&routeUp != 0 && flags&(routeReject|routeLocal) == 0 {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
+// Columns of a line: of IPv4 the main table with addresses and masks as numbers in the order of the machine
+// (net/ipv4/fib_trie.c), of IPv6 all tables with addresses as they are written and lengths (net/ipv6/route.c).
+var (
+	columnsV4 = struct{ destination, mask, flags int }{1, 7, 3}
+	columnsV6 = struct{ destination, mask, flags int }{0, 1, 8}
+)
+
 // hexadecimal writes four bytes as the kernel prints a number of them.
-func hexadecimal(ip net.IP) string { return fmt.Sprintf("%08X", binary.NativeEndian.Uint32(ip)) }
+func hexadecimal(four []byte) string { return fmt.Sprintf("%08X", binary.NativeEndian.Uint32(four)) }
