@@ -60,14 +60,14 @@ func TestKernelKilledWhileThePoolIsSwapped(t *testing.T) {
 	d.start("--dataplane", dataplane.NFTables)
 	takers(pools[0])
 	for round := range 8 {
-		stop := n.Load(t, planetest.VIPPort)
+		load := n.Load(t, planetest.VIPPort)
 		pool := pools[(round+1)%2]
 		d.want(state(pool...))
 		<-time.After(time.Duration(round) * 60 * time.Millisecond) // when in the change the kill comes
 		d.stop(os.Kill)
 		d.start("--dataplane", dataplane.NFTables)
 		takers(pool)
-		if made, err := stop(); err != nil {
+		if made, err := load.Stop(); err != nil {
 			t.Errorf("round %d: of %d connections: %v", round, made, err)
 		}
 	}

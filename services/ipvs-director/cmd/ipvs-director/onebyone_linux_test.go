@@ -130,7 +130,7 @@ func oneByOne(t *testing.T, plane string) {
 			}
 			takers(c.steps[0].takers)
 			watched := trace(t, n)
-			stop := n.Load(t, planetest.VIPPort, planetest.VIPPort)
+			load := n.Load(t, planetest.VIPPort, planetest.VIPPort)
 			for _, s := range c.steps[1:] {
 				if s.die >= 0 {
 					pulses[s.die].stop()
@@ -140,7 +140,7 @@ func oneByOne(t *testing.T, plane string) {
 				}
 				takers(s.takers)
 			}
-			made, err := stop()
+			made, err := load.Stop()
 			if err != nil {
 				t.Errorf("of %d connections: %v", made, err)
 			}

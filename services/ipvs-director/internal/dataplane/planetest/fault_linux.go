@@ -1,11 +1,9 @@
 package planetest
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
-	"sync"
 	"testing"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
@@ -57,14 +55,14 @@ func dies(t *testing.T, r *run) {
 	for done := 0; done <= len(steps); done += every {
 		r.become(before...)
 		open, _ := r.connect(VIPPort, 2)
-		stop := n.Load(t, VIPPort, VIP2Port)
+		load := n.Load(t, VIPPort, VIP2Port)
 		if _, err := r.plane.Apply(t.Context(), steps[:done]); err != nil {
 			t.Fatalf("killed after %d steps: %v", done, err)
 		}
 		// What it had in mind is lost with it.
 		r.plane = r.world.Open()
 		r.become(after...)
-		made, err := stop()
+		made, err := load.Stop()
 		if err != nil {
 			t.Errorf("killed after %d of %d steps: of %d connections: %v", done, len(steps), made, err)
 		}
@@ -75,50 +73,4 @@ func dies(t *testing.T, r *run) {
 			}
 		}
 	}
-}
-
-// Load connects to the ports in turn, without a pause, until stop is called, which tells how many connections there were and
-// what went wrong with one first. At least one to each port begins after stop.
-func (n *Network) Load(t testing.TB, ports ...int) (stop func() (made int, err error)) {
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	var mu sync.Mutex
-	made, failed := 0, error(nil)
-	for _, port := range ports {
-		running.Go(func() {
-			for last := false; ; {
-				err := n.once(t, port)
-				mu.Lock()
-				if made++; failed == nil {
-					failed = err
-				}
-				mu.Unlock()
-				if last || err != nil {
-					return
-				}
-				last = ctx.Err() != nil
-			}
-		})
-	}
-	return func() (int, error) {
-		cancel()
-		running.Wait()
-		return made, failed
-	}
-}
-
-// once is a short connection.
-func (n *Network) once(t testing.TB, port int) error {
-	c, err := n.Dial(t, port)
-	if err != nil {
-		return fmt.Errorf("connect to port %d: %w", port, err)
-	}
-	defer func() { _ = c.Close() }()
-	if _, err := fmt.Fprintln(c, "hello"); err != nil {
-		return fmt.Errorf("send on the connection to %s: %w", c.Real, err)
-	}
-	if got, err := c.line(); err != nil || got != "hello" {
-		return fmt.Errorf("the connection to %s: got %q, %v", c.Real, got, err)
-	}
-	return nil
 }
