@@ -3,6 +3,7 @@ package control
 
 import (
 	"context"
+	"math"
 	"net/netip"
 
 	"google.golang.org/grpc"
@@ -241,20 +242,21 @@ func (d *director) serviceState(s plan.Service, view loop.View) *directorv1.Serv
 			Health:            healths[health],
 			LastCheck:         last,
 			Reason:            reasons[key],
-			ConnectionRate:    view.Rates[key],
-			Traffic:           traffic(r.Traffic),
+			ConnectionRate:    view.Rates[key].Connections,
+			Traffic:           traffic(r.Traffic, view.Rates[key]),
 		})
 	}
 	return state
 }
 
-func traffic(t *plan.Traffic) *directorv1.Traffic {
+func traffic(t *plan.Traffic, each loop.Rates) *directorv1.Traffic {
 	if t == nil {
 		return nil
 	}
+	whole := func(rate float64) uint64 { return uint64(math.Round(rate)) }
 	return &directorv1.Traffic{
 		PacketsIn: t.PacketsIn, PacketsOut: t.PacketsOut, BytesIn: t.BytesIn, BytesOut: t.BytesOut,
-		PacketRateIn: t.PacketRateIn, PacketRateOut: t.PacketRateOut, ByteRateIn: t.ByteRateIn, ByteRateOut: t.ByteRateOut,
+		PacketRateIn: whole(each.PacketsIn), PacketRateOut: whole(each.PacketsOut), ByteRateIn: whole(each.BytesIn), ByteRateOut: whole(each.BytesOut),
 	}
 }
 

@@ -41,7 +41,7 @@ func New(world World, health Health) *Collector {
 		up:       desc("real_server_up", "1: its checks are good; 0: they fail. Absent: not checked.", real...),
 		active:   desc("real_server_active_connections", "Established connections. Absent on a plane that does not count them (nftables).", real...),
 		total:    desc("real_server_connections_total", "New connections since the real server was added.", real...),
-		packets:  desc("real_server_packets_total", "Packets to (in) and from (out) the real server since it was added. Absent on a plane that does not count them (nftables).", append(real, "direction")...),
+		packets:  desc("real_server_packets_total", "Packets to (in) and from (out) the real server since it was added, or the nftables plane was rebuilt.", append(real, "direction")...),
 		bytes:    desc("real_server_bytes_total", "The same in bytes.", append(real, "direction")...),
 		unusual:  desc("service_unusual", "1: panic, sorry server or leaving; ListServices says which.", "vip"),
 	}

@@ -133,12 +133,9 @@ const (
 	RemoteChecksum TunnelFlags = 2
 )
 
-// Statistics are the counters of a service or a real server since it was made, and what they grew by in a second of
-// late. The kernel adds them up every two seconds.
+// Statistics are the counters of a service or a real server since it was made. The kernel adds them up every two seconds.
 type Statistics struct {
 	Connections, PacketsIn, PacketsOut, BytesIn, BytesOut uint64
-	// The same for each second.
-	ConnectionRate, PacketRateIn, PacketRateOut, ByteRateIn, ByteRateOut uint64
 }
 
 // Timeouts of connections, in seconds. To set them, 0 is: as it is.
@@ -426,12 +423,9 @@ func ParseDestination(message []byte) (d Destination, err error) {
 
 // parse reads what is nested in an attribute STATS64 (IPVS_STATS_ATTR_…, all of them 64 bits wide there).
 func (s *Statistics) parse(v value) error {
-	fields := [...]*uint64{
-		1: &s.Connections, &s.PacketsIn, &s.PacketsOut, &s.BytesIn, &s.BytesOut,
-		&s.ConnectionRate, &s.PacketRateIn, &s.PacketRateOut, &s.ByteRateIn, &s.ByteRateOut,
-	}
+	fields := [...]*uint64{1: &s.Connections, &s.PacketsIn, &s.PacketsOut, &s.BytesIn, &s.BytesOut}
 	return each(v, func(kind uint16, v value) error {
-		if kind == 0 || int(kind) >= len(fields) { // 11 is padding
+		if kind == 0 || int(kind) >= len(fields) { // behind are rates, as the kernel reckons them
 			return nil
 		}
 		return into(v, fields[kind])

@@ -47,7 +47,7 @@ func TestParse(t *testing.T) {
 		{"service-mark", untyped(ParseService), Service{Family: IPv4, Mark: 7, Scheduler: "sh", Flags: 2, PrefixLength: 32}},
 		{"destination-masquerade", untyped(ParseDestination), Destination{Address: netip.MustParseAddrPort("192.168.60.78:8080"), Weight: 70000, Upper: 100, Lower: 50}},
 		{"destination-traffic", untyped(ParseDestination), Destination{Address: netip.MustParseAddrPort("192.168.60.78:8080"), Weight: 1, Active: 3,
-			Statistics: Statistics{Connections: 3, PacketsIn: 9, PacketsOut: 6, BytesIn: 492, BytesOut: 393, PacketRateIn: 1, PacketRateOut: 1, ByteRateIn: 46, ByteRateOut: 37}}},
+			Statistics: Statistics{Connections: 3, PacketsIn: 9, PacketsOut: 6, BytesIn: 492, BytesOut: 393}}},
 		{"destination-direct", untyped(ParseDestination), Destination{Address: netip.MustParseAddrPort("192.168.60.78:53"), Forwarding: Direct, Weight: 1}},
 		{"destination-gue", untyped(ParseDestination), Destination{Address: netip.MustParseAddrPort("192.168.60.78:443"), Forwarding: Tunnelled, Weight: 1,
 			Tunnel: Tunnel{Kind: GUE, Port: 6080, Flags: Checksum}}},

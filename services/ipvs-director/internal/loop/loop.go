@@ -137,8 +137,7 @@ type View struct {
 	Course steer.Course
 	// Memory is what was remembered before.
 	Memory steer.Memory
-	// Rates are new connections a second, the mean of RateOver or more.
-	Rates map[steer.Key]float64
+	Rates  map[steer.Key]Rates
 }
 
 // Why tells why the plane in use is that one, for people.

@@ -10,12 +10,18 @@ import (
 // RateOver is the least time that a rate is the mean of. IPVS adds up its counters every 2 s.
 const RateOver = 2 * time.Second
 
+// Rates are what came each second of late, the mean of RateOver or more.
+type Rates struct {
+	// Connections are new ones; packets and bytes are 0 on a plane that does not count them.
+	Connections, PacketsIn, PacketsOut, BytesIn, BytesOut float64
+}
+
 // rates turns counters into rates.
 type rates struct {
-	since  time.Time
-	totals map[steer.Key]uint64
-	// perSecond are new connections; never changed once it is handed out.
-	perSecond map[steer.Key]float64
+	since time.Time
+	last  map[steer.Key]plan.Real
+	// perSecond is never changed once it is handed out.
+	perSecond map[steer.Key]Rates
 }
 
 // count takes what was observed at a moment, or counted before.
@@ -24,18 +30,31 @@ func (r *rates) count(have plan.Have, now time.Time) {
 		now = have.Counted
 	}
 	passed := now.Sub(r.since)
-	if r.totals != nil && passed < RateOver {
+	if r.last != nil && passed < RateOver {
 		return
 	}
-	totals, perSecond := map[steer.Key]uint64{}, map[steer.Key]float64{}
+	each := func(before, after uint64) float64 {
+		if after < before { // the counter has begun anew
+			return 0
+		}
+		return float64(after-before) / passed.Seconds()
+	}
+	last, perSecond := map[steer.Key]plan.Real{}, map[steer.Key]Rates{}
 	for _, s := range have.Services {
 		for _, real := range s.Reals {
 			key := steer.Key{VIP: s.VIP, Real: real.Address}
-			totals[key] = real.Total
-			if before, known := r.totals[key]; known && real.Total >= before { // else the counter has begun anew
-				perSecond[key] = float64(real.Total-before) / passed.Seconds()
+			last[key] = real
+			before, known := r.last[key]
+			if !known {
+				continue
 			}
+			rates := Rates{Connections: each(before.Total, real.Total)}
+			if was, is := before.Traffic, real.Traffic; was != nil && is != nil {
+				rates.PacketsIn, rates.PacketsOut = each(was.PacketsIn, is.PacketsIn), each(was.PacketsOut, is.PacketsOut)
+				rates.BytesIn, rates.BytesOut = each(was.BytesIn, is.BytesIn), each(was.BytesOut, is.BytesOut)
+			}
+			perSecond[key] = rates
 		}
 	}
-	r.since, r.totals, r.perSecond = now, totals, perSecond
+	r.since, r.last, r.perSecond = now, last, perSecond
 }

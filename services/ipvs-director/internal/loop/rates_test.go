@@ -29,7 +29,7 @@ func TestRates(t *testing.T) {
 		{12 * time.Second, 33, 10},
 	} {
 		r.count(plan.Have{Services: []plan.Service{{VIP: key.VIP, Reals: []plan.Real{{Real: spec.Real{Address: key.Real}, Total: step.total}}}}}, begin.Add(step.after))
-		if got := r.perSecond[key]; got != step.want {
+		if got := r.perSecond[key].Connections; got != step.want {
 			t.Errorf("step %d: %v a second, want %v", i, got, step.want)
 		}
 	}
@@ -40,11 +40,35 @@ func TestRates(t *testing.T) {
 	r.count(counted(113, 20*time.Second), begin.Add(20*time.Second))
 	r.count(counted(113, 20*time.Second), begin.Add(25*time.Second))
 	r.count(counted(193, 28*time.Second), begin.Add(29*time.Second))
-	if got := r.perSecond[key]; got != 10 {
+	if got := r.perSecond[key].Connections; got != 10 {
 		t.Errorf("of countings 8 s apart: %v a second, want 10", got)
 	}
 	r.count(plan.Have{}, begin.Add(time.Hour))
 	if len(r.perSecond) > 0 {
 		t.Errorf("of one that has gone: %v", r.perSecond)
+	}
+}
+
+// What has passed has a rate each way where it is counted, and none when its counter has begun anew.
+func TestRatesOfTraffic(t *testing.T) {
+	t.Parallel()
+	key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.78:80")}
+	begin := time.Unix(1_000_000, 0)
+	var r rates
+	for i, step := range []struct {
+		traffic *plan.Traffic
+		want    Rates
+	}{
+		{&plan.Traffic{PacketsIn: 10, PacketsOut: 20, BytesIn: 1 << 40, BytesOut: 7}, Rates{}},
+		{&plan.Traffic{PacketsIn: 20, PacketsOut: 24, BytesIn: 1<<40 + 1000, BytesOut: 8}, Rates{PacketsIn: 5, PacketsOut: 2, BytesIn: 500, BytesOut: 0.5}},
+		{&plan.Traffic{PacketsIn: 1, PacketsOut: 26, BytesIn: 40, BytesOut: 8}, Rates{PacketsOut: 1}},
+		{nil, Rates{}},
+		{&plan.Traffic{PacketsIn: 9}, Rates{}},
+	} {
+		r.count(plan.Have{Services: []plan.Service{{VIP: key.VIP, Reals: []plan.Real{{Real: spec.Real{Address: key.Real}, Traffic: step.traffic}}}}},
+			begin.Add(time.Duration(i)*RateOver))
+		if got := r.perSecond[key]; got != step.want {
+			t.Errorf("step %d: %+v, want %+v", i, got, step.want)
+		}
 	}
 }

@@ -56,8 +56,6 @@ type Real struct {
 // Traffic is what has passed to a real server, and from it. With direct routing and tunnels nothing comes back this way.
 type Traffic struct {
 	PacketsIn, PacketsOut, BytesIn, BytesOut uint64
-	// The same each second, of late.
-	PacketRateIn, PacketRateOut, ByteRateIn, ByteRateOut uint64
 }
 
 // Host is what the node's own network stack has.

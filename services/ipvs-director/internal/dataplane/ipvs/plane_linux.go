@@ -173,7 +173,7 @@ func seenReal(d ipvsmsg.Destination) plan.Real {
 	r := plan.Real{
 		Real:   spec.Real{Address: d.Address, Weight: int(d.Weight), Upper: d.Upper, Lower: d.Lower},
 		Active: &active, Total: d.Statistics.Connections,
-		Traffic: traffic(d.Statistics),
+		Traffic: &plan.Traffic{PacketsIn: d.Statistics.PacketsIn, PacketsOut: d.Statistics.PacketsOut, BytesIn: d.Statistics.BytesIn, BytesOut: d.Statistics.BytesOut},
 	}
 	switch d.Forwarding {
 	case ipvsmsg.Masquerade:
@@ -196,13 +196,6 @@ func seenReal(d ipvsmsg.Destination) plan.Real {
 		r.Drift = fmt.Sprintf("forwarding method %d", d.Forwarding)
 	}
 	return r
-}
-
-func traffic(s ipvsmsg.Statistics) *plan.Traffic {
-	return &plan.Traffic{
-		PacketsIn: s.PacketsIn, PacketsOut: s.PacketsOut, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
-		PacketRateIn: s.PacketRateIn, PacketRateOut: s.PacketRateOut, ByteRateIn: s.ByteRateIn, ByteRateOut: s.ByteRateOut,
-	}
 }
 
 const (

@@ -51,8 +51,8 @@ func openDoor() (*door, error) {
 func (d *door) close() error { return unix.Close(d.fd) }
 
 // through makes a connection of the library whose messages go through a door: each exchange through one of its own, or, when d is not
-// nil, all through that. The place where the library lets its messages be taken is called TestDial.
-func through(d *door) *nft.Conn {
+// nil, all through that. A transaction ends with the messages in last, which are used up. The place where the library lets its messages be taken is called TestDial.
+func through(d *door, last *[]netlink.Message) *nft.Conn {
 	options := []nft.ConnOption{nft.WithTestDial(func(messages []netlink.Message) (answers []netlink.Message, err error) {
 		if len(messages) == 0 { // it asks for what was not given with the answer to the request: there is none
 			return nil, io.EOF
@@ -65,6 +65,14 @@ func through(d *door) *nft.Conn {
 			defer func() { err = errors.Join(err, way.close()) }()
 		}
 		if len(messages) > 1 {
+			end := len(messages) - 1
+			if last != nil {
+				messages = slices.Insert(messages, end, *last...)
+				*last = nil
+			}
+			for i := range messages[end:] {
+				messages[end+i].Header.Sequence = messages[end-1].Header.Sequence + 1 + uint32(i)
+			}
 			if err := way.transact(messages); err != nil {
 				return nil, err
 			}

@@ -51,13 +51,16 @@ type entries struct {
 	vips, reals map[endpoint]bool
 	// back holds the VIP of each real server that one service alone uses.
 	back map[endpoint]spec.VIP
+	// members are what passes is counted for.
+	members map[member]bool
 }
 
 func (all services) entries() entries {
-	e := entries{vips: map[endpoint]bool{}, reals: map[endpoint]bool{}, back: map[endpoint]spec.VIP{}}
+	e := entries{vips: map[endpoint]bool{}, reals: map[endpoint]bool{}, back: map[endpoint]spec.VIP{}, members: map[member]bool{}}
 	for vip, s := range all {
 		e.vips[front(vip)] = true
 		for _, r := range s.Reals {
+			e.members[memberOf(vip, r.Address)] = true
 			real := behind(vip, r.Address)
 			if e.reals[real] {
 				delete(e.back, real)

@@ -206,6 +206,17 @@ func TestKernelTakesUpFromEitherSide(t *testing.T) {
 			ask(fmt.Sprintf("the client first %d", round))
 			tell(fmt.Sprintf("and an answer %d", round))
 		}
+		have, err := n.Inside(t, Open()).Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range have.Services {
+			// Whoever began, each of 5 questions and 4 answers is counted. TCP says more than that.
+			passed := *s.Reals[0].Traffic
+			if passed.PacketsIn < 5 || passed.PacketsOut < 4 || vip.Protocol == spec.UDP && (passed.PacketsIn != 5 || passed.PacketsOut != 4) {
+				t.Errorf("%s: counted %+v", vip, passed)
+			}
+		}
 	}
 }
 

@@ -11,25 +11,30 @@ import (
 )
 
 // ask sends one request about the tables of a family to nf_tables and returns the answers. The library has no call for it.
-func ask(family nft.TableFamily, message, flags int, attributes []netlink.Attribute) (answers []netlink.Message, err error) {
+func ask(family nft.TableFamily, kind, flags int, attributes []netlink.Attribute) (answers []netlink.Message, err error) {
 	door, err := openDoor()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, door.close()) }()
-	data, err := netlink.MarshalAttributes(attributes)
+	message, err := request(family, kind, flags, attributes...)
 	if err != nil {
 		return nil, err
 	}
-	// struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h: family, version, and no resource.
-	header := []byte{byte(family), unix.NFNETLINK_V0, 0, 0}
-	return door.ask(netlink.Message{
+	return door.ask(message)
+}
+
+// request is a message to nf_tables about the tables of a family. It begins with struct nfgenmsg of
+// include/uapi/linux/netfilter/nfnetlink.h: family, version, and no resource.
+func request(family nft.TableFamily, kind, flags int, attributes ...netlink.Attribute) (netlink.Message, error) {
+	data, err := netlink.MarshalAttributes(attributes)
+	return netlink.Message{
 		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 			Flags: netlink.Request | netlink.HeaderFlags(flags),
 		},
-		Data: append(header, data...),
-	})
+		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...),
+	}, err
 }
 
 // headerSize is that of struct nfgenmsg, before the attributes of an answer.

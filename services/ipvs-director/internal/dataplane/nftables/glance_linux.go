@@ -76,7 +76,7 @@ func (p *half) readOne(was plan.Service) (is plan.Service, ok bool) {
 		return is, false
 	}
 	defer func() { ok = door.close() == nil && ok }()
-	conn := through(door)
+	conn := through(door, nil)
 	c := content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
 	chains := []string{serviceChain(was.VIP), backChain(was.VIP)}
 	for _, r := range was.Reals {
@@ -97,5 +97,11 @@ func (p *half) readOne(was plan.Service) (is plan.Service, ok bool) {
 		}
 	}
 	is, flaw := p.service(c, was.VIP)
-	return is, flaw == "" && len(is.Reals) == len(was.Reals)
+	if flaw != "" || len(is.Reals) != len(was.Reals) {
+		return is, false
+	}
+	for i := range is.Reals {
+		is.Reals[i].Traffic = was.Reals[i].Traffic // until the counters are read
+	}
+	return is, true
 }

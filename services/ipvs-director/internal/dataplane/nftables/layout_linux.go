@@ -46,6 +46,8 @@
 //	chain guard         filter, after srcnat              TCP: meta l4proto . ip saddr . th sport @reals, not a SYN,
 //	                                                      ct state new or invalid: drop
 //
+// What passes is counted; see countChain.
+//
 // The guard is for TCP: nobody answers a datagram from a strange address with an end of the flow, and a server may well ask
 // others from the port that it answers on.
 package nftables

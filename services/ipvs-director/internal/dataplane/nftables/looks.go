@@ -6,8 +6,8 @@ const (
 	// spareAbove is what reading all counters may cost of a processor at each look, which the loop has once a second. Dearer
 	// readings are made less often.
 	spareAbove = 100 * time.Millisecond
-	// countShare bounds the processor time that those take: one part in so many. 20,000 real servers take 0.9 s, so that
-	// their counters are up to 9 s old.
+	// countShare bounds the processor time that those take: one part in so many. 20,000 real servers take 0.2 s, so that
+	// their counters are up to 2 s old.
 	countShare = 10
 )
 

@@ -126,7 +126,7 @@ func (p *Plane) count(have plan.Have) (plan.Have, error) {
 	if len(have.Services) == 0 {
 		return have, nil
 	}
-	packets := map[string]uint64{}
+	connections, passed := map[string]uint64{}, map[string]plan.Traffic{}
 	for _, h := range p.halves {
 		if !slices.ContainsFunc(have.Services, func(s plan.Service) bool { return h.has(s.VIP) }) {
 			continue
@@ -135,7 +135,12 @@ func (p *Plane) count(have plan.Have) (plan.Have, error) {
 		if err != nil {
 			return plan.Have{}, err
 		}
-		maps.Copy(packets, counted) // no chain of the one has the name of one of the other
+		maps.Copy(connections, counted) // no chain of the one has the name of one of the other
+		here, err := h.passed()
+		if err != nil {
+			return plan.Have{}, err
+		}
+		maps.Copy(passed, here)
 	}
 	have.Services = slices.Clone(have.Services) // what was handed out before stays as it is
 	for i := range have.Services {
@@ -144,10 +149,26 @@ func (p *Plane) count(have plan.Have) (plan.Have, error) {
 		for j := range s.Reals {
 			r := &s.Reals[j]
 			// A listing that somebody's change interrupts can miss a chain: its counter has not gone back to 0.
-			r.Total = max(r.Total, packets[realChain(s.VIP, r.Address)])
+			r.Total = max(r.Total, connections[realChain(s.VIP, r.Address)])
 		}
 	}
+	tellPassed(have.Services, passed)
 	return have, nil
+}
+
+// tellPassed gives services of the caller what has passed. What a listing has missed has not gone back to 0.
+func tellPassed(services []plan.Service, passed map[string]plan.Traffic) {
+	for _, s := range services {
+		for i := range s.Reals {
+			r := &s.Reals[i]
+			t := passed[string(memberKey(memberOf(s.VIP, r.Address)))]
+			if before := r.Traffic; before != nil {
+				t.PacketsIn, t.PacketsOut = max(t.PacketsIn, before.PacketsIn), max(t.PacketsOut, before.PacketsOut)
+				t.BytesIn, t.BytesOut = max(t.BytesIn, before.BytesIn), max(t.BytesOut, before.BytesOut)
+			}
+			r.Traffic = &t
+		}
+	}
 }
 
 // content is the table as listed.
@@ -156,18 +177,20 @@ type content struct {
 	chains   map[string]*nft.Chain
 	rules    map[string][]*nft.Rule // by chain
 	elements map[string][]nft.SetElement
-	strange  string // what somebody has put in that cannot even be read; empty: nothing
+	tallies  map[string]map[string]tally // what the elements of sets that count have counted, by their keys
+	counts   bool                        // the rules that count what passes are ours
+	strange  string                      // what somebody has put in that cannot even be read; empty: nothing
 }
 
 // list reads the table through one socket: thousands of real servers are as many questions.
 func (p *half) list() (c content, err error) {
-	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
+	c = content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}, tallies: map[string]map[string]tally{}}
 	door, err := openDoor()
 	if err != nil {
 		return c, err
 	}
 	defer func() { err = errors.Join(err, door.close()) }()
-	conn := through(door)
+	conn := through(door, nil)
 	if c.table, err = p.findTable(conn); err != nil || c.table == nil {
 		return c, err
 	}
@@ -180,6 +203,12 @@ func (p *half) list() (c content, err error) {
 			continue
 		}
 		c.chains[chain.Name] = chain
+		if chain.Name == countChain {
+			if c.counts, err = p.counts(); err != nil {
+				return c, err
+			}
+			continue
+		}
 		if c.rules[chain.Name], err = conn.GetRules(p.table, chain); err != nil {
 			return c.unread("the rules of chain "+chain.Name, err)
 		}
@@ -189,6 +218,12 @@ func (p *half) list() (c content, err error) {
 		return c.unread("the maps", err)
 	}
 	for _, set := range sets {
+		if set.Name == inSet || set.Name == outSet {
+			if c.tallies[set.Name], err = p.tallies(set.Name); err != nil {
+				return c, err
+			}
+			continue
+		}
 		if isSticky(set.Name) {
 			c.elements[set.Name] = nil // only that it is there: it may be large, and is not ours to judge
 			continue
@@ -234,6 +269,10 @@ func (p *half) read() (plan.Have, error) {
 		}
 		delete(c.chains, h.chain.Name)
 	}
+	if !sameHook(c.chains[countChain], p.count()) || !c.counts {
+		return damage("chain %s does not count what it did", countChain)
+	}
+	delete(c.chains, countChain)
 	if _, ok := c.elements[servicesMap]; !ok {
 		return damage("map %s is gone", servicesMap)
 	}
@@ -250,6 +289,7 @@ func (p *half) read() (plan.Have, error) {
 		}
 		have.Services = append(have.Services, service)
 	}
+	tellPassed(have.Services, bothWays(c.tallies[inSet], c.tallies[outSet]))
 	if flaw := c.entries(present(have).entries()); flaw != "" {
 		return damage("%s", flaw)
 	}
@@ -270,6 +310,17 @@ func (c content) entries(want entries) (flaw string) {
 			return fmt.Sprintf("set %s does not hold what the services make", name)
 		}
 		delete(c.elements, name)
+	}
+	for _, name := range []string{inSet, outSet} {
+		counted := c.tallies[name]
+		same := len(counted) == len(want.members)
+		for m := range want.members {
+			_, there := counted[string(memberKey(m))]
+			same = same && there
+		}
+		if !same {
+			return fmt.Sprintf("set %s does not hold what the services make", name)
+		}
 	}
 	if !sameElements(c.elements[reverseMap], backElements(keysOf(want.back), want.back)) {
 		return fmt.Sprintf("map %s does not hold what the services make", reverseMap)

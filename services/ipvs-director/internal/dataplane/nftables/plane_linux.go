@@ -10,6 +10,8 @@ import (
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
@@ -36,6 +38,7 @@ type Plane struct {
 // half is the table of one family.
 type half struct {
 	conn *nft.Conn
+	last []netlink.Message // what ends the next transaction and the library cannot say
 	layout
 }
 
@@ -65,12 +68,15 @@ func Probe() dataplane.Report {
 func probe(l layout, s spec.Service) error {
 	l.table = &nft.Table{Name: TableName + "_probe", Family: l.table.Family}
 	p := openHalf(l)
-	p.addBase()
+	if err := p.addBase(); err != nil {
+		return err
+	}
 	if err := p.addService(s); err != nil {
 		return err
 	}
-	p.conn.DelTable(p.table)
-	return p.conn.Flush()
+	remove, err := request(l.table.Family, unix.NFT_MSG_DELTABLE, 0, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: []byte(l.table.Name + "\x00")})
+	p.last = append(p.last, remove) // behind the rules that are there already
+	return errors.Join(err, p.conn.Flush())
 }
 
 // lacks are the features that the plane has not.
@@ -95,7 +101,14 @@ var lacks = func() spec.Lacks {
 // Open makes the plane. Nothing is changed.
 func Open() *Plane { return &Plane{halves: [2]*half{openHalf(layout4), openHalf(layout6)}} }
 
-func openHalf(l layout) *half { return &half{conn: through(nil), layout: l} }
+func openHalf(l layout) *half {
+	h := &half{layout: l}
+	h.forget()
+	return h
+}
+
+// forget lets go of a transaction that was begun.
+func (p *half) forget() { p.last, p.conn = nil, through(nil, &p.last) }
 
 // Close lets go of the kernel. The rules stay and go on forwarding.
 func (p *Plane) Close() error { return nil }
@@ -183,7 +196,7 @@ func (p *half) String() string {
 func (p *half) apply(ctx context.Context, is services, damage string, changes []plan.Change) (done []plan.Change, err error) {
 	if list, ok := fromNothing(is, damage, changes); ok {
 		if _, err := p.rebuild(list); err != nil {
-			p.conn = openHalf(p.layout).conn // the one there may hold a part of the transaction
+			p.forget()
 			return nil, fmt.Errorf("make %d services: %w", len(list), err)
 		}
 		return changes, nil
@@ -194,7 +207,7 @@ func (p *half) apply(ctx context.Context, is services, damage string, changes []
 		}
 		becomes, err := p.transact(is, damage, batch)
 		if err != nil {
-			p.conn = openHalf(p.layout).conn // the one there may hold a part of the transaction
+			p.forget()
 			return done, fmt.Errorf("%s: %w", batch[0], err)
 		}
 		is = becomes
@@ -267,7 +280,9 @@ func (p *half) transact(is services, damage string, batch []plan.Change) (become
 		if tableThere, err := p.tableThere(); err != nil {
 			return nil, err
 		} else if !tableThere {
-			p.addBase()
+			if err := p.addBase(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	// The sets of the whole table hold every real server: they are compared only when one comes or goes.
@@ -302,7 +317,9 @@ func (p *half) rebuild(list []spec.Service) (services, error) {
 	// Adding a table that is there changes nothing, so that the deletion always finds one.
 	p.conn.AddTable(p.table)
 	p.conn.DelTable(p.table)
-	p.addBase()
+	if err := p.addBase(); err != nil {
+		return nil, err
+	}
 	becomes := services{}
 	for _, s := range list {
 		becomes[s.VIP] = s
@@ -333,14 +350,19 @@ func (p *half) rebuild(list []spec.Service) (services, error) {
 func size(s spec.Service) int { return 4<<10 + 1<<10*len(s.Reals) + 128*len(slots.Of(s).Slots) }
 
 // addBase queues the table, its hooks, and the maps and sets that they look into.
-func (p *half) addBase() {
+func (p *half) addBase() error {
 	p.conn.AddTable(p.table)
-	for _, set := range []*nft.Set{p.services(), p.reverse(), p.vips(), p.reals()} {
+	counted := p.counted()
+	for _, set := range append([]*nft.Set{p.services(), p.reverse(), p.vips(), p.reals()}, counted[:]...) {
 		_ = p.conn.AddSet(set, nil) // fails for anonymous sets only
 	}
 	for _, h := range p.hooks() {
 		p.addRule(h.chain, h.rule, nil)
 	}
+	p.conn.AddChain(p.count())
+	rules, err := p.countMessages()
+	p.last = append(p.last, rules...)
+	return err
 }
 
 // addRule queues a chain and its one rule.
@@ -424,6 +446,14 @@ func (p *half) enter(is, becomes services) error {
 			return err
 		}
 		if err := p.addElements(set.set, plainElements(beyond(set.now, set.was))); err != nil {
+			return err
+		}
+	}
+	for _, set := range p.counted() {
+		if err := p.deleteElements(set, memberElements(beyond(was.members, now.members))); err != nil {
+			return err
+		}
+		if err := p.addElements(set, memberElements(beyond(now.members, was.members))); err != nil {
 			return err
 		}
 	}

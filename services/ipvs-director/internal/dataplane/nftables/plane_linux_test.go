@@ -117,6 +117,8 @@ func TestKernelForeignEditsAreMended(t *testing.T) {
 		{"guarded VIPs emptied", func(c *nft.Conn) { c.FlushSet(l.vips()) }},
 		{"guarded real server added", func(c *nft.Conn) { _ = c.SetAddElements(l.reals(), plainElements([]endpoint{front(vip)})) }},
 		{"guard deleted", func(c *nft.Conn) { c.FlushChain(l.chain(guardChain)) }},
+		{"counting stopped", func(c *nft.Conn) { c.FlushChain(l.chain(countChain)) }},
+		{"counted real servers emptied", func(c *nft.Conn) { c.FlushSet(l.counted()[0]) }},
 		{"slots emptied", func(c *nft.Conn) { c.FlushSet(l.slots(vip)) }},
 		{"weights emptied", func(c *nft.Conn) { c.FlushSet(l.weights(vip)) }},
 		{"rule of a real server deleted", func(c *nft.Conn) { c.FlushChain(l.chain(realChain(vip, n.Reals[1]))) }},

@@ -79,6 +79,8 @@ var suite = []test{
 	{"datagrams: a flow stays, and a drained real server keeps what it has", []spec.Feature{spec.FeatureUDP}, true, datagrams},
 	{"IPv6: connections are spread, drained and refused as by IPv4", []spec.Feature{spec.FeatureIPv6}, true, ipv6},
 	{"IPv6: datagrams", []spec.Feature{spec.FeatureIPv6, spec.FeatureUDP}, true, datagrams6},
+	{"what passes is counted", []spec.Feature{spec.FeatureUDP}, true, passed},
+	{"IPv6: what passes is counted", []spec.Feature{spec.FeatureUDP, spec.FeatureIPv6}, true, passed6},
 	{"persistence: a client stays, and leaves a drained real server", []spec.Feature{spec.FeaturePersistence}, true, persists},
 	{"persistence: clients alike in the prefix are one", []spec.Feature{spec.FeaturePersistence}, true, prefixes},
 	{"persistence by IPv6", []spec.Feature{spec.FeaturePersistence, spec.FeatureIPv6}, true, persists6},
