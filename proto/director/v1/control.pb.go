@@ -804,9 +804,11 @@ func (x *Feature) GetReason() string {
 	return ""
 }
 
-// ListServicesRequest asks for the virtual services in the kernel.
+// ListServicesRequest asks for the virtual services in the kernel, as many as fit into an answer of 1 MiB, some 4,000 real servers.
 type ListServicesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next_page_token of the answer before. Empty for the first page.
+	PageToken     string `protobuf:"bytes,1,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,11 +843,20 @@ func (*ListServicesRequest) Descriptor() ([]byte, []int) {
 	return file_director_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
-// ListServicesResponse holds the virtual services in the kernel.
+func (x *ListServicesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListServicesResponse holds virtual services in the kernel.
 type ListServicesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order of address and port.
-	Services      []*ServiceState `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	Services []*ServiceState `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	// For the services behind these. Empty: there are none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -887,6 +898,13 @@ func (x *ListServicesResponse) GetServices() []*ServiceState {
 	return nil
 }
 
+func (x *ListServicesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // WatchServicesRequest asks to be told.
 type WatchServicesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -924,7 +942,7 @@ func (*WatchServicesRequest) Descriptor() ([]byte, []int) {
 	return file_director_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
-// WatchServicesResponse is what has become otherwise.
+// WatchServicesResponse is what has become otherwise. What does not fit into 1 MiB is in several messages, each as if it were alone.
 type WatchServicesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// These are all there are: forget what was told before. So in the first message, and when some were missed.
@@ -1097,9 +1115,9 @@ type RealServerState struct {
 	LastCheck string `protobuf:"bytes,6,opt,name=last_check,json=lastCheck,proto3" json:"last_check,omitempty"`
 	// Whether it takes new connections, and why or why not. Example: "no new connections: drained (kernel update)"
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
-	// New connections a second, since the pass before. 0 also when it is not known yet.
+	// New connections a second, the mean of 2 s or more. 0 also when it is not known yet.
 	ConnectionRate float64 `protobuf:"fixed64,8,opt,name=connection_rate,json=connectionRate,proto3" json:"connection_rate,omitempty"`
-	// What has passed since the real server was added. Absent on a plane that does not count it (nftables).
+	// What has passed since the real server was added, or the nftables plane was rebuilt. Absent when nothing counts it.
 	Traffic       *Traffic `protobuf:"bytes,9,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1199,7 +1217,7 @@ func (x *RealServerState) GetTraffic() *Traffic {
 }
 
 // Traffic is what has passed to a real server (in), and from it (out). With direct routing and tunnels nothing comes back this
-// way. The kernel adds it up every 2 s, and tells what came each second of late.
+// way. IPVS adds it up every 2 s. Rates are the mean of 2 s or more.
 type Traffic struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Packets to it.
@@ -2262,10 +2280,13 @@ const file_director_v1_control_proto_rawDesc = "" +
 	"\aFeature\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tsupported\x18\x02 \x01(\bR\tsupported\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x15\n" +
-	"\x13ListServicesRequest\"U\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"4\n" +
+	"\x13ListServicesRequest\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x01 \x01(\tR\tpageToken\"}\n" +
 	"\x14ListServicesResponse\x12=\n" +
-	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\"\x16\n" +
+	"\bservices\x18\x01 \x03(\v2!.twotier.director.v1.ServiceStateR\bservices\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x16\n" +
 	"\x14WatchServicesRequest\"\x98\x01\n" +
 	"\x15WatchServicesResponse\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x16\n" +

@@ -23,7 +23,7 @@ func (d *director) WatchServices(_ *directorv1.WatchServicesRequest, stream grpc
 	go func() { defer close(queue); ended <- d.tell(ctx, queue) }()
 	var failed error
 	for message := range queue {
-		if failed = stream.Send(message); failed != nil {
+		if failed = send(stream, parts(message)); failed != nil {
 			break
 		}
 	}
@@ -34,19 +34,32 @@ func (d *director) WatchServices(_ *directorv1.WatchServicesRequest, stream grpc
 	return failed
 }
 
+func send(stream grpc.ServerStreamingServer[directorv1.WatchServicesResponse], messages []*directorv1.WatchServicesResponse) error {
+	for _, m := range messages {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // tell puts what is new into a queue until ctx ends or the kernel cannot be read. It waits for nobody who reads.
 func (d *director) tell(ctx context.Context, queue chan<- *directorv1.WatchServicesResponse) error {
 	var t telling
 	for {
 		news := d.world.News() // before the look, so that no change is missed
-		now, err := d.ListServices(ctx, nil)
+		view, err := d.observed()
 		if err != nil {
 			return err
 		}
-		if message := t.next(now.GetServices()); message != nil {
+		var now []*directorv1.ServiceState
+		for _, s := range view.Have.Services {
+			now = append(now, d.serviceState(s, view))
+		}
+		if message := t.next(now); message != nil {
 			select {
 			case queue <- message:
-				t.told(now.GetServices())
+				t.told(now)
 			default:
 				t.missed++
 			}
@@ -82,6 +95,21 @@ func (t *telling) next(now []*directorv1.ServiceState) *directorv1.WatchServices
 		return nil
 	}
 	return message
+}
+
+// parts are messages of a size that a client takes, which say the same one after the other.
+func parts(message *directorv1.WatchServicesResponse) (all []*directorv1.WatchServicesResponse) {
+	services := message.GetServices()
+	message.Services = nil
+	all, size := append(all, message), 0
+	for _, s := range services {
+		if size += proto.Size(s); size > answerMost && len(message.GetServices()) > 0 {
+			message, size = &directorv1.WatchServicesResponse{}, proto.Size(s)
+			all = append(all, message)
+		}
+		message.Services = append(message.Services, s)
+	}
+	return all
 }
 
 // told notes that the message is on its way.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
+	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 )
 
 // changing is a world that can be changed.
@@ -133,4 +135,72 @@ func TestWatchServicesOfNothing(t *testing.T) {
 	if err := (&director{world: fixed{Chosen: dataplane.NFTables}, health: unchecked{}}).WatchServices(nil, stream); status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v", err)
 	}
+}
+
+// The largest state there can be reaches a client of gRPC, which takes 4 MiB at most: page by page, and as several messages.
+func TestTheLargestStateIsToldInParts(t *testing.T) {
+	t.Parallel()
+	const services, reals, most = 1024, 32, 4 << 20
+	view := loop.View{Chosen: dataplane.IPVS, Observed: true, Rates: map[steer.Key]loop.Rates{}, Course: steer.Course{Reasons: map[steer.Key]string{}}}
+	for i := range services {
+		s := plan.Service{VIP: spec.VIP{AddrPort: netip.AddrPortFrom(netip.MustParseAddr("2001:db8:aaaa:bbbb:cccc:dddd:eeee:1"), uint16(1+i))}, Scheduler: spec.WLC}
+		for r := range reals {
+			active := uint64(1 << 40)
+			real := plan.Real{Real: spec.Real{Address: netip.AddrPortFrom(netip.MustParseAddr("2001:db8:aaaa:bbbb:cccc:dddd:eeee:2"), uint16(1+r)), Weight: 65535},
+				Active: &active, Total: 1 << 50, Traffic: &plan.Traffic{PacketsIn: 1 << 50, PacketsOut: 1 << 50, BytesIn: 1 << 60, BytesOut: 1 << 60}}
+			s.Reals = append(s.Reals, real)
+			view.Course.Reasons[steer.Key{VIP: s.VIP, Real: real.Address}] = "takes new connections: its checks are good, and nobody drains it"
+		}
+		view.Have.Services = append(view.Have.Services, s)
+	}
+	d := &director{world: fixed(view), health: unchecked{}}
+	count := func(size int, got []*directorv1.ServiceState, seen map[string]int) {
+		t.Helper()
+		if size > most {
+			t.Errorf("%d services in %d bytes, want %d at most", len(got), size, most)
+		}
+		for _, s := range got {
+			seen[s.GetAddress()] += len(s.GetRealServers())
+		}
+	}
+	check := func(how string, seen map[string]int, messages int) {
+		t.Helper()
+		for _, s := range view.Have.Services {
+			if seen[s.VIP.String()] != reals {
+				t.Errorf("%s: %d real servers of %s, want %d", how, seen[s.VIP.String()], s.VIP, reals)
+			}
+		}
+		if len(seen) != services || messages < 2 {
+			t.Errorf("%s: %d services in %d messages", how, len(seen), messages)
+		}
+	}
+
+	seen, pages := map[string]int{}, 0
+	for request := (&directorv1.ListServicesRequest{}); pages == 0 || request.GetPageToken() != ""; pages++ {
+		answer, err := d.ListServices(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count(proto.Size(answer), answer.GetServices(), seen)
+		request.PageToken = answer.GetNextPageToken()
+	}
+	check("pages", seen, pages)
+	if _, err := d.ListServices(t.Context(), &directorv1.ListServicesRequest{PageToken: "no address"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a wrong token: %v", err)
+	}
+
+	seen = map[string]int{}
+	var known telling
+	var all []*directorv1.ServiceState
+	for _, s := range view.Have.Services {
+		all = append(all, d.serviceState(s, view))
+	}
+	messages := parts(known.next(all))
+	for i, m := range messages {
+		count(proto.Size(m), m.GetServices(), seen)
+		if m.GetWhole() != (i == 0) || len(m.GetGone()) > 0 {
+			t.Errorf("message %d: whole %t, %d gone", i, m.GetWhole(), len(m.GetGone()))
+		}
+	}
+	check("messages", seen, len(messages))
 }
