@@ -80,6 +80,10 @@ type ofConnection struct {
 	direction     uint8
 }
 
+// Keys of enum nft_ct_keys of include/uapi/linux/netfilter/nf_tables.h: the addresses by family. Of NFT_CT_SRC and NFT_CT_DST nft 1.0.6 does not
+// know the length, and aborts when it lists them.
+const srcIP, dstIP, srcIP6, dstIP6 = 19, 20, 21, 22
+
 // The directions of a connection (IP_CT_DIR_... of include/uapi/linux/netfilter/nf_conntrack_tuple_common.h): that of its first
 // packet, and the other one.
 const original, reply = 0, 1
@@ -92,6 +96,10 @@ func (l layout) countRules() [][]any {
 		}
 		return parts
 	}
+	from, to := uint32(srcIP), uint32(dstIP)
+	if l.nfproto == unix.NFPROTO_IPV6 {
+		from, to = srcIP6, dstIP6
+	}
 	const vip = 1 // the word behind the protocol
 	real := vip + l.size/4 + 1
 	rule := func(direction uint8, set string, members ...any) []any {
@@ -103,12 +111,12 @@ func (l layout) countRules() [][]any {
 	}
 	in := func(direction uint8) []any {
 		return rule(direction, inSet, append(
-			[]any{ofConnection{unix.NFT_CT_DST, word(vip), direction}, ofConnection{unix.NFT_CT_PROTO_DST, word(vip + l.size/4), direction}},
+			[]any{ofConnection{to, word(vip), direction}, ofConnection{unix.NFT_CT_PROTO_DST, word(vip + l.size/4), direction}},
 			header(l.destination, destinationPort, real)...)...)
 	}
 	out := func(direction uint8) []any {
 		return rule(direction, outSet, append(header(l.source, sourcePort, vip),
-			ofConnection{unix.NFT_CT_SRC, word(real), direction}, ofConnection{unix.NFT_CT_PROTO_SRC, word(real + l.size/4), direction})...)
+			ofConnection{from, word(real), direction}, ofConnection{unix.NFT_CT_PROTO_SRC, word(real + l.size/4), direction})...)
 	}
 	return [][]any{in(original), out(reply), in(reply), out(original)}
 }
