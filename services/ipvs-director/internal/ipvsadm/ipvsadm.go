@@ -5,6 +5,7 @@ package ipvsadm
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
@@ -28,7 +30,7 @@ func Import(rules []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport,
 	if err != nil {
 		return nil, nil, err
 	}
-	r := reader{services: map[string]*service{}}
+	r := reader{services: map[string]*service{}, special: map[string]bool{}}
 	for _, line := range lines {
 		r.line(line)
 	}
@@ -109,6 +111,7 @@ var flags = map[spec.Scheduler]string{spec.SH: " -b sh-fallback", spec.MH: " -b 
 // service is a virtual service while its rules are read.
 type service struct {
 	line    *importing.Line
+	vip     spec.VIP
 	message *directorv1.VirtualService
 	reals   map[netip.AddrPort]int // real server -> number of its line
 	// refused is why the service is not taken; empty: it is.
@@ -120,7 +123,9 @@ type service struct {
 // reader goes through the lines once.
 type reader struct {
 	order    []*service
-	services map[string]*service // by kind and address, for example "-t 10.10.60.22:80"
+	services map[string]*service // by how rules name them, for example "-t 10.10.60.22:80"
+	// special is what only the plane ipvs does and has been taken.
+	special map[string]bool
 }
 
 func (r *reader) line(line *importing.Line) {
@@ -166,6 +171,9 @@ func (r *reader) finish(report *importing.Report) []*directorv1.VirtualService {
 		report.Warn("The rules name no addresses of the node. If the director shall hold the VIPs, and the address that is " +
 			"the real servers' gateway, apply an object of kind address for each; else they must be on a network card already.")
 	}
+	if len(r.special) > 0 {
+		report.Warn("Only the data plane ipvs does this: %s.", strings.Join(slices.Sorted(maps.Keys(r.special)), ", "))
+	}
 	return taken
 }
 
@@ -187,25 +195,100 @@ func (r *reader) service(line *importing.Line, words []string) {
 		}
 		return
 	}
-	name := strings.ReplaceAll(vip.String(), ":", "-")
-	s := &service{line: line, reals: map[netip.AddrPort]int{}, message: &directorv1.VirtualService{
-		Name: name, Address: vip.Addr().String(), Port: uint32(vip.Port()),
-	}}
+	s := &service{line: line, vip: vip, reals: map[netip.AddrPort]int{}, message: &directorv1.VirtualService{Name: objectName(vip), Fwmark: vip.Mark}}
+	switch {
+	case vip.Mark != 0:
+		r.special["services by mark"] = true
+		if vip.Mark6 {
+			s.message.Family = directorv1.Family_FAMILY_IPV6
+		}
+	default:
+		s.message.Address, s.message.Port = vip.Addr().String(), uint32(vip.Port())
+		if vip.Protocol == spec.UDP {
+			s.message.Protocol = directorv1.Protocol_PROTOCOL_UDP
+		}
+	}
 	r.services[key] = s
 	r.order = append(r.order, s)
-	line.Taken("virtual-service/%s", name)
+	line.Taken("virtual-service/%s", s.message.GetName())
 	s.scheduler(o)
+	if !slices.Contains([]string{"rr", "wrr", "lc", "wlc", "sh", "mh"}, s.message.GetScheduler()) {
+		r.special["the scheduler "+s.message.GetScheduler()] = true
+	}
+	s.persistence(o)
 	for _, option := range o {
 		switch option.name {
-		case "-t", "-s", "-b":
-		case "-p":
-			line.Unsupported("-p: the director keeps no client on one real server; behind it the router does, by cookie")
-		case "-M":
-			line.Unsupported("-M: it belongs to -p")
+		case "-t", "-u", "-f", "-6", "-s", "-b", "-p", "-M":
+		case "-o":
+			switch {
+			case vip.Mark != 0 || vip.Protocol != spec.UDP:
+				line.Unsupported("-o: it is for UDP only; the service is taken without it")
+			case s.message.GetPersistence() != nil:
+				line.Unsupported("-o: with -p datagrams stay where they were; the service is taken without -o")
+			default:
+				s.message.OnePacket = true
+				r.special["each datagram anew (-o)"] = true
+			}
+		case "--pe":
+			line.Unsupported("--pe %s: clients are told apart by their addresses only", importing.Quote(option.value))
 		default:
 			line.Unsupported("%s: the service is taken without it", importing.Quote(option.name))
 		}
 	}
+}
+
+// objectName makes the name of an object of a VIP; no two have the same.
+func objectName(vip spec.VIP) string {
+	return strings.NewReplacer("[", "", "]", "", ":", "-", "/", "-").Replace(vip.String())
+}
+
+// defaultPersistence is how long ipvsadm 1.31 has clients kept where -p says nothing, whatever its manual says.
+const defaultPersistence = 360 * time.Second
+
+// persistence takes -p and -M.
+func (s *service) persistence(o optionList) {
+	text, persists := o.find("-p")
+	mask, masked := o.find("-M")
+	if !persists {
+		if masked {
+			s.line.Unsupported("-M: it belongs to -p")
+		}
+		return
+	}
+	timeout := defaultPersistence
+	switch seconds, err := strconv.ParseUint(text, 10, 32); {
+	case text == "":
+		s.line.Assumed("clients are kept for %s, the default of ipvsadm", timeout)
+	case err != nil || seconds == 0:
+		s.line.Unsupported("-p %s: want a number of seconds; clients are kept for %s", importing.Quote(text), timeout)
+	case time.Duration(seconds)*time.Second > spec.MaxPersistence:
+		timeout = spec.MaxPersistence
+		s.line.Unsupported("-p %s: clients are kept for %s, which is the longest", importing.Quote(text), timeout)
+	default:
+		timeout = time.Duration(seconds) * time.Second
+	}
+	s.message.Persistence = &directorv1.Persistence{Timeout: durationpb.New(timeout)}
+	if masked {
+		if bits, ok := prefix(mask, s.vip.Is6()); ok {
+			s.message.Persistence.Prefix = uint32(bits)
+		} else {
+			s.line.Unsupported("-M %s: want a netmask, or for IPv6 1 to 128 bits; the whole address of a client counts", importing.Quote(mask))
+		}
+	}
+}
+
+// prefix reads a netmask of IPv4, or the length of one of IPv6.
+func prefix(mask string, six bool) (bits int, ok bool) {
+	if six {
+		n, err := strconv.Atoi(mask)
+		return n, err == nil && n >= 1 && n <= 128
+	}
+	a, err := netip.ParseAddr(mask)
+	if err != nil || !a.Is4() {
+		return 0, false
+	}
+	bits, size := net.IPMask(a.AsSlice()).Size()
+	return bits, size == 32 && bits > 0
 }
 
 // scheduler takes the scheduler, or the one of ours that is nearest to it.
@@ -257,10 +340,13 @@ func (r *reader) real(line *importing.Line, words []string) {
 	}
 	message, address, wrong := o.real(vip)
 	if wrong == "" {
+		wrong = o.forward(vip, message, &address)
+	}
+	if wrong == "" {
 		switch other, twice := s.reals[address]; {
 		case twice:
 			wrong = fmt.Sprintf("line %d has this real server already", other)
-		case address == vip:
+		case address == vip.AddrPort:
 			wrong = "the real server is the VIP itself"
 		case len(s.reals) == spec.MaxRealServers:
 			wrong = fmt.Sprintf("a service takes %d real servers", spec.MaxRealServers)
@@ -277,16 +363,46 @@ func (r *reader) real(line *importing.Line, words []string) {
 	if _, said := o.find("-w"); !said {
 		line.Assumed("weight 1, the default of ipvsadm")
 	}
+	if text, _ := o.find("-r"); address.Port() != 0 && message.GetPort() == 0 && !strings.HasSuffix(text, fmt.Sprintf(":%d", address.Port())) {
+		line.Assumed("port %d, that of the service", address.Port())
+	}
+	switch message.GetForwarding() {
+	case directorv1.Forwarding_FORWARDING_DIRECT:
+		r.special["direct routing (-g)"] = true
+		if _, said := o.find("-g"); !said {
+			line.Assumed("direct routing (-g), the default of ipvsadm")
+		}
+	case directorv1.Forwarding_FORWARDING_TUNNEL:
+		r.special["tunnels (-i)"] = true
+	}
+	s.thresholds(line, message, o)
 	for _, option := range o {
 		switch option.name {
-		case "-t", "-r", "-m", "-w":
-		case "-x", "-y":
-			if option.value != "0" {
-				line.Unsupported("%s: there are no thresholds of connections; the router's maxconn limits what it takes", option.name)
+		case "-t", "-u", "-f", "-6", "-r", "-m", "-g", "-i", "-w", "-x", "-y":
+		case "--tun-type", "--tun-port", "--tun-csum", "--tun-nocsum", "--tun-remcsum":
+			if message.GetForwarding() != directorv1.Forwarding_FORWARDING_TUNNEL {
+				line.Unsupported("%s: it belongs to -i", option.name)
 			}
 		default:
 			line.Unsupported("%s: the real server is taken without it", importing.Quote(option.name))
 		}
+	}
+}
+
+// thresholds takes -x and -y.
+func (s *service) thresholds(line *importing.Line, message *directorv1.RealServer, o optionList) {
+	number := func(name string) uint32 {
+		text, said := o.find(name)
+		n, err := strconv.ParseUint(text, 10, 32)
+		if said && err != nil {
+			line.Unsupported("%s %s: want 0 to 4294967295", name, importing.Quote(text))
+		}
+		return uint32(n) // 0 with an error
+	}
+	message.UpperThreshold, message.LowerThreshold = number("-x"), number("-y")
+	if message.GetLowerThreshold() > message.GetUpperThreshold() {
+		line.Unsupported("-y %d: it is above -x; the real server is taken without it", message.GetLowerThreshold())
+		message.LowerThreshold = 0
 	}
 }
 
@@ -302,6 +418,9 @@ var short = map[string]string{
 	"--netmask": "-M", "--real-server": "-r", "--masquerading": "-m", "--gatewaying": "-g", "--ipip": "-i", "--weight": "-w",
 	"--u-threshold": "-x", "--l-threshold": "-y", "--sched-flags": "-b", "--ops": "-o", "--ipv6": "-6",
 }
+
+// services are the options that name one.
+var services = []string{"-t", "-u", "-f", "--sctp-service"}
 
 // bare are the options that take no argument.
 var bare = map[string]bool{"-m": true, "-g": true, "-i": true, "-o": true, "-6": true, "--tun-nocsum": true, "--tun-csum": true, "--tun-remcsum": true}
@@ -336,46 +455,51 @@ func (o optionList) find(name string) (value string, found bool) {
 }
 
 // service finds the service that a line is about. The key is empty when the line names none.
-func (o optionList) service() (key string, vip netip.AddrPort, wrong string) {
-	for _, kind := range []string{"-t", "-u", "-f"} {
+func (o optionList) service() (key string, vip spec.VIP, wrong string) {
+	for _, kind := range services {
 		text, found := o.find(kind)
 		if !found {
 			continue
 		}
+		_, six := o.find("-6")
 		key = kind + " " + text
 		switch kind {
-		case "-u":
-			return key, vip, "UDP: the director serves TCP only; leave the service where it is"
+		case "--sctp-service":
+			return key, vip, "SCTP: the director serves TCP and UDP; leave the service where it is"
 		case "-f":
-			return key, vip, "a service by firewall mark: name the address and port with -t"
+			mark, err := strconv.ParseUint(text, 10, 32)
+			if err != nil || mark == 0 {
+				return key, vip, fmt.Sprintf("-f %s: want 1 to 4294967295", importing.Quote(text))
+			}
+			vip = spec.VIP{Mark: uint32(mark), Mark6: six}
+			return name(vip), vip, ""
+		case "-u":
+			vip.Protocol = spec.UDP
 		}
-		if vip, wrong = endpoint(text); wrong == "" {
-			key = kind + " " + vip.String()
+		if vip.AddrPort, wrong = endpoint(text); wrong == "" {
+			key = name(vip)
 		}
 		return key, vip, wrong
 	}
-	return "", vip, "it names no service with -t"
+	return "", vip, "it names no service with -t, -u or -f"
 }
 
 // real finds the real server.
-func (o optionList) real(vip netip.AddrPort) (message *directorv1.RealServer, address netip.AddrPort, wrong string) {
+func (o optionList) real(vip spec.VIP) (message *directorv1.RealServer, address netip.AddrPort, wrong string) {
 	text, found := o.find("-r")
 	if !found {
 		return nil, address, "it names no real server with -r"
 	}
-	if !strings.Contains(text, ":") {
-		text = fmt.Sprintf("%s:%d", text, vip.Port()) // ipvsadm: the port of the service
-	}
-	if address, wrong = endpoint(text); wrong != "" {
+	// Without a port it has that of the service; with 0, behind a mark, that which the client asked for.
+	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+		address = netip.AddrPortFrom(a, vip.Port())
+	} else if both, err := netip.ParseAddrPort(text); err == nil && both.Port() == 0 && vip.Mark != 0 {
+		address = both
+	} else if address, wrong = endpoint(text); wrong != "" {
 		return nil, address, wrong
 	}
-	if _, masquerades := o.find("-m"); !masquerades {
-		how := "-g (direct routing, the default of ipvsadm)"
-		if _, tunnels := o.find("-i"); tunnels {
-			how = "-i (tunnelling)"
-		}
-		return nil, address, how + ": the director forwards with -m only; route the real server's replies through the director " +
-			"and write -m"
+	if !spec.Usable(address.Addr()) {
+		return nil, address, fmt.Sprintf("%s: not an address of a host on a network", importing.Quote(text))
 	}
 	weight := uint64(1)
 	if text, given := o.find("-w"); given {
@@ -389,16 +513,71 @@ func (o optionList) real(vip netip.AddrPort) (message *directorv1.RealServer, ad
 	}, address, ""
 }
 
+// forward reads how packets reach the real server, into its message. Without masquerading its port is that of the service.
+func (o optionList) forward(vip spec.VIP, message *directorv1.RealServer, address *netip.AddrPort) (wrong string) {
+	_, masquerades := o.find("-m")
+	_, tunnels := o.find("-i")
+	if address.Addr().Is6() != vip.Is6() && (masquerades || !tunnels) {
+		return fmt.Sprintf("%s is of another family than the service, which is possible by a tunnel only", address.Addr())
+	}
+	if masquerades {
+		return ""
+	}
+	*address = netip.AddrPortFrom(address.Addr(), vip.Port())
+	message.Port = 0
+	if !tunnels {
+		message.Forwarding = directorv1.Forwarding_FORWARDING_DIRECT
+		return ""
+	}
+	message.Forwarding = directorv1.Forwarding_FORWARDING_TUNNEL
+	t := &directorv1.Tunnel{}
+	kind, _ := o.find("--tun-type")
+	switch kind {
+	case "", "ipip":
+		return o.without("--tun-port", "--tun-csum", "--tun-remcsum")
+	case "gue":
+		text, _ := o.find("--tun-port")
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || port == 0 {
+			return fmt.Sprintf("--tun-port %s: want 1 to 65535", importing.Quote(text))
+		}
+		t.Type, t.Port = directorv1.TunnelType_TUNNEL_TYPE_GUE, uint32(port)
+		if _, remote := o.find("--tun-remcsum"); remote {
+			t.Checksum = directorv1.TunnelChecksum_TUNNEL_CHECKSUM_REMOTE
+		}
+	case "gre":
+		t.Type = directorv1.TunnelType_TUNNEL_TYPE_GRE
+		if wrong := o.without("--tun-port", "--tun-remcsum"); wrong != "" {
+			return wrong
+		}
+	default:
+		return fmt.Sprintf("--tun-type %s: there are ipip, gue and gre", importing.Quote(kind))
+	}
+	if _, whole := o.find("--tun-csum"); whole {
+		t.Checksum = directorv1.TunnelChecksum_TUNNEL_CHECKSUM_WHOLE
+	}
+	message.Tunnel = t
+	return ""
+}
+
+// without tells which of the options there is that must not be.
+func (o optionList) without(names ...string) (wrong string) {
+	for _, name := range names {
+		if _, there := o.find(name); there {
+			return name + ": not with this type of tunnel"
+		}
+	}
+	return ""
+}
+
 // endpoint reads ADDRESS:PORT.
 func endpoint(text string) (netip.AddrPort, string) {
 	address, err := netip.ParseAddrPort(text)
 	switch {
 	case err != nil && strings.Contains(text, ":"):
-		return netip.AddrPort{}, fmt.Sprintf("%s: want IPv4:PORT in numbers; save the rules with ipvsadm -S -n", importing.Quote(text))
+		return netip.AddrPort{}, fmt.Sprintf("%s: want ADDRESS:PORT in numbers; save the rules with ipvsadm -S -n", importing.Quote(text))
 	case err != nil || address.Port() == 0:
 		return netip.AddrPort{}, fmt.Sprintf("%s: a service on all ports; name each port in a service of its own", importing.Quote(text))
-	case !address.Addr().Is4():
-		return netip.AddrPort{}, fmt.Sprintf("%s: the director serves IPv4 only", importing.Quote(text))
 	case !spec.Usable(address.Addr()):
 		return netip.AddrPort{}, fmt.Sprintf("%s: not an address of a host on a network", importing.Quote(text))
 	}
