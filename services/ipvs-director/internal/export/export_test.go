@@ -43,7 +43,7 @@ twotier_director_real_server_bytes_total{direction="out",real_server="192.168.60
 # TYPE twotier_director_real_server_connections_total counter
 twotier_director_real_server_connections_total{real_server="192.168.60.55:80",vip="10.10.60.22:80"} 1
 twotier_director_real_server_connections_total{real_server="192.168.60.78:80",vip="10.10.60.22:80"} 7
-# HELP twotier_director_real_server_packets_total Packets to (in) and from (out) the real server since it was added. Absent on a plane that does not count them (nftables).
+# HELP twotier_director_real_server_packets_total Packets to (in) and from (out) the real server since it was added, or the nftables plane was rebuilt.
 # TYPE twotier_director_real_server_packets_total counter
 twotier_director_real_server_packets_total{direction="in",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 9
 twotier_director_real_server_packets_total{direction="out",real_server="192.168.60.78:80",vip="10.10.60.22:80"} 6
