@@ -2048,7 +2048,7 @@ type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What ipvsadm -S -n prints, in JSON as base64.
 	Rules []byte `protobuf:"bytes,1,opt,name=rules,proto3" json:"rules,omitempty"`
-	// keepalived.conf, in JSON as base64: its blocks virtual_server and virtual_server_group.
+	// keepalived.conf, in JSON as base64: its blocks virtual_server and virtual_server_group, and lvs_timeouts.
 	Keepalived    []byte `protobuf:"bytes,2,opt,name=keepalived,proto3" json:"keepalived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2101,7 +2101,7 @@ func (x *ImportRequest) GetKeepalived() []byte {
 // ImportResponse tells what the configuration says in our words.
 type ImportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The virtual services, in the order of the rules; valid together.
+	// The virtual services, in the order of the rules, and behind them the tuning that lvs_timeouts become; valid together.
 	Objects []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
 	// What became of each line.
 	Report        *v1.ImportReport `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`

@@ -197,20 +197,29 @@ func (d *director) Export(context.Context, *directorv1.ExportRequest) (*director
 
 // Import tells what IPVS rules, or keepalived's virtual servers, say in our words.
 func (a *admin) Import(_ context.Context, request *directorv1.ImportRequest) (*directorv1.ImportResponse, error) {
-	read, field, text := ipvsadm.Import, "rules", request.GetRules()
-	if len(request.GetKeepalived()) > 0 {
-		if len(text) > 0 {
-			return nil, badField("keepalived", "rules are given too: import one after the other")
-		}
-		read, field, text = keepalived.Import, "keepalived", request.GetKeepalived()
+	var services []*directorv1.VirtualService
+	var tuning *directorv1.Tuning
+	var report *commonv1.ImportReport
+	var err error
+	field := "rules"
+	switch {
+	case len(request.GetKeepalived()) > 0 && len(request.GetRules()) > 0:
+		return nil, badField("keepalived", "rules are given too: import one after the other")
+	case len(request.GetKeepalived()) > 0:
+		field = "keepalived"
+		services, tuning, report, err = keepalived.Import(request.GetKeepalived())
+	default:
+		services, report, err = ipvsadm.Import(request.GetRules())
 	}
-	services, report, err := read(text)
 	if err != nil {
 		return nil, badField(field, "%v", err)
 	}
 	answer := &directorv1.ImportResponse{Report: report}
 	for _, s := range services {
 		answer.Objects = append(answer.Objects, &directorv1.Object{Kind: &directorv1.Object_VirtualService{VirtualService: s}})
+	}
+	if tuning != nil {
+		answer.Objects = append(answer.Objects, &directorv1.Object{Kind: &directorv1.Object_Tuning{Tuning: tuning}})
 	}
 	return answer, nil
 }

@@ -30,12 +30,12 @@ const (
 	defaultLoop        = time.Minute
 )
 
-// Import reads a configuration. The services that it returns are valid together.
-func Import(text []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport, error) {
+// Import reads a configuration. The services that it returns are valid together; tuning is nil when nothing is said of it.
+func Import(text []byte) (services []*directorv1.VirtualService, tuning *directorv1.Tuning, told *commonv1.ImportReport, err error) {
 	var report importing.Report
 	lines, err := report.Read("", text)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	r := reader{groups: map[string]*blocks.Statement{}}
 	top := blocks.Parse(lines)
@@ -51,9 +51,9 @@ func Import(text []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport, 
 			r.server(s)
 		case word == "virtual_server_group":
 		case strings.HasPrefix(word, "vrrp_"), word == "static_ipaddress", word == "garp_group":
-			s.Ignore("addresses are the vrrp-agent's: import this file there too")
+			r.agents(s)
 		case word == "global_defs":
-			s.Ignore("what the process is given stands in its flags")
+			r.globals(s)
 		case word == "SSL":
 			s.Leave("the director shows no certificate of its own; tls.ca_file of a check names whom it believes")
 		case word == "include", word == "include_check":
@@ -64,13 +64,73 @@ func Import(text []byte) ([]*directorv1.VirtualService, *commonv1.ImportReport, 
 			s.Leave("%s is not known to the importer; what can be wanted of the director stands in proto/director/v1/desired.proto", importing.Quote(word))
 		}
 	}
-	return r.taken, report.Message(), nil
+	return r.taken, r.tuning, report.Message(), nil
 }
 
 type reader struct {
 	groups map[string]*blocks.Statement
 	taken  []*directorv1.VirtualService
+	tuning *directorv1.Tuning
 }
+
+// synchronised is what to do instead of a daemon whose network only the machine knows.
+const synchronised = "connections are carried to other directors by an object of kind tuning: sync, with the network of that card, and id, group, port and ttl as here"
+
+// agents passes over a block about addresses, but for what is the director's.
+func (r *reader) agents(s *blocks.Statement) {
+	s.Ignore("addresses are the vrrp-agent's: import this file there too")
+	for _, child := range s.Children {
+		if child.Word(0) == "lvs_sync_daemon_interface" {
+			child.Leave(synchronised)
+		}
+	}
+}
+
+// globals reads global_defs.
+func (r *reader) globals(s *blocks.Statement) {
+	s.Ignore("what the process is given stands in its flags")
+	for _, child := range s.Children {
+		switch child.Word(0) {
+		case "lvs_timeouts":
+			r.timeouts(child)
+		case "lvs_sync_daemon":
+			child.Leave(synchronised)
+		case "lvs_flush", "lvs_flush_on_stop":
+			child.Ignore("the director takes over what is there, and the kernel goes on when it ends")
+		}
+	}
+}
+
+// timeouts reads lvs_timeouts, pairs of a kind and seconds.
+func (r *reader) timeouts(s *blocks.Statement) {
+	t := &directorv1.Timeouts{}
+	kinds := map[string]**durationpb.Duration{"tcp": &t.Tcp, "tcpfin": &t.TcpFin, "udp": &t.Udp}
+	taken := false
+	for i := 1; i < len(s.Words); i += 2 {
+		kind := kinds[s.Word(i)]
+		seconds, err := strconv.ParseUint(s.Word(i+1), 10, 31)
+		if kind == nil || err != nil {
+			s.Line.LeftOut("want tcp, tcpfin or udp and seconds, got %s", importing.Quote(s.Word(i)+" "+s.Word(i+1)))
+			continue
+		}
+		said := durationpb.New(time.Duration(seconds) * time.Second)
+		before := *kind
+		*kind = said
+		if _, violations := spec.Parse([]proto.Message{&directorv1.Tuning{Name: tuningName, Timeouts: t}}, ""); len(violations) > 0 {
+			*kind = before
+			s.Line.LeftOut("%s %d: %s", s.Word(i), seconds, violations[0].GetDescription())
+			continue
+		}
+		taken = true
+		s.Line.Taken("tuning/%s timeouts: %s %ds; only the data plane ipvs does this", tuningName, s.Word(i), seconds)
+	}
+	if taken {
+		r.tuning = &directorv1.Tuning{Name: tuningName, Timeouts: t}
+	}
+}
+
+// tuningName is that of the object that timeouts become.
+const tuningName = "ipvs"
 
 // server reads a virtual_server block, which is one service for each member of its group.
 func (r *reader) server(s *blocks.Statement) {
@@ -185,7 +245,6 @@ var harmless = map[string]string{
 // instead are statements that matter and cannot be said, and what to do about it.
 var instead = map[string]string{
 	"persistence_engine": "a client is told by its address",
-	"ops":                "a UDP client keeps its real server for as long as it sends",
 	"quorum_up":          "nothing is run: ask WatchServices, which tells of the quorum",
 	"quorum_down":        "nothing is run: ask WatchServices, which tells of the quorum",
 	"notify_up":          "nothing is run: ask WatchServices, which tells of health",
@@ -243,6 +302,15 @@ func (v *virtual) read() *directorv1.VirtualService {
 			} else {
 				line.LeftOut("want a netmask or a number of bits, got %s", importing.Quote(value))
 			}
+		case "ops":
+			m.OnePacket = true
+			line.Taken("one_packet; only the data plane ipvs does it")
+			defer func() {
+				if m.GetProtocol() != directorv1.Protocol_PROTOCOL_UDP || m.GetPersistence() != nil {
+					m.OnePacket = false
+					line.LeftOut("ops is for UDP without persistence")
+				}
+			}()
 		case "ip_family":
 			if value == "inet6" {
 				m.Family = directorv1.Family_FAMILY_IPV6

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
@@ -32,7 +33,7 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	services, report, err := Import(text)
+	services, _, report, err := Import(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +64,9 @@ func TestStatements(t *testing.T) {
 		{"delay_loop 0.5", "delay_loop 500ms"},
 		{"ha_suspend", "every director checks"},
 		{"quorum_down /bin/true", "ask WatchServices"},
+		{"ops", "ops is for UDP without persistence"},
+		{"ops\nprotocol UDP", `"one_packet": true`},
+		{"ops\nprotocol UDP\npersistence_timeout 50", "ops is for UDP without persistence"},
 		{"something new", `"something" is not known`},
 		{"real_server 192.168.60.79 80 { PING_CHECK { } }", "check of the service"},
 		{"real_server 192.168.60.79 80 { FILE_CHECK { } }", "a program (exec)"},
@@ -71,7 +75,7 @@ func TestStatements(t *testing.T) {
 		{`real_server 192.168.60.79 80 { MISC_CHECK { misc_path "check" } }`, "real_server"},
 	} {
 		text := "virtual_server 10.10.60.22 80 {\n" + c.statement + "\nreal_server 192.168.60.78 80 {\n}\n}\n"
-		services, report, err := Import([]byte(text))
+		services, _, report, err := Import([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,13 +87,45 @@ func TestStatements(t *testing.T) {
 	}
 }
 
+// What is said of IPVS as a whole is taken, or what to do instead is said; nothing of it is passed over as the vrrp-agent's.
+func TestGlobals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ text, want, tuning string }{
+		{"global_defs {\nlvs_timeouts tcp 7200 tcpfin 30 udp 60\n}\n", "udp 60s", `timeouts:{tcp:{seconds:7200} tcp_fin:{seconds:30} udp:{seconds:60}}`},
+		{"global_defs {\nlvs_timeouts udp 60\n}\n", "udp 60s", `timeouts:{udp:{seconds:60}}`},
+		{"global_defs {\nlvs_timeouts tcp 100000 udp 60\n}\n", "tcp 100000: ", `timeouts:{udp:{seconds:60}}`},
+		{"global_defs {\nlvs_timeouts sctp 9\n}\n", `got "sctp 9"`, ""},
+		{"global_defs {\nlvs_sync_daemon eth1 VI_1 id 7 port 8849\n}\n", "2 unsupported", ""},
+		{"global_defs {\nrouter_id LVS_01\n}\n", "2 ignored", ""},
+		{"global_defs {\nlvs_flush\n}\n", "takes over what is there", ""},
+		{"vrrp_instance VI_1 {\nlvs_sync_daemon_interface eth1\n}\n", "2 unsupported", ""},
+		{"vrrp_instance VI_1 {\nstate MASTER\n}\n", "2 ignored", ""},
+	} {
+		services, tuning, report, err := Import([]byte(c.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		importingtest.Complete(t, []byte(c.text), report)
+		if got := importingtest.Print(t, services, report); !strings.Contains(got, c.want) {
+			t.Errorf("%s: want %q in\n%s", c.text, c.want, got)
+		}
+		want := &directorv1.Tuning{}
+		if err := prototext.Unmarshal([]byte(c.tuning), want); err != nil {
+			t.Fatal(err)
+		}
+		if !proto.Equal(tuning.GetTimeouts(), want.GetTimeouts()) || (tuning == nil) != (c.tuning == "") {
+			t.Errorf("%s: got %v, want %s", c.text, tuning, c.tuning)
+		}
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	if _, _, err := Import(make([]byte, importing.MaxBytes+1)); !errors.Is(err, importing.ErrTooLarge) {
+	if _, _, _, err := Import(make([]byte, importing.MaxBytes+1)); !errors.Is(err, importing.ErrTooLarge) {
 		t.Errorf("got %v", err)
 	}
 	many := strings.Repeat("virtual_server fwmark 1 {\n}\n", importing.MaxLines/2)
-	services, _, err := Import([]byte(many))
+	services, _, _, err := Import([]byte(many))
 	if err != nil || len(services) != 1 {
 		t.Errorf("%d services, %v", len(services), err)
 	}
@@ -102,11 +138,16 @@ func FuzzImport(f *testing.F) {
 	}
 	f.Add(text)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		services, report, err := Import(text)
+		services, tuning, report, err := Import(text)
 		if err != nil {
 			return
 		}
 		importingtest.Complete(t, text, report)
 		valid(t, services)
+		if tuning != nil {
+			if _, violations := spec.Parse([]proto.Message{tuning}, "lvs"); len(violations) > 0 {
+				t.Errorf("%v of %v", violations, tuning)
+			}
+		}
 	})
 }
