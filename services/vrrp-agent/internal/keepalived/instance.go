@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/importing"
 	"github.com/twotier/twotier/services/internal/importing/blocks"
@@ -193,6 +195,57 @@ func (r *reader) instance(n node, s *blocks.Statement) {
 		s.Line.Assumed("priority 100, the default of keepalived")
 	}
 	r.members = append(r.members, m)
+	if part := m.otherFamily(); part != nil {
+		r.members = append(r.members, part)
+	}
+}
+
+// otherFamily takes the addresses that are not of the first one's family, with their routes, for an instance of their own,
+// which all else decides as it does for the first; nil: there are none.
+func (m *member) otherFamily() *member {
+	v6 := m.v6()
+	elsewhere := func(text string) bool { return strings.Contains(text, ":") != v6 }
+	part := *m
+	part.part, part.name = true, m.name+"-6"
+	part.peers, part.source, part.authLine, part.password, part.message = nil, address{}, nil, "", nil // they are of the first one
+	if v6 {
+		part.name = m.name + "-4"
+	}
+	if m.hmac != nil {
+		part.hmac = proto.CloneOf(m.hmac)
+	}
+	part.addresses, part.routes = nil, nil
+	for _, a := range m.addresses {
+		if elsewhere(a.text) {
+			part.addresses = append(part.addresses, a)
+			a.line.Assumed("it is in an instance of its own, because it is of another family")
+		}
+	}
+	if len(part.addresses) == 0 {
+		return nil
+	}
+	m.addresses = slices.DeleteFunc(m.addresses, func(a address) bool { return elsewhere(a.text) })
+	for _, r := range m.routes {
+		if elsewhere(r.route.GetDestination()) {
+			part.routes = append(part.routes, r)
+		}
+	}
+	m.routes = slices.DeleteFunc(m.routes, func(r route) bool { return elsewhere(r.route.GetDestination()) })
+	return &part
+}
+
+// leave says of a block that nothing is taken, or of a part of it that its addresses and routes are not.
+func (m *member) leave(format string, args ...any) {
+	if !m.part {
+		m.block.Leave(format, args...)
+		return
+	}
+	for _, a := range m.addresses {
+		a.line.LeftOut(format, args...)
+	}
+	for _, r := range m.routes {
+		r.line.LeftOut(format, args...)
+	}
 }
 
 // tracking reads a block of things that are tracked.

@@ -146,6 +146,7 @@ type member struct {
 	tracks    []track
 	watched   []watched
 	iface     string
+	part      bool // it is of the addresses of the other family of a block
 	routes    []route
 	hooks     []hook
 	alert     *importing.Line // smtp_alert

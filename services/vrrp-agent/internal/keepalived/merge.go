@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -342,15 +343,16 @@ func (r *reader) merge() (groups []*group) {
 		v6 bool
 	}
 	byID := map[identity]*group{}
+	slices.SortStableFunc(r.members, func(a, b *member) int { return cmp.Compare(bit(a.part), bit(b.part)) }) // parts give way
 	for _, m := range r.members {
 		is := identity{m.id, m.v6()}
 		g := byID[is]
 		switch {
 		case m.id == 0:
-			m.block.Leave("vrrp_instance %s has no good virtual_router_id", importing.Quote(m.name))
+			m.leave("vrrp_instance %s has no good virtual_router_id", importing.Quote(m.name))
 			continue
 		case g == nil && len(groups) == MaxInstances:
-			m.block.Leave("there are no more than %d instances", MaxInstances)
+			m.leave("there are no more than %d instances", MaxInstances)
 			continue
 		case g == nil:
 			g = &group{name: unique(m.name, groups), v6: is.v6}
@@ -361,7 +363,7 @@ func (r *reader) merge() (groups []*group) {
 				m.block.Line.Assumed("another name than %s", importing.Quote(m.name))
 			}
 		case slices.ContainsFunc(g.members, func(o *member) bool { return o.node.name == m.node.name }):
-			m.block.Leave("router id %d belongs to instance %s on this node already; ids are unique here, whatever the card", m.id, g.name)
+			m.leave("router id %d belongs to instance %s on this node already; ids are unique here, whatever the card", m.id, g.name)
 			continue
 		default:
 			m.block.Line.Taken("instance/%s, member %s", g.name, m.node.name)
@@ -372,6 +374,13 @@ func (r *reader) merge() (groups []*group) {
 		g.members = append(g.members, m)
 	}
 	return groups
+}
+
+func bit(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // unique makes a name of ours that no other group has.
@@ -633,7 +642,7 @@ func (g *group) drop(field, why string) bool {
 
 func (g *group) leave(format string, args ...any) {
 	for _, m := range g.members {
-		m.block.Leave("the instance is left out: "+format, args...)
+		m.leave("the instance is left out: "+format, args...)
 	}
 }
 
