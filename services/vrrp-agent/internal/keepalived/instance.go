@@ -307,6 +307,9 @@ func (m *member) notify(s *blocks.Statement) {
 	}
 	m.hooks = append(m.hooks, hook{state, script, s.Line})
 	s.Line.Taken("%s of the instance", state)
+	if s.Word(3) != "" {
+		s.Line.Assumed("the user's own group in place of %s", importing.Quote(s.Word(3)))
+	}
 	if script.User == "" {
 		s.Line.Assumed("nobody runs it, where keepalived takes keepalived_script or root; set user if that is not enough")
 	}

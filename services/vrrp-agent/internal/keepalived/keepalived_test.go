@@ -164,6 +164,7 @@ func TestLines(t *testing.T) {
 		{"  virtual_routes { src 10.0.0.99 to 10.1.0.0/16 }", "one of the virtual addresses"},
 		{"  virtual_routes { 10.1.0.0/16 table 7 }", "a route has a destination"},
 		{"  notify_fault /bin/x root", "notify_fault of the instance"},
+		{"  notify_fault /bin/x root wheel", "in place of \"wheel\""},
 		{"  notify_stop \"/bin/x stop\"", "nobody runs it"},
 		{"  notify_master \"echo 1 >/proc/sys/net/ipv4/ip_forward\"", "a line for the shell"},
 		{"  notify_deleted /bin/x", "no counterpart"},
