@@ -58,7 +58,7 @@ bench-director: ## the data planes of the ipvs-director, as root, as lines of JS
 drill-director: ## the long forms of the ipvs-director's tests, as root, after scripts/qemu-kernel; an hour or more
 	@scripts/drill-director
 
-drill-vrrp: ## the long forms of the vrrp-agent's drills, as root; about 35 minutes
+drill-vrrp: ## the long forms of the vrrp-agent's drills, as root; about 45 minutes
 	@scripts/drill-vrrp
 
 soak-router: ## l7-router under load for SOAK (30m) while checks fail at random; a line of JSON

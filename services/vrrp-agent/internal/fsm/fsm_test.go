@@ -118,9 +118,10 @@ func TestTimes(t *testing.T) {
 func TestHoldsAddressesOnlyAsMaster(t *testing.T) {
 	t.Parallel()
 	var events []Event
-	for _, k := range []Kind{Startup, Shutdown, Timer, Broken, Mended, HeldUp} {
+	for _, k := range []Kind{Startup, Shutdown, Timer, Broken, Mended, HeldUp, Invited, Replaced, Resign} {
 		events = append(events, Event{Kind: k})
 	}
+	events = append(events, Event{Kind: Timer, OwnerLives: true})
 	for p := range 256 {
 		for _, from := range []netip.Addr{above, below, self} {
 			events = append(events, Event{Kind: Heard, Priority: uint8(p), From: from})
@@ -145,7 +146,7 @@ func TestHoldsAddressesOnlyAsMaster(t *testing.T) {
 				if has(RemoveAddresses) != (s == Master && next != Master) {
 					t.Errorf("%v %+v -> %v %v: addresses removed", s, e, next, actions)
 				}
-				if has(SendResign) != (s == Master && next != Master && e.Kind != Heard) {
+				if has(SendResign) != (s == Master && next != Master && e.Kind != Heard && e.Kind != Replaced) {
 					t.Errorf("%v %+v -> %v %v: resign", s, e, next, actions)
 				}
 				if (next == Master || next == Backup) && next != s && !(has(TimeAdvert) || has(TimeMasterDown)) {
@@ -177,4 +178,46 @@ func TestFirst(t *testing.T) {
 	if got := c.Skew(); got == 0 {
 		t.Error("version 2: no skew")
 	}
+}
+
+// FuzzWalk takes the machine through a life of any events, and keeps the books that its driver keeps: whoever is master has
+// the addresses, and nobody else; whoever waits for something has a timer, and nobody else; no advert of another node
+// makes a master, nor does a word that comes before the start or in fault.
+func FuzzWalk(f *testing.F) {
+	f.Add([]byte{105, 1, byte(Startup), 0, 0, byte(Timer), 0, 0, byte(Heard), 106, 1, byte(Timer), 0, 4, byte(Timer), 0, 0, byte(HeldUp), 0, 0})
+	f.Add([]byte{99, 0, byte(Startup), 0, 0, byte(Invited), 0, 0, byte(Heard), 99, 1, byte(Broken), 0, 0, byte(Mended), 0, 0, byte(Shutdown), 0, 0})
+	f.Add([]byte{254, 2, byte(Startup), 0, 0, byte(Timer), 0, 0, byte(Replaced), 0, 0, byte(Heard), 0, 2, byte(Timer), 0, 0, byte(Resign), 0, 0})
+	f.Fuzz(func(t *testing.T, life []byte) {
+		if len(life) < 2 {
+			return
+		}
+		c := Config{Priority: max(1, min(254, life[0])), Interval: time.Second, Preempt: life[1]&1 != 0, SkewByInterval: life[1]&2 != 0, Self: self}
+		s, held, timed := Initialize, false, false
+		for life = life[2:]; len(life) >= 3; life = life[3:] {
+			e := Event{Kind: Kind(life[0]), Priority: life[1], From: []netip.Addr{below, above, self}[life[2]&3%3], OwnerLives: life[2]&4 != 0}
+			next, actions := Step(c, s, e)
+			for _, a := range actions {
+				switch a {
+				case AddAddresses, RemoveAddresses:
+					if held == (a == AddAddresses) {
+						t.Fatalf("%v %+v -> %v %v: held already %v", s, e, next, actions, held)
+					}
+					held = a == AddAddresses
+				case Announce, SendAdvert:
+					if next != Master {
+						t.Fatalf("%v %+v -> %v %v: speaks as a master", s, e, next, actions)
+					}
+				case TimeAdvert, TimeMasterDown, TimeSkew, StopTimer:
+					timed = a != StopTimer
+				}
+			}
+			if held != (next == Master) || timed != (next == Master || next == Backup) {
+				t.Fatalf("%v %+v -> %v %v: held %v, timer %v", s, e, next, actions, held, timed)
+			}
+			if next == Master && s != Master && (s != Backup || e.Kind != Timer && e.Kind != Invited || e.Kind == Timer && e.OwnerLives) {
+				t.Fatalf("%v %+v -> %v: nothing to become master by", s, e, next)
+			}
+			s = next
+		}
+	})
 }
