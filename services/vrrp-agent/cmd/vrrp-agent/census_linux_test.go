@@ -167,3 +167,15 @@ func (c *census) between(since, until int) (t tally) {
 	}
 	return t
 }
+
+// answered counts the questions from a mark up to another that an owner has answered.
+func (c *census) answered(owner string, since, until int) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, owners := range c.answers[since:until] {
+		if owners[owner] {
+			n++
+		}
+	}
+	return n
+}

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestKernelFrozenNode freezes agent and warden of a master for ten seconds and thaws them. The node answers for the address
+// TestKernelFrozen freezes agent and warden of a master for ten seconds and thaws them. The node answers for the address
 // no longer, and when it goes on not before it has listened: it gets the address back by a handover.
-func TestKernelFrozenNode(t *testing.T) {
+func TestKernelFrozen(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "profile: PROFILE_FAST")
 	macA, macB := p.a.mac(t, "eth0"), p.b.mac(t, "eth0")

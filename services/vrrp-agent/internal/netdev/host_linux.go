@@ -44,6 +44,7 @@ type Host struct {
 	sockets map[int]*nl.SocketHandle // for what handle does not do
 	fresh   sync.Mutex               // one look at a time, so that an older one never replaces a newer
 	view    atomic.Pointer[nic.View]
+	leases  leases
 
 	wearing sync.Mutex      // one card with a virtual Ethernet address at a time is made or removed
 	before  map[int]manners // how the cards that have one behind them were set; guarded by wearing
@@ -71,14 +72,23 @@ func Open(log *zap.Logger) (*Host, error) {
 		h.Close()
 		return nil, err
 	}
+	h.unleased(h.leases.open())
 	return h, nil
 }
 
 // Close ends the connection to the kernel.
 func (h *Host) Close() {
 	h.handle.Close()
+	h.leases.close()
 	for _, s := range h.sockets {
 		s.Close()
+	}
+}
+
+// unleased tells that the kernel has refused, once.
+func (h *Host) unleased(err error) {
+	if err != nil {
+		h.log.Warn("a machine that is stopped as a whole may answer for an address that it has lost when it goes on", zap.Error(err))
 	}
 }
 
@@ -275,8 +285,10 @@ func drain[T any](c <-chan T) {
 }
 
 // Add puts a single address (/32, /128) on a card for life, whole seconds, after which the kernel removes it. One that is there
-// lives for that long from now on. It tells whether it was not there before.
+// lives for that long from now on. It tells whether it was not there before. Where the kernel has nf_tables, nobody who asks
+// for the address is answered when that time is over.
 func (h *Host) Add(index int, a netip.Addr, life time.Duration) (bool, error) {
+	h.unleased(h.leases.extend(a, life))
 	if a.Is6() {
 		return h.addV6(index, a, life)
 	}
@@ -325,6 +337,7 @@ func label(v nic.View, index int) string {
 // is switched off with its last one. That it, or the card, is not there is no
 // error.
 func (h *Host) Remove(index int, a netip.Addr) (bool, error) {
+	defer func() { h.unleased(h.leases.end(a)) }()
 	err := h.handle.AddrDel(card(index), single(a))
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) {
 		return false, nil
