@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -18,9 +17,6 @@ const (
 	vip6Link = "fe80::78"
 	vip6     = "2001:db8:60::78"
 )
-
-// bothV6 is what a master of it holds, as heldV6 says it.
-const bothV6 = vip6 + " " + vip6Link
 
 // machineV6 is a machine with both families.
 func (n *lan) machineV6(t *testing.T, name, prefix, prefixV6 string) *machine {
@@ -37,60 +33,19 @@ func (n *lan) pairV6(t *testing.T) (a, b *machine) {
 		n.machineV6(t, "haproxy2", "192.168.60.128/24", "2001:db8:60::128/64")
 }
 
-var singleV6 = regexp.MustCompile(`inet6 (\S+)/128 `)
-
-// heldV6 returns the single addresses of IPv6 on the machine's cards.
-func (m *machine) heldV6(t *testing.T) string {
-	t.Helper()
-	var all []string
-	for _, match := range singleV6.FindAllStringSubmatch(m.Exec(t, "ip", "-6", "-o", "address", "show", "dev", "eth0"), -1) {
-		all = append(all, match[1])
-	}
-	slices.Sort(all)
-	return strings.Join(all, " ")
-}
-
-// awaitV6 is await for IPv6.
-func awaitV6(t *testing.T, what string, want map[*machine]string) {
-	t.Helper()
-	awaitThat(t, what, func() string {
-		for m, addresses := range want {
-			if got := m.heldV6(t); got != addresses {
-				return fmt.Sprintf("%s holds [%s], want [%s]", m.name, got, addresses)
-			}
-		}
-		return ""
-	})
-}
-
-// onlyV6 is the pair's instance of IPv6 as desired state, with more lines.
-func onlyV6(t *testing.T, priority int, more string) string {
-	t.Helper()
-	file := t.TempDir() + "/desired.yaml"
-	text := fmt.Sprintf("kind: instance\nname: VI_6\nvirtual_router_id: 53\nvirtual_addresses: [%q, %q]\nmembers:\n"+
-		"  - {node: haproxy, priority: %d, addresses: [%q]}\n  - {node: haproxy2, priority: 100, addresses: [%q]}\n%s\n",
-		vip6Link, vip6, priority, "2001:db8:60::22", "2001:db8:60::128", more)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // bothFamilies is the pair's instance of IPv4 and that of IPv6 as desired state, with more lines for each.
 func bothFamilies(t *testing.T, priority int, more string) string {
 	t.Helper()
-	v4, err := os.ReadFile(only(t, priority, more))
+	first, err := os.ReadFile(family4.desired(t, priority, more))
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := onlyV6(t, priority, more)
-	v6, err := os.ReadFile(file)
+	file := family6.desired(t, priority, more)
+	second, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(string(v4)+"---\n"+string(v6)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, file, string(first)+"---\n"+string(second))
 	return file
 }
 
@@ -123,9 +78,9 @@ func TestKernelIPv6(t *testing.T) {
 	a, b := n.pairV6(t)
 	client := n.machineV6(t, "witness", "192.168.60.1/24", "2001:db8:60::1/64")
 	w := client.watch(t, "eth0")
-	ours, theirs := map[*machine]string{a: bothV6, b: ""}, map[*machine]string{a: "", b: bothV6}
-	onA, onB := a.agent(t, onlyV6(t, 105, "")), b.agent(t, onlyV6(t, 105, ""))
-	awaitV6(t, "started", ours)
+	ours, theirs := map[*machine]string{a: family6.all(), b: ""}, map[*machine]string{a: "", b: family6.all()}
+	onA, onB := a.agent(t, family6.desired(t, 105, "")), b.agent(t, family6.desired(t, 105, ""))
+	family6.await(t, "started", ours)
 	macA, macB := a.mac(t, "eth0"), b.mac(t, "eth0")
 	advert := "advert 53 priority 105 from fe80::"
 	announcement := "neighbor " + vip6 + " at " + macA + " to 33:33:00:00:00:01: hops 255 flags 0x20"
@@ -162,7 +117,7 @@ func TestKernelIPv6(t *testing.T) {
 		return ""
 	})
 
-	a.cutV6(t, "ip6 daddr ff02::12 drop")
+	a.drop(t, "ip6 daddr ff02::12 drop")
 	awaitThat(t, "the backup asks, and gets the adverts by unicast", func() string {
 		if !strings.Contains(onA.output.String(), "an agent does not hear our adverts") {
 			return onA.output.String()
@@ -176,11 +131,11 @@ func TestKernelIPv6(t *testing.T) {
 		}
 		return ""
 	})
-	awaitV6(t, "multicast cut", ours)
-	a.cutV6(t, "")
+	family6.await(t, "multicast cut", ours)
+	a.drop(t, "")
 
 	a.Exec(t, "ip", "address", "del", vip6+"/128", "dev", "eth0")
-	awaitV6(t, "address deleted by hand", ours)
+	family6.await(t, "address deleted by hand", ours)
 	before := onA.instances(t)["VI_6"].GetForeignClaims()
 	awaitThat(t, "a claim is heard", func() string {
 		b.claimV6(t, vip6)
@@ -192,18 +147,18 @@ func TestKernelIPv6(t *testing.T) {
 	known("claimed", macA)
 
 	onA.stop(t)
-	awaitV6(t, "handed over", theirs)
+	family6.await(t, "handed over", theirs)
 	if w.count(0, "advert 53 priority 0") != 0 || !strings.Contains(onB.output.String(), "node haproxy hands over") {
 		t.Error("the master did not hand over")
 	}
 	known("handed over", macB)
-	onA = a.agent(t, onlyV6(t, 105, ""))
-	awaitV6(t, "back", ours)
+	onA = a.agent(t, family6.desired(t, 105, ""))
+	family6.await(t, "back", ours)
 	onA.kill(t) // its warden too: the kernel removes them
-	awaitV6(t, "killed", theirs)
+	family6.await(t, "killed", theirs)
 	known("killed", macB)
-	onA = a.agent(t, onlyV6(t, 105, ""))
-	awaitV6(t, "back after that", ours)
+	onA = a.agent(t, family6.desired(t, 105, ""))
+	family6.await(t, "back after that", ours)
 	for _, on := range []*agent{onA, onB} {
 		if i := on.instances(t)["VI_6"]; len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 {
 			t.Errorf("%v", i)
@@ -211,94 +166,4 @@ func TestKernelIPv6(t *testing.T) {
 	}
 	onA.stop(t)
 	onB.stop(t)
-}
-
-// cutV6 puts rules in force for what the machine sends and gets by IPv6; none with "".
-func (m *machine) cutV6(t *testing.T, rules string) {
-	t.Helper()
-	text := "table ip6 cut\ndelete table ip6 cut\ntable ip6 cut {\n chain i { type filter hook input priority 0;\n" + rules +
-		"\n }\n chain o { type filter hook output priority 0;\n" + rules + "\n }\n}\n"
-	var said []byte
-	var err error
-	m.Do(t, func() {
-		command := exec.Command("nft", "-f", "-")
-		command.Stdin = strings.NewReader(text)
-		said, err = command.CombinedOutput()
-	})
-	if err != nil {
-		t.Fatalf("nft: %v\n%s\n%s", err, said, text)
-	}
-}
-
-// TestKernelMixedPairV6 is TestKernelMixedPair on IPv6.
-func TestKernelMixedPairV6(t *testing.T) {
-	t.Parallel()
-	if _, err := exec.LookPath("nft"); err != nil {
-		testreq.Missing(t, "nft")
-	}
-	const unicast = "    unicast_src_ip 2001:db8:60::128\n    unicast_ttl 255\n    unicast_peer {\n        2001:db8:60::22\n    }\n"
-	for name, tt := range map[string]struct{ ours, theirs string }{
-		"multicast": {},
-		"unicast":   {"unicast: true", unicast},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			n := newLAN(t)
-			requireKeepalived(t)
-			a, b := n.pairV6(t)
-			awaitThat(t, "keepalived wants a link-local address at its start", func() string {
-				if out := b.Exec(t, "ip", "-6", "address", "show", "dev", "eth0", "scope", "link", "-tentative"); !strings.Contains(out, "fe80") {
-					return "none"
-				}
-				return ""
-			})
-			keepalived := func() *process {
-				return b.keepalived(t, "vrrp_instance VI_6 {\n    state BACKUP\n    interface eth0\n    virtual_router_id 53\n    priority 100\n"+
-					"    version 3\n    advert_int 0.1\n"+tt.theirs+"    virtual_ipaddress {\n        "+vip6Link+"\n        "+vip6+"\n    }\n}\n")
-			}
-			ourState := func(priority int) string { return onlyV6(t, priority, "advert_interval: 0.1s\n"+tt.ours) }
-			ours, theirs := map[*machine]string{a: bothV6, b: ""}, map[*machine]string{a: "", b: bothV6}
-			onA, onB := a.agent(t, ourState(105)), keepalived()
-			awaitV6(t, "started", ours)
-			awaitThat(t, "adverts", func() string {
-				if i := onA.instances(t)["VI_6"]; i.GetAdvertsSent() < 8 {
-					return fmt.Sprint(i)
-				}
-				return ""
-			})
-			awaitV6(t, "no change", ours)
-			onA.kill(t)
-			awaitV6(t, "agent killed", theirs)
-			onA = a.agent(t, ourState(105))
-			awaitV6(t, "agent is back", ours)
-			a.cutV6(t, "meta l4proto vrrp drop")
-			awaitV6(t, "cut off", map[*machine]string{a: bothV6, b: bothV6}) // as VRRP has it
-			a.cutV6(t, "")
-			awaitV6(t, "found again", ours)
-			onA.stop(t)
-			awaitV6(t, "agent stopped", theirs)
-			onA = a.agent(t, ourState(95))
-			awaitThat(t, "the agent hears the better one", func() string {
-				if i := onA.instances(t)["VI_6"]; i.GetAdvertsReceived() < 5 {
-					return fmt.Sprint(i)
-				}
-				return ""
-			})
-			awaitV6(t, "the lower priority", theirs)
-			onB.stop(t)
-			awaitV6(t, "keepalived stopped", ours)
-			onB = keepalived()
-			awaitV6(t, "keepalived is back", theirs)
-			for line := range strings.Lines(onB.output.String()) {
-				if complaints.MatchString(line) {
-					t.Errorf("keepalived says: %s", line)
-				}
-			}
-			if i := onA.instances(t)["VI_6"]; len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 {
-				t.Errorf("%v", i)
-			}
-			onA.stop(t)
-			onB.stop(t)
-		})
-	}
 }

@@ -91,13 +91,29 @@ func (m *machine) plug(t *testing.T, device, prefix string) {
 	m.lan.hub.Exec(t, "ip", "link", "set", m.name, "master", "switch")
 }
 
-var single = regexp.MustCompile(`inet (\S+)/32 `)
+// family is one of the two families of addresses, with the pair's instance in it.
+type family struct {
+	instance string
+	vips     []string
+	members  [2]string // own addresses of haproxy and haproxy2
+	flag     string    // of ip
+	single   *regexp.Regexp
+}
+
+var (
+	family4 = family{"VI_1", []string{vip1}, [2]string{"192.168.60.22", "192.168.60.128"}, "-4", regexp.MustCompile(`inet (\S+)/32 `)}
+	family6 = family{"VI_6", []string{vip6Link, vip6}, [2]string{"2001:db8:60::22", "2001:db8:60::128"}, "-6",
+		regexp.MustCompile(`inet6 (\S+)/128 (?:metric \d+ )?scope [gl]`)} // not that of lo
+)
+
+// all is what the master of the instance holds, as held says it.
+func (f family) all() string { return strings.Join(slices.Sorted(slices.Values(f.vips)), " ") }
 
 // held returns the single addresses on the machine's cards.
-func (m *machine) held(t *testing.T) string {
+func (f family) held(t *testing.T, m *machine) string {
 	t.Helper()
 	var all []string
-	for _, match := range single.FindAllStringSubmatch(m.Exec(t, "ip", "-4", "-o", "address"), -1) {
+	for _, match := range f.single.FindAllStringSubmatch(m.Exec(t, "ip", f.flag, "-o", "address"), -1) {
 		all = append(all, match[1])
 	}
 	slices.Sort(all)
@@ -105,18 +121,40 @@ func (m *machine) held(t *testing.T) string {
 }
 
 // await waits until the machines hold what is wanted: pairs of machine and addresses.
-func await(t *testing.T, what string, want map[*machine]string) {
+func (f family) await(t *testing.T, what string, want map[*machine]string) {
 	t.Helper()
 	awaitThat(t, what, func() string {
 		var wrong []string
 		for m, addresses := range want {
-			if got := m.held(t); got != addresses {
+			if got := f.held(t, m); got != addresses {
 				wrong = append(wrong, fmt.Sprintf("%s holds [%s], want [%s]", m.name, got, addresses))
 			}
 		}
 		slices.Sort(wrong)
 		return strings.Join(wrong, "; ")
 	})
+}
+
+// desired is the pair's instance as desired state, with more lines.
+func (f family) desired(t *testing.T, priority int, more string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "desired.yaml")
+	write(t, file, fmt.Sprintf("kind: instance\nname: %s\nvirtual_router_id: 53\nvirtual_addresses: [%s]\nmembers:\n"+
+		"  - {node: haproxy, priority: %d, addresses: [%q]}\n  - {node: haproxy2, priority: 100, addresses: [%q]}\n%s\n",
+		f.instance, `"`+strings.Join(f.vips, `", "`)+`"`, priority, f.members[0], f.members[1], more))
+	return file
+}
+
+// held is that of IPv4.
+func (m *machine) held(t *testing.T) string {
+	t.Helper()
+	return family4.held(t, m)
+}
+
+// await is that of IPv4.
+func await(t *testing.T, what string, want map[*machine]string) {
+	t.Helper()
+	family4.await(t, what, want)
 }
 
 // patience is how long a test waits for what must come; far longer than it takes.

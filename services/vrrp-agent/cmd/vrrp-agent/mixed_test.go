@@ -10,83 +10,109 @@ import (
 	"testing"
 	"time"
 
+	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"github.com/twotier/twotier/services/internal/testreq"
 )
 
-// only is one instance of the pair as desired state, with more lines.
-func only(t *testing.T, priority int, more string) string {
-	t.Helper()
-	file := t.TempDir() + "/desired.yaml"
-	text := fmt.Sprintf("kind: instance\nname: VI_1\nvirtual_router_id: 53\nvirtual_addresses: [%s]\nmembers:\n"+
-		"  - {node: haproxy, priority: %d, addresses: [192.168.60.22]}\n  - {node: haproxy2, priority: 100, addresses: [192.168.60.128]}\n%s\n",
-		vip1, priority, more)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
+// entered is how keepalived tells that it takes over.
+const entered = "Entering MASTER STATE"
 
 // TestKernelMixedPair lets the agent and keepalived take each other's place: started, killed, cut off, and with another
-// priority, in both versions, by multicast and by unicast.
+// priority, in both versions and families, by multicast and by unicast. Nobody changes its state more often than that.
 func TestKernelMixedPair(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("nft"); err != nil {
 		testreq.Missing(t, "nft")
 	}
-	const unicast = "    unicast_src_ip 192.168.60.128\n    unicast_peer {\n        192.168.60.22\n    }\n"
-	for name, tt := range map[string]struct{ ours, theirs string }{
-		"version 2":          {"profile: PROFILE_COMPAT", "    version 2\n    advert_int 1\n"},
-		"version 3":          {"advert_interval: 0.1s", "    version 3\n    advert_int 0.1\n"},
-		"version 3, unicast": {"advert_interval: 0.1s\nunicast: true", "    version 3\n    advert_int 0.1\n" + unicast},
-		"version 2, unicast": {"profile: PROFILE_COMPAT\nunicast: true", "    version 2\n    advert_int 1\n" + unicast},
+	const (
+		compat, theirs2 = "profile: PROFILE_COMPAT\n", "    version 2\n    advert_int 1\n"
+		fast, theirs3   = "advert_interval: 0.1s\n", "    version 3\n    advert_int 0.1\n"
+	)
+	for name, tt := range map[string]struct {
+		family
+		ours, theirs string
+		unicast      bool
+	}{
+		"version 2":                {family4, compat, theirs2, false},
+		"version 2, unicast":       {family4, compat, theirs2, true},
+		"version 3":                {family4, fast, theirs3, false},
+		"version 3, unicast":       {family4, fast, theirs3, true},
+		"version 3, IPv6":          {family6, fast, theirs3, false},
+		"version 3, IPv6, unicast": {family6, fast, theirs3, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := newLAN(t)
 			requireKeepalived(t)
-			a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
-			keepalived := func() *process {
-				return b.keepalived(t, "vrrp_instance VI_1 {\n    state BACKUP\n    interface eth0\n    virtual_router_id 53\n    priority 100\n"+
-					tt.theirs+"    virtual_ipaddress {\n        192.168.60.78\n    }\n}\n")
+			a, b := n.pairV6(t)
+			awaitThat(t, "keepalived wants a link-local address at its start", func() string {
+				if out := b.Exec(t, "ip", "-6", "address", "show", "dev", "eth0", "scope", "link", "-tentative"); !strings.Contains(out, "fe80") {
+					return "none"
+				}
+				return ""
+			})
+			if tt.unicast {
+				tt.ours += "unicast: true\n"
+				tt.theirs += "    unicast_src_ip " + tt.members[1] + "\n    unicast_ttl 255\n    unicast_peer {\n        " + tt.members[0] + "\n    }\n"
 			}
-			ours, theirs := map[*machine]string{a: vip1, b: ""}, map[*machine]string{a: "", b: vip1}
-			onA, onB := a.agent(t, only(t, 105, tt.ours)), keepalived()
-			await(t, "started", ours)
+			keepalived := func() *process {
+				return b.keepalived(t, "vrrp_instance "+tt.instance+" {\n    state BACKUP\n    interface eth0\n    virtual_router_id 53\n    priority 100\n"+
+					tt.theirs+"    virtual_ipaddress {\n        "+strings.Join(tt.vips, "\n        ")+"\n    }\n}\n")
+			}
+			instance := func(on *agent) *vrrpv1.InstanceState { return on.instances(t)[tt.instance] }
+			moved := func(on *agent, want uint64) {
+				t.Helper()
+				if i := instance(on); i.GetTransitions() != want {
+					t.Errorf("want %d changes: %v", want, i)
+				}
+			}
+			ours, theirs := map[*machine]string{a: tt.all(), b: ""}, map[*machine]string{a: "", b: tt.all()}
+			onA, onB := a.agent(t, tt.desired(t, 105, tt.ours)), keepalived()
+			tt.await(t, "started", ours)
+			atStart := instance(onA).GetTransitions() // both began at once
 			awaitThat(t, "adverts", func() string {
-				if i := onA.instances(t)["VI_1"]; i.GetAdvertsSent() < 8 {
+				if i := instance(onA); i.GetAdvertsSent() < 8 {
 					return fmt.Sprint(i)
 				}
 				return ""
 			})
-			await(t, "no change", ours)
+			tt.await(t, "no change", ours)
+			moved(onA, atStart)
+			before := strings.Count(onB.output.String(), entered)
 			onA.kill(t)
-			await(t, "agent killed", theirs)
-			onA = a.agent(t, only(t, 105, tt.ours))
-			await(t, "agent is back", ours)
-			a.cut(t, "dispatch network")
-			await(t, "cut off", map[*machine]string{a: vip1, b: vip1}) // as VRRP has it
-			a.cut(t, "none")
-			await(t, "found again", ours)
+			tt.await(t, "agent killed", theirs)
+			onA = a.agent(t, tt.desired(t, 105, tt.ours))
+			tt.await(t, "agent is back", ours)
+			a.drop(t, "meta l4proto vrrp drop")
+			tt.await(t, "cut off", map[*machine]string{a: tt.all(), b: tt.all()}) // as VRRP has it
+			a.drop(t, "")
+			tt.await(t, "found again", ours)
+			moved(onA, 2) // backup, master
 			onA.stop(t)
-			await(t, "agent stopped", theirs)
-			onA = a.agent(t, only(t, 95, tt.ours))
+			tt.await(t, "agent stopped", theirs)
+			onA = a.agent(t, tt.desired(t, 95, tt.ours))
 			awaitThat(t, "the agent hears the better one", func() string {
-				if i := onA.instances(t)["VI_1"]; i.GetAdvertsReceived() < 5 {
+				if i := instance(onA); i.GetAdvertsReceived() < 5 {
 					return fmt.Sprint(i)
 				}
 				return ""
 			})
-			await(t, "the lower priority", theirs)
+			tt.await(t, "the lower priority", theirs)
+			moved(onA, 1)                                                              // backup
+			if got := strings.Count(onB.output.String(), entered) - before; got != 3 { // killed, cut off, stopped
+				t.Errorf("keepalived has become master %d times", got)
+			}
 			onB.stop(t)
-			await(t, "keepalived stopped", ours)
+			tt.await(t, "keepalived stopped", ours)
 			onB = keepalived()
-			await(t, "keepalived is back", theirs)
+			tt.await(t, "keepalived is back", theirs)
+			moved(onA, 3) // backup, master, backup
 			for line := range strings.Lines(onB.output.String()) {
 				if complaints.MatchString(line) {
 					t.Errorf("keepalived says: %s", line)
 				}
 			}
-			if i := onA.instances(t)["VI_1"]; len(i.GetDropped()) > 0 {
+			if i := instance(onA); len(i.GetDropped()) > 0 || i.GetAddressesMismatched() > 0 {
 				t.Errorf("%v", i)
 			}
 			onA.stop(t)
@@ -106,7 +132,7 @@ func TestKernelLeftBehind(t *testing.T) {
 	onB := b.keepalived(t, "vrrp_instance VI_1 {\n    state MASTER\n    interface eth0\n    virtual_router_id 53\n    priority 110\n"+
 		"    version 3\n    advert_int 0.1\n    virtual_ipaddress {\n        192.168.60.78\n    }\n}\n")
 	await(t, "keepalived holds it", map[*machine]string{b: vip1})
-	onA := a.agent(t, only(t, 105, "advert_interval: 0.1s"))
+	onA := a.agent(t, family4.desired(t, 105, "advert_interval: 0.1s"))
 	awaitThat(t, "the agent hears it", func() string {
 		if i := onA.instances(t)["VI_1"]; i.GetAdvertsReceived() < 3 {
 			return fmt.Sprint(i)
@@ -149,7 +175,7 @@ func TestKernelBusy(t *testing.T) {
 	}
 	n := newLAN(t)
 	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
-	desired := only(t, 105, "advert_interval: 0.01s")
+	desired := family4.desired(t, 105, "advert_interval: 0.01s")
 	onA, onB := a.agent(t, desired), b.agent(t, desired)
 	await(t, "started", map[*machine]string{a: vip1, b: ""})
 	awaitThat(t, "the agents know each other", func() string {

@@ -68,7 +68,7 @@ func TestKernelFrozenNode(t *testing.T) {
 	n := newLAN(t)
 	b, witness := n.machine(t, "haproxy2", "192.168.60.128/24"), n.machine(t, "witness", "192.168.60.1/24")
 	w, c := witness.watch(t, "eth0"), witness.census(t, "eth0", vip1)
-	desired := only(t, 105, "advert_interval: 1s")
+	desired := family4.desired(t, 105, "advert_interval: 1s")
 	g, onB := n.guest(t, desired), b.agent(t, desired)
 	c.await(t, guestMAC)
 	awaitThat(t, "the agents know each other", func() string {

@@ -83,10 +83,22 @@ func (m *machine) cut(t *testing.T, name string) {
 	if strings.Contains(rules, "oifname") && !strings.Contains(rules, "iifname") {
 		in = ""
 	}
-	text := "table ip cut\ndelete table ip cut\ntable ip cut {\n chain i { type filter hook input priority 0;\n" + without(in, "oifname") +
-		"\n }\n chain o { type filter hook output priority 0;\n" + without(out, "iifname") + "\n }\n}\n"
-	var err error
+	m.filter(t, without(in, "oifname"), without(out, "iifname"))
+}
+
+// drop puts rules in force for what the machine sends and gets; none with "".
+func (m *machine) drop(t *testing.T, rules string) {
+	t.Helper()
+	m.filter(t, rules, rules)
+}
+
+// filter puts rules in force, at one moment, in the place of those before.
+func (m *machine) filter(t *testing.T, in, out string) {
+	t.Helper()
+	text := "table inet cut\ndelete table inet cut\ntable inet cut {\n chain i { type filter hook input priority 0;\n" + in +
+		"\n }\n chain o { type filter hook output priority 0;\n" + out + "\n }\n}\n"
 	var said []byte
+	var err error
 	m.Do(t, func() {
 		command := exec.Command("nft", "-f", "-")
 		command.Stdin = strings.NewReader(text)

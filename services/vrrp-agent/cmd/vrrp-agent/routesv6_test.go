@@ -34,9 +34,9 @@ func TestKernelRoutesV6(t *testing.T) {
 			return ""
 		})
 	}
-	desired := onlyV6(t, 105, more)
+	desired := family6.desired(t, 105, more)
 	onA, onB := a.agent(t, desired), b.agent(t, desired)
-	awaitV6(t, "started", map[*machine]string{a: bothV6, b: ""})
+	family6.await(t, "started", map[*machine]string{a: family6.all(), b: ""})
 	are("started", all, "")
 
 	before := master(t, onA, "VI_6").GetTransitions()
@@ -44,7 +44,7 @@ func TestKernelRoutesV6(t *testing.T) {
 	a.Exec(t, "ip", "-6", "route", "del", "2001:db8:70::/48")
 	are("deleted by hand", all, "")
 	a.Exec(t, "ip", "address", "del", vip6+"/128", "dev", "eth0")
-	awaitV6(t, "address deleted by hand", map[*machine]string{a: bothV6, b: ""})
+	family6.await(t, "address deleted by hand", map[*machine]string{a: family6.all(), b: ""})
 	are("address deleted by hand", all, "")
 	if i := onA.instances(t)["VI_6"]; i.GetTransitions() != before {
 		t.Errorf("the instance left its state: %v", i)
@@ -63,7 +63,7 @@ func TestKernelRoutesV6(t *testing.T) {
 	are("started after that", all, "")
 
 	onA.kill(t) // with its warden: the kernel takes the addresses away, and not the routes
-	awaitV6(t, "killed with its warden", map[*machine]string{a: "", b: bothV6})
+	family6.await(t, "killed with its warden", map[*machine]string{a: "", b: family6.all()})
 	empty := t.TempDir() + "/desired.yaml"
 	write(t, empty, "{}\n")
 	onA = a.agent(t, empty)

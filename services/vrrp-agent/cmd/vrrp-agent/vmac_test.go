@@ -28,7 +28,7 @@ func TestKernelVirtualMACDeleted(t *testing.T) {
 	n := newLAN(t)
 	a, b := n.machine(t, "haproxy", "192.168.60.22/24"), n.machine(t, "haproxy2", "192.168.60.128/24")
 	w := n.machine(t, "witness", "192.168.60.1/24").watch(t, "eth0")
-	onA, onB := a.agent(t, only(t, 105, "virtual_mac: true")), b.agent(t, only(t, 105, "virtual_mac: true"))
+	onA, onB := a.agent(t, family4.desired(t, 105, "virtual_mac: true")), b.agent(t, family4.desired(t, 105, "virtual_mac: true"))
 	a.onVirtual(t, "started")
 	before := master(t, onA, "VI_1").GetTransitions()
 	since := len(w.all())
@@ -137,7 +137,7 @@ func TestKernelKeepalivedVirtualMAC(t *testing.T) {
 				if both {
 					return bothFamilies(t, priority, "virtual_mac: true\n"+tt.ours)
 				}
-				return only(t, priority, "virtual_mac: true\n"+tt.ours)
+				return family4.desired(t, priority, "virtual_mac: true\n"+tt.ours)
 			}
 			held := func(m *machine) (all string) {
 				for line := range strings.Lines(m.Exec(t, "ip", "-o", "address")) {
