@@ -20,6 +20,7 @@ import (
 	"github.com/twotier/twotier/services/internal/verbs"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/kept"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -105,6 +106,34 @@ func TestExplainPersistence(t *testing.T) {
 		}
 		if got, err = d.Explain(t.Context(), &directorv1.ExplainRequest{Client: "10.10.60.8:40000", Vip: "10.10.60.22:80"}); err != nil || got.GetRealServer() != "" {
 			t.Errorf("a client that is not remembered: got %v, %v", got, err)
+		}
+	}
+}
+
+// A connection of which another director has told is where that has it, whatever the table says, unless this kernel knows better.
+func TestExplainKept(t *testing.T) {
+	t.Parallel()
+	vip, moved := spec.MustParseVIP("10.10.60.22:80"), netip.MustParseAddrPort("10.10.60.9:40000")
+	known := netip.AddrPortFrom(moved.Addr(), 1) // by the conntrack of fixed
+	away, here := netip.MustParseAddrPort("192.168.60.55:80"), netip.MustParseAddrPort("192.168.60.78:80")
+	world := fixed{Chosen: dataplane.NFTables, Observed: true, Kept: map[kept.Ends]netip.AddrPort{{Client: moved, VIP: vip.AddrPort}: away, {Client: known, VIP: vip.AddrPort}: away}}
+	for _, protocol := range []spec.Protocol{spec.TCP, spec.UDP} {
+		world.Have.Services = append(world.Have.Services, plan.Service{VIP: spec.VIP{AddrPort: vip.AddrPort, Protocol: protocol}, Scheduler: spec.MH,
+			Reals: []plan.Real{{Real: spec.Real{Address: away}}, {Real: spec.Real{Address: here, Weight: 1}}}})
+	}
+	for _, c := range []struct {
+		client      netip.AddrPort
+		vip, want   string
+		established bool
+	}{
+		{moved, "10.10.60.22:80", away.String(), false},
+		{netip.AddrPortFrom(moved.Addr(), 40001), "10.10.60.22:80", here.String(), false},
+		{moved, "10.10.60.22:80/udp", here.String(), false}, // nobody has told of that
+		{known, "10.10.60.22:80", "192.168.60.99:80", true},
+	} {
+		got, err := (&director{world: world, health: unchecked{}}).Explain(t.Context(), &directorv1.ExplainRequest{Client: c.client.String(), Vip: c.vip})
+		if err != nil || got.GetRealServer() != c.want || got.GetEstablished() != c.established {
+			t.Errorf("%s to %s: got %v, %v; want %s", c.client, c.vip, got, err, c.want)
 		}
 	}
 }

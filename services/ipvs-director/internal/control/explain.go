@@ -16,6 +16,7 @@ import (
 	"github.com/twotier/twotier/services/internal/grpcserver"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/kept"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -50,10 +51,12 @@ func (d *director) Explain(ctx context.Context, request *directorv1.ExplainReque
 	}
 
 	real, found, err := d.world.Find(ctx, client, vip)
-	kept, keeps := netip.AddrPort{}, false
+	told, isTold := view.Kept[kept.Ends{Client: client, VIP: vip.AddrPort}]
+	isTold = isTold && vip.Protocol == spec.TCP
+	remembered, keeps := netip.AddrPort{}, false
 	if err == nil && !found && have.Persistence != (spec.Persistence{}) {
-		if kept, keeps, err = d.world.Remembered(ctx, client.Addr(), vip, have.Persistence.Prefix); keeps && !takes(have, kept) {
-			say("the client is remembered at %s, which takes no new connections", kept)
+		if remembered, keeps, err = d.world.Remembered(ctx, client.Addr(), vip, have.Persistence.Prefix); keeps && !takes(have, remembered) {
+			say("the client is remembered at %s, which takes no new connections", remembered)
 			keeps = false
 		}
 	}
@@ -63,8 +66,11 @@ func (d *director) Explain(ctx context.Context, request *directorv1.ExplainReque
 	case found:
 		answer.RealServer, answer.Established = real.String(), true
 		say("the kernel has this connection; whatever changes, it goes on there")
+	case isTold:
+		answer.RealServer = told.String()
+		say("another director has told of this connection, which began before its slot moved: it goes on there; a new one would be dealt anew")
 	case keeps:
-		answer.RealServer = kept.String()
+		answer.RealServer = remembered.String()
 		say("persistence %s: the client is remembered and stays there", have.Persistence)
 	case view.Chosen == dataplane.IPVS:
 		say("the kernel's scheduler %s decides when the connection is made", have.Scheduler)

@@ -56,8 +56,9 @@ type keeping struct {
 	// services and held are what the tables follow from and which VIPs this node holds, as they were at the last pass.
 	services   []spec.Service
 	held       map[netip.AddrPort]bool
-	told       int       // connections that the notes spoke of then
-	moved      time.Time // when one of them was another
+	known      map[kept.Ends]netip.AddrPort // that the kernel has been given; never changed once it is handed out
+	told       int                          // connections that the notes spoke of then
+	moved      time.Time                    // when one of them was another
 	looked     time.Time
 	pause      time.Duration          // until the next look
 	leftOut    int                    // connections that nobody is told of, because there are too many
@@ -99,6 +100,9 @@ func (l *Loop) keep(ctx context.Context, course steer.Course, have plan.Have) er
 	told, own, _ := l.readNotes(notes)
 	known := usable(told, have)
 	err := l.kept.keeper.Keep(ctx, known)
+	if err == nil {
+		l.kept.known = known
+	}
 	held, now := holds(have), time.Now()
 	lapsed := len(told) < l.kept.told // with their lease, or with an etcd that was lost
 	l.kept.told = len(told)

@@ -139,6 +139,10 @@ func (p *pairOfLoops) knows(what string) {
 	if lost := kept.Strays(p.kernels[p.active].flows, tables, p.kernels[1-p.active].holds); len(lost) > 0 {
 		p.t.Errorf("%s: a take-over would lose %d of %d connections", what, len(lost), len(p.kernels[p.active].flows))
 	}
+	// What Explain answers from is what the kernel was given.
+	if seen := p.loops[1-p.active].kept.known; !maps.Equal(seen, p.kernels[1-p.active].holds) {
+		p.t.Errorf("%s: %d connections are seen, the kernel has %d", what, len(seen), len(p.kernels[1-p.active].holds))
+	}
 }
 
 // The director that stands by knows where every connection is whose slot has moved, through take-overs and back, and nobody

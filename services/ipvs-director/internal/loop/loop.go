@@ -21,6 +21,7 @@ import (
 	"github.com/twotier/twotier/services/internal/reconcile"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
+	"github.com/twotier/twotier/services/ipvs-director/internal/kept"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
@@ -138,6 +139,9 @@ type View struct {
 	// Memory is what was remembered before.
 	Memory steer.Memory
 	Rates  map[steer.Key]Rates
+	// Kept are the real servers of connections whose slot has moved, of which other directors have told: the kernel sends the middle of
+	// them there.
+	Kept map[kept.Ends]netip.AddrPort
 }
 
 // Why tells why the plane in use is that one, for people.
@@ -475,7 +479,7 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 	if observed {
 		l.rates.count(have, time.Now())
 	}
-	view.Have, view.Observed, view.Course, view.Memory, view.Rates = have, observed, l.course, l.memory, l.rates.perSecond
+	view.Have, view.Observed, view.Course, view.Memory, view.Rates, view.Kept = have, observed, l.course, l.memory, l.rates.perSecond, l.kept.known
 	l.publish(&view)
 	if len(done) > 0 {
 		l.lastChanges = done
