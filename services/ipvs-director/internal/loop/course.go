@@ -31,19 +31,23 @@ func (l *Loop) recall() {
 	l.memory, l.recalled = memory, true
 }
 
-// remember keeps what a course has to have remembered.
-func (l *Loop) remember(course steer.Course) {
+// remember keeps what a course has to have remembered. What could not be saved is saved at the next pass.
+func (l *Loop) remember(course steer.Course) error {
 	l.course = course
 	// What was counted of one that stays after all says nothing about the next time that it leaves.
 	counted := toCount(course.Leaving, course.Limited, course.ByLoad)
 	maps.DeleteFunc(l.open, func(k steer.Key, _ uint64) bool { return !counted[k] })
-	if reflect.DeepEqual(l.memory, course.Memory) {
-		return
+	if !reflect.DeepEqual(l.memory, course.Memory) {
+		l.memory, l.unsaved = course.Memory, true
 	}
-	l.memory = course.Memory
+	if !l.unsaved {
+		return nil
+	}
 	if err := l.cfg.Recall.Save(course.Memory); err != nil {
-		l.log.Warn("this director will not remember after a restart which real servers are leaving", zap.Error(err))
+		return fmt.Errorf("this director will not remember after a restart which real servers are leaving: %w", err)
 	}
+	l.unsaved = false
+	return nil
 }
 
 // toCount are the real servers whose open connections are to be counted.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -219,6 +220,30 @@ func TestFullDiskIsNoReasonNotToServe(t *testing.T) {
 		r.expect(retry, "no space left", "10.10.60.22:80 wlc 192.168.60.78:80=1")
 		if n := r.ready.Load(); n != 1 {
 			t.Errorf("ready %d times", n)
+		}
+	})
+}
+
+// When a real server began to leave is saved as soon as there is room, although nothing changes any more.
+func TestWhatWasNotSavedIsSavedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		key := steer.Key{VIP: spec.MustParseVIP("10.10.60.22:80"), Real: netip.MustParseAddrPort("192.168.60.79:80")}
+		r.store.set(checked("78", "79"))
+		r.first.Connect(key, 1)
+		r.run()
+		r.recall.fill(errors.New("no space left"))
+		r.store.set(checked("78"))
+		const leaving = "10.10.60.22:80 wlc 192.168.60.78:80=1 192.168.60.79:80=0"
+		for range 3 {
+			resync()
+			r.expect(retry, "no space left", leaving)
+		}
+		r.recall.fill(nil)
+		resync()
+		r.expect(good, "", leaving)
+		if m, err := r.recall.Load(); err != nil || reflect.DeepEqual(m, steer.Memory{}) {
+			t.Errorf("saved: %+v, %v", m, err)
 		}
 	})
 }

@@ -182,6 +182,7 @@ type Loop struct {
 	revision    int64 // of want; 0: there is none yet
 	memory      steer.Memory
 	recalled    bool // memory was loaded
+	unsaved     bool // memory is another than what is kept
 	course      steer.Course
 	rates       rates
 	open        map[steer.Key]uint64 // connections of those that leave, may be full or have slots, on a plane that has to be asked
@@ -311,7 +312,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	course := l.steer(l.want, have, l.memory, l.open, l.lending(have))
 	l.toReset(course.Reset, have)
 	l.took(course)
-	l.remember(course)
+	saveErr := l.remember(course) // neither is this
 	done, err := l.apply(ctx, changes(course, l.want.Addresses, have))
 	if len(done) > 0 {
 		// What the kernel says counts, not what it answered.
@@ -344,7 +345,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if keepErr == nil && l.kept.failed == nil {
 		l.kept.lentFailed = l.tellLent(ctx, have)
 	}
-	err = errors.Join(err, countErr, l.reset(ctx, have), keepErr)
+	err = errors.Join(err, countErr, saveErr, l.reset(ctx, have), keepErr)
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)

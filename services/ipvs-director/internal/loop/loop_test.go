@@ -148,6 +148,13 @@ func (f *fakeHealth) say(real string, health steer.Health) {
 type fakeRecall struct {
 	mu     sync.Mutex
 	memory steer.Memory
+	full   error // what a save ends with
+}
+
+func (f *fakeRecall) fill(full error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = full
 }
 
 func (f *fakeRecall) Load() (steer.Memory, error) {
@@ -159,6 +166,9 @@ func (f *fakeRecall) Load() (steer.Memory, error) {
 func (f *fakeRecall) Save(m steer.Memory) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.full != nil {
+		return f.full
+	}
 	f.memory = m
 	return nil
 }
