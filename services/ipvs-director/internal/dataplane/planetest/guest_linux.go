@@ -42,10 +42,7 @@ func (g Guest) Run(t *testing.T, pattern string, environment ...string) {
 	if out, err := exec.CommandContext(t.Context(), script, "-c").CombinedOutput(); err != nil {
 		testreq.Missing(t, string(out))
 	}
-	binary, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := g.binary(t)
 	var args []string
 	for _, e := range append(environment, testreq.RequireAll+"=1", insideVariable+"="+g.script, Long+"="+os.Getenv(Long)) {
 		args = append(args, "-e", e)
@@ -60,6 +57,24 @@ func (g Guest) Run(t *testing.T, pattern string, environment ...string) {
 	if err != nil {
 		t.Fatalf("%s: %v", script, err)
 	}
+}
+
+// binary is the file of the tests that runs under the guest: the running one, but for User Mode Linux with the race detector, whose
+// memory lies beyond the 512 GiB that a program has there (three levels of page tables). Then it is built once more without.
+func (g Guest) binary(t *testing.T) string {
+	t.Helper()
+	if raced && g == UML {
+		plain := filepath.Join(t.TempDir(), "plain.test")
+		if out, err := exec.CommandContext(t.Context(), "go", "test", "-race=false", "-c", "-o", plain, ".").CombinedOutput(); err != nil {
+			t.Fatalf("go test -c: %v\n%s", err, out)
+		}
+		return plain
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
 }
 
 // findScript looks for a script upwards from the package's folder.
