@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +19,7 @@ import (
 var past = time.Unix(1, 0)
 
 // link is what TLS has for a connection. A write that is late is not over (RFC 8446 has no way to send half a record
-// again), so whether it may go on is asked here, below TLS: see sock.mayWait.
+// again), so whether it may go on is asked here, below TLS.
 type link struct{ *sock }
 
 func (l link) Read(p []byte) (int, error) {
@@ -34,22 +35,48 @@ func (l link) Read(p []byte) (int, error) {
 }
 
 func (l link) Write(p []byte) (n int, err error) {
-	for {
+	for extended := false; ; extended = true {
 		m, err := l.stream.Write(p[n:])
 		if n += m; err == nil {
 			return n, nil
 		}
-		if l.writing == nil {
-			return n, err
-		}
-		l.writing.gave(int64(m))
-		if err = l.writing.afterWrite(err); err != nil {
-			return n, err
-		}
-		if err = l.writing.beforeWrite(); err != nil {
+		if err = l.goOn(m, err, extended); err != nil {
 			return n, err
 		}
 	}
+}
+
+// goOn decides whether a write below TLS that has moved some bytes and then failed goes on, and sets its deadline then.
+func (s *sock) goOn(moved int, err error, extended bool) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	d := s.writing
+	switch {
+	case s.sending && d != nil:
+		d.gave(int64(moved))
+		if err = d.afterWrite(err); err != nil {
+			return err
+		}
+		return d.beforeWrite()
+	case !s.sending && s.secure != nil && !extended && errors.Is(err, os.ErrDeadlineExceeded):
+		// TLS answers what it has read (a KeyUpdate, RFC 8446 section 4.6.3), in the goroutine that reads. The deadline is left
+		// over from another write; an answer that fails would fail every later write.
+		return s.SetWriteDeadline(time.Now().Add(lingerTimeout))
+	}
+	return err
+}
+
+// send writes through TLS, and lets goOn know for whom.
+func (s *sock) send(p []byte) (int, error) {
+	s.setSending(true)
+	defer s.setSending(false)
+	return s.secure.Write(p)
+}
+
+func (s *sock) setSending(on bool) {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	s.sending = on
 }
 
 func (l link) Close() error { return l.stream.Close() }
@@ -118,7 +145,7 @@ func (s *sock) Write(p []byte) (int, error) {
 		return s.h2.Write(p)
 	}
 	if s.secure != nil {
-		return s.secure.Write(p)
+		return s.send(p)
 	}
 	return s.stream.Write(p)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -32,6 +33,9 @@ type sock struct {
 	late func(int) error
 	// writing is the direction that is written to the socket, nil: none; with TLS it is asked when that takes long.
 	writing *direction
+	// sendMu guards sending, and while that is true what writing points to from everybody but who called Write.
+	sendMu  sync.Mutex
+	sending bool // with TLS: Write is under way
 	oneB    [1]byte
 	server  uint64 // the ID of the server that it leads to; 0: to a client
 
