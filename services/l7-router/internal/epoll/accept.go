@@ -31,6 +31,7 @@ type acceptor struct {
 	loop     *loop
 	listener *front.Listener
 	pause    time.Duration
+	paused   bool // an accept has failed: whoever comes meanwhile does not make it better
 	timer    timer
 }
 
@@ -97,7 +98,7 @@ func (a *acceptor) close() {
 
 // ready takes connections while there is room in the frontend; those beyond it wait in the kernel's queue.
 func (a *acceptor) ready() {
-	for a.readable && a.handler != nil {
+	for a.readable && !a.paused && a.handler != nil {
 		f := a.listener.Frontend()
 		if !f.Enter() {
 			return // acceptMore comes when there is
@@ -120,7 +121,7 @@ func (a *acceptor) ready() {
 		switch err {
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EPROTO:
 			a.loop.log.Warn("accept", logging.Address(spec.BindString(a.listener.Address)), zap.Error(err))
-			a.readable = false
+			a.paused = true
 			a.loop.wheel.set(&a.timer, a.loop.now+int64(a.pause))
 			a.pause = min(2*a.pause, maxAcceptPause)
 		default:
@@ -132,7 +133,7 @@ func (a *acceptor) ready() {
 
 // expired ends the pause after a failed accept: nothing but time brings descriptors back.
 func (a *acceptor) expired() {
-	a.readable = true
+	a.paused = false
 	a.ready()
 }
 

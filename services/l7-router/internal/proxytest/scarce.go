@@ -5,12 +5,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/twotier/twotier/services/l7-router/internal/pool"
 )
 
 // alone runs the calling test in a process of its own, because it changes or counts what belongs to the whole process.
@@ -95,5 +101,59 @@ func testQuietTunnelsHoldNoPipes(t *testing.T, open Open) {
 	}
 	if pipes > tunnels/2 {
 		t.Errorf("%d ends of pipes are open beside %d quiet tunnels", pipes, tunnels)
+	}
+}
+
+// testNoDescriptorsIsToldSeldom: while there are no descriptors the log does not grow with each client that comes.
+func testNoDescriptorsIsToldSeldom(t *testing.T, open Open) {
+	if !alone(t) {
+		return
+	}
+	const (
+		clients = 400
+		most    = 100 // pauses grow from 5 ms to 1 s, so this is enough for a minute of two loops
+	)
+	core, logs := observer.New(zap.WarnLevel)
+	s := origin(t, func(w http.ResponseWriter, r *http.Request) {})
+	w := newWorld(t, func(t testing.TB, p *pool.Pool, _ *zap.Logger) Driver { return open(t, p, zap.New(core)) }, backend("web", server("a", addressOf(s))))
+	kept := dial(t, w.address())
+	kept.get("/") // its connections are there now
+	to := netip.MustParseAddrPort(w.address())
+	fds := make([]int, clients)
+	for i := range fds {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds[i] = fd
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	before := limit
+	limit.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+			t.Fatal(err)
+		}
+		if r, _ := kept.get("/"); r.StatusCode != 200 { // by which a loop has noticed each of its share alone
+			t.Fatalf("got %d", r.StatusCode)
+		}
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		_ = syscall.Close(fd) // nothing to be saved
+	}
+	if r, _ := dial(t, w.address()).get("/"); r.StatusCode != 200 {
+		t.Errorf("got %d when there are descriptors again", r.StatusCode)
+	}
+	if n := logs.FilterMessage("accept").Len(); n == 0 || n > most {
+		t.Errorf("%d lines in the log for %d clients, want 1 to %d", n, clients, most)
 	}
 }

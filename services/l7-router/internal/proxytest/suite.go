@@ -15,6 +15,7 @@ func Run(t *testing.T, open Open) {
 		{"HundredChanges", testHundredChanges},
 		{"StreamWithoutDescriptors", testStreamWithoutDescriptors},
 		{"QuietTunnelsHoldNoPipes", testQuietTunnelsHoldNoPipes},
+		{"NoDescriptorsIsToldSeldom", testNoDescriptorsIsToldSeldom},
 		{"ChangeUnderLoad", testChangeUnderLoad},
 		{"RemovedFrontendDrains", testRemovedFrontendDrains},
 		{"AddressInUse", testAddressInUse},
