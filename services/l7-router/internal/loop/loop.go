@@ -115,7 +115,11 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		}
 	}
 	if len(result.Changes) > 0 || result.Err != nil {
-		l.cfg.Log.Info("pass", logging.Revision(snapshot.Revision), zap.String("outcome", result.Outcome.String()),
+		level := zap.InfoLevel
+		if result.Err != nil {
+			level = zap.WarnLevel
+		}
+		l.cfg.Log.Log(level, "pass", logging.Revision(snapshot.Revision), zap.String("outcome", result.Outcome.String()),
 			logging.Changes(result.Changes), logging.Duration(time.Since(begin)), zap.Error(result.Err))
 	}
 	return l.report(violations, result)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
@@ -66,6 +67,7 @@ type stage struct {
 	loop    *loop.Loop
 	status  *status.Reporter
 	store   *desired.Store
+	logs    *observer.ObservedLogs
 	mu      sync.Mutex
 	serving bool
 }
@@ -83,7 +85,8 @@ default_backend: web
 
 func newStage(t *testing.T, content string) *stage {
 	t.Helper()
-	s := &stage{t: t, file: filepath.Join(t.TempDir(), "desired.yaml"), plane: &fakePlane{}}
+	core, logs := observer.New(zap.WarnLevel)
+	s := &stage{t: t, file: filepath.Join(t.TempDir(), "desired.yaml"), plane: &fakePlane{}, logs: logs}
 	s.write(content)
 	var err error
 	s.store, err = desired.Open(desired.Config{Service: "l7-router", Kinds: loop.Kinds(), Path: s.file, StateDir: t.TempDir(), Log: zap.NewNop()})
@@ -94,7 +97,7 @@ func newStage(t *testing.T, content string) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.loop = loop.New(loop.Config{Store: s.store, Status: s.status, Plane: s.plane, Log: zap.NewNop(), Serving: func(ok bool) {
+	s.loop = loop.New(loop.Config{Store: s.store, Status: s.status, Plane: s.plane, Log: zap.New(core), Serving: func(ok bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.serving = ok
@@ -164,6 +167,9 @@ func TestLastGoodStaysInForce(t *testing.T) {
 	violations := bad.GetDesired().GetViolations()
 	if len(violations) != 1 || violations[0].GetField() != "frontend/main.default_backend" {
 		t.Errorf("violations %v, want one at frontend/main.default_backend", violations)
+	}
+	if warned := s.logs.FilterMessage("pass").All(); len(warned) == 0 || !strings.Contains(fmt.Sprint(warned[0].ContextMap()["error"]), "frontend/main.default_backend") {
+		t.Errorf("warned of %v, want of frontend/main.default_backend", warned)
 	}
 	if have := s.plane.Observe(); have.Frontends[0].DefaultBackend != "web" || !s.isServing() {
 		t.Errorf("in force: %+v serving %t, want the state before", have.Frontends, s.isServing())
