@@ -202,9 +202,9 @@ func run(ctx context.Context, p *daemon.Process, driver string, upgrade upgradin
 		if upgrade.path != "" {
 			server, err := handover.Listen(upgrade.path, p.Log)
 			if err != nil {
-				return err
-			}
-			if _, err := server.Run(ctx, give, release); err != nil {
+				// The addresses are served already, and whoever had them before has let go.
+				p.Log.Warn("no other binary can take over from this process", zap.Error(err))
+			} else if _, err := server.Run(ctx, give, release); err != nil {
 				return err
 			}
 		}

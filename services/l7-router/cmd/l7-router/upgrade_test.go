@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -327,4 +328,41 @@ func TestFailedUpgrade(t *testing.T) {
 		t.Error(err)
 	}
 	good.await()
+}
+
+// TestWithoutUpgrades: a router that cannot offer its sockets, on a disk that has become read-only for instance, serves all the same;
+// by then the one before has let go of the addresses.
+func TestWithoutUpgrades(t *testing.T) {
+	t.Parallel()
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "here") }))
+	t.Cleanup(origin.Close)
+	s := newStage(t, origin.Listener.Addr().String())
+	if err := os.MkdirAll(s.socket, 0o700); err != nil { // which no socket can take the place of
+		t.Fatal(err)
+	}
+	router := startRouter(t, 1, s.args...)
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(router.read(), "no other binary can take over"); {
+		select {
+		case err := <-router.ended:
+			t.Fatalf("it has ended: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not say that no other binary can take over")
+		}
+	}
+	conn, err := s.dial(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // the read says why it cannot be
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || r.StatusCode != 200 {
+		t.Fatalf("%v %v", r, err)
+	}
+	if err := router.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	router.await()
 }
