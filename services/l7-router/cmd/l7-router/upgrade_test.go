@@ -152,7 +152,7 @@ func (s *stage) dial(secured bool) (net.Conn, error) {
 }
 
 // TestUpgrade: routers take each other's place under load, with more and with fewer loops, and no client notices: neither
-// those that keep their connections, whose requests may not be repeated, nor those that make new ones.
+// those that keep their connections, whose requests may not be repeated, nor those that make new ones, nor those that speak HTTP/2.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -166,8 +166,9 @@ func TestUpgrade(t *testing.T) {
 
 	var stop atomic.Bool
 	var group sync.WaitGroup
-	workers := make([]atomic.Int64, 8)
-	for i := range workers {
+	const plain, multiplexed = 8, 4 // clients of HTTP/1.1, and of HTTP/2, which share connections
+	workers := make([]atomic.Int64, plain+multiplexed)
+	for i := range plain {
 		secured, keeps := i%2 == 1, i%4 < 2
 		group.Go(func() {
 			var conn net.Conn
@@ -208,6 +209,30 @@ func TestUpgrade(t *testing.T) {
 			}
 			if conn != nil {
 				_ = conn.Close()
+			}
+		})
+	}
+	shared := &http.Transport{TLSClientConfig: s.trust.Clone(), ForceAttemptHTTP2: true}
+	defer shared.CloseIdleConnections()
+	for i := plain; i < len(workers); i++ {
+		group.Go(func() {
+			client := http.Client{Transport: shared, Timeout: 20 * time.Second}
+			for n := 0; !stop.Load(); n++ {
+				want := fmt.Sprintf("worker %d request %d", i, n)
+				// A pipe cannot be sent again: a request that is lost shows, whatever the client would do about it.
+				out, in := io.Pipe()
+				go func() { _, _ = io.WriteString(in, want); _ = in.Close() }()
+				r, err := client.Post("https://"+s.secure+"/", "text/plain", out)
+				var body []byte
+				if err == nil {
+					body, err = io.ReadAll(r.Body)
+					_ = r.Body.Close()
+				}
+				if err != nil || r.ProtoMajor != 2 || r.StatusCode != 200 || string(body) != want {
+					t.Errorf("worker %d, HTTP/2: request %d: %v %q %v", i, n, r, body, err)
+					return
+				}
+				workers[i].Add(1)
 			}
 		})
 	}
