@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -273,6 +274,9 @@ func receive(conn *net.UnixConn, timeout time.Duration) (m message, fds []int, e
 	}
 	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxSockets))
 	n, r, flags, _, err := conn.ReadMsgUnix(text, rights)
+	if errors.Is(err, io.EOF) { // a read of nothing
+		err = errGone
+	}
 	if err != nil {
 		return m, nil, err
 	}
@@ -290,8 +294,6 @@ func receive(conn *net.UnixConn, timeout time.Duration) (m message, fds []int, e
 	switch {
 	case err != nil:
 		return m, fds, err
-	case n == 0:
-		return m, fds, errGone
 	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
 		return m, fds, errors.New("a message is cut")
 	}

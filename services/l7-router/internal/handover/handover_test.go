@@ -2,13 +2,16 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 )
 
@@ -63,6 +66,36 @@ func TestScarceDescriptors(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWhoIsNoHandOver: who only asks which process is here has nothing handed over, and nobody has to look at that.
+func TestWhoIsNoHandOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	core, logs := observer.New(zap.WarnLevel)
+	s, err := Listen(path, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Run(ctx, func() (Sockets, error) { return Sockets{}, nil }, func([]string) error { return nil })
+		ended <- err
+	}()
+	if pid, err := Who(path); err != nil || pid != os.Getpid() {
+		t.Errorf("%d %v is here, want %d", pid, err, os.Getpid())
+	}
+	taken, err := Take(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(taken.Ready(nil), <-ended); err != nil {
+		t.Error(err)
+	}
+	if all := logs.All(); len(all) > 0 {
+		t.Errorf("warned of %v", all)
 	}
 }
 
