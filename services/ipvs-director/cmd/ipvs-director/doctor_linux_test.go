@@ -26,7 +26,8 @@ func TestKernelExamine(t *testing.T) {
 	n := planetest.NewNetwork(t)
 	// A dot in the name, as that of a VLAN has.
 	n.Director.Exec(t, "sh", "-c", "ip link set inner0 down; ip link set inner0 name inner.0; ip link set inner.0 up")
-	d := newDirector(t, n.Director, desiredState(n, 1))
+	six := fmt.Sprintf("---\nkind: virtual-service\nname: six\naddress: %s\nport: 80\nreal_servers: [{address: %q, port: %d}]\n", planetest.VIP6, n.Reals6[0].Addr(), n.Reals6[0].Port())
+	d := newDirector(t, n.Director, desiredState(n, 1)+six)
 	sysctl := setter(t, n)
 	sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
 	d.start("--dataplane", dataplane.NFTables)
@@ -41,6 +42,8 @@ func TestKernelExamine(t *testing.T) {
 		{"be_liberal", func() { sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "0") }, func() { sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1") }},
 		{"duplicate_vip", func() { n.Client.Exec(t, "ip", "address", "add", planetest.VIP+"/32", "dev", "outer") },
 			func() { n.Client.Exec(t, "ip", "address", "delete", planetest.VIP+"/32", "dev", "outer") }},
+		{"duplicate_vip", func() { n.Client.Exec(t, "ip", "address", "add", planetest.VIP6+"/128", "dev", "outer", "nodad") },
+			func() { n.Client.Exec(t, "ip", "address", "delete", planetest.VIP6+"/128", "dev", "outer") }},
 		{"mtu", func() { n.Director.Exec(t, "ip", "link", "set", "inner.0", "mtu", "1400") },
 			func() { n.Director.Exec(t, "ip", "link", "set", "inner.0", "mtu", "1500") }},
 		{"return_path", func() { n.Servers[0].Exec(t, "ip", "route", "delete", "default") },

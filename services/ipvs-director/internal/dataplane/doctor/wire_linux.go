@@ -117,7 +117,7 @@ func connects(ctx context.Context, from netip.Addr, to netip.AddrPort) bool {
 	return true
 }
 
-// duplicates asks the wire who else has a VIP (RFC 5227 section 2.1.1: an ARP probe, which changes nobody's table).
+// duplicates asks the wire who else has a VIP, by probes that change nobody's table.
 func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding) {
 	asked := map[netip.Addr]bool{}
 	var mu sync.Mutex
@@ -126,7 +126,10 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 	for _, s := range have.Services {
 		vip := s.VIP.Addr()
 		card := cardOf(have.Host, vip)
-		if card == 0 || asked[vip] || !vip.Is4() {
+		if vip.Is6() {
+			card = cardOf6(vip)
+		}
+		if card == 0 || asked[vip] {
 			continue
 		}
 		asked[vip] = true
@@ -147,19 +150,82 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 	return found
 }
 
-const (
-	arpSize    = 28
-	arpRequest = 1
-	arpReply   = 2
-)
+// cardOf6 is the card that has an address of IPv6; 0: none.
+func cardOf6(a netip.Addr) int {
+	all, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+	if err != nil {
+		return 0 // a listing that a change interrupts: the next look will have it
+	}
+	for _, each := range all {
+		if ip, _ := netip.AddrFromSlice(each.IP); ip == a {
+			return each.LinkIndex
+		}
+	}
+	return 0
+}
 
-// probe sends one ARP probe and waits for an answer.
+// inquiry is a probe for an address, and how an answer is told.
+type inquiry struct {
+	protocol uint16 // of Ethernet
+	to       [8]byte
+	packet   []byte
+	answered func(packet []byte) bool
+}
+
+// byARP is an ARP probe: RFC 5227 section 2.1.1, RFC 826.
+func byARP(address netip.Addr, own net.HardwareAddr) inquiry {
+	const size, request, reply = 28, 1, 2
+	ip := address.As4()
+	ask := append([]byte{0, 1, 8, 0, 6, 4, 0, request}, own...)
+	ask = append(ask, 0, 0, 0, 0) // a probe: nobody's address
+	ask = append(ask, 0, 0, 0, 0, 0, 0)
+	return inquiry{protocol: unix.ETH_P_ARP, to: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, packet: append(ask, ip[:]...), answered: func(b []byte) bool {
+		return len(b) >= size && b[7] == reply && [4]byte(b[14:18]) == ip
+	}}
+}
+
+// byNeighbour is what a node asks before it takes an address: a neighbour solicitation from nobody. RFC 4862 section 5.4.2, RFC 4861
+// sections 4.3 and 4.4. The answer goes to all nodes.
+func byNeighbour(address netip.Addr) inquiry {
+	const (
+		header, size               = 40, 24 // of IPv6, and of the message
+		icmpv6, hops               = 58, 255
+		solicitation, announcement = 135, 136
+		target                     = header + 8
+	)
+	ip := address.As16()
+	group := [16]byte{0xff, 0x02, 11: 1, 12: 0xff, 13: ip[13], 14: ip[14], 15: ip[15]} // RFC 4291 section 2.7.1
+	b := make([]byte, header+size)
+	b[0], b[5], b[6], b[7] = 6<<4, size, icmpv6, hops
+	copy(b[24:], group[:])
+	b[header] = solicitation
+	copy(b[target:], ip[:])
+	// RFC 8200 section 8.1: the addresses, the length and the protocol count too.
+	sum := uint32(size + icmpv6)
+	for i := 8; i < len(b); i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(b[header+2:], ^uint16(sum))
+	return inquiry{protocol: unix.ETH_P_IPV6, to: [8]byte{0x33, 0x33, group[12], group[13], group[14], group[15]}, packet: b, answered: func(b []byte) bool {
+		return len(b) >= header+size && b[6] == icmpv6 && b[header] == announcement && [16]byte(b[target:target+16]) == ip
+	}}
+}
+
+// probe asks once for an address and waits for somebody else's answer.
 func probe(ctx context.Context, card int, address netip.Addr) (mac net.HardwareAddr, there bool) {
 	link, err := netlink.LinkByIndex(card)
 	if err != nil || len(link.Attrs().HardwareAddr) != 6 {
 		return nil, false
 	}
-	protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP))
+	own := link.Attrs().HardwareAddr
+	inquiry := byNeighbour(address)
+	if address.Is4() {
+		inquiry = byARP(address, own)
+	}
+	protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, inquiry.protocol))
 	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(protocol))
 	if err != nil {
 		return nil, false
@@ -168,19 +234,11 @@ func probe(ctx context.Context, card int, address netip.Addr) (mac net.HardwareA
 	if unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: card}) != nil {
 		return nil, false
 	}
-	own := link.Attrs().HardwareAddr
-	ip := address.As4()
-	ask := []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}
-	ask = append(ask, own...)
-	ask = append(ask, 0, 0, 0, 0) // a probe: nobody's address
-	ask = append(ask, 0, 0, 0, 0, 0, 0)
-	ask = append(ask, ip[:]...)
-	everyone := &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: card, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
-	if unix.Sendto(socket, ask, 0, everyone) != nil {
+	if unix.Sendto(socket, inquiry.packet, 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: card, Halen: 6, Addr: inquiry.to}) != nil {
 		return nil, false
 	}
 	deadline := time.Now().Add(Patience)
-	buf := make([]byte, 64)
+	buf := make([]byte, 128)
 	for ctx.Err() == nil {
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -190,15 +248,16 @@ func probe(ctx context.Context, card int, address netip.Addr) (mac net.HardwareA
 		if unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait) != nil {
 			return nil, false
 		}
-		n, _, err := unix.Recvfrom(socket, buf, 0)
+		n, from, err := unix.Recvfrom(socket, buf, 0)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return nil, false
 		}
-		if n >= arpSize && buf[7] == arpReply && [4]byte(buf[14:18]) == ip && string(buf[8:14]) != string(own) {
-			return net.HardwareAddr(append([]byte(nil), buf[8:14]...)), true
+		sender, ok := from.(*unix.SockaddrLinklayer)
+		if ok && sender.Halen == 6 && sender.Pkttype != unix.PACKET_OUTGOING && inquiry.answered(buf[:n]) && string(sender.Addr[:6]) != string(own) {
+			return net.HardwareAddr(append([]byte(nil), sender.Addr[:6]...)), true
 		}
 	}
 	return nil, false
