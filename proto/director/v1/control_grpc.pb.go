@@ -627,7 +627,7 @@ type DirectorAdminClient interface {
 	// Undrain. It holds on every director and over restarts. NOT_FOUND: the service has no such real server; FAILED_PRECONDITION
 	// and UNAVAILABLE as in Apply.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*v1.ApplyResponse, error)
-	// Undrain takes it back. NOT_FOUND: the real server is not drained. Else as Drain.
+	// Undrain takes it back, whatever objects say it. NOT_FOUND: the real server is not drained. Else as Drain.
 	Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*v1.DeleteResponse, error)
 }
 
@@ -725,7 +725,7 @@ type DirectorAdminServer interface {
 	// Undrain. It holds on every director and over restarts. NOT_FOUND: the service has no such real server; FAILED_PRECONDITION
 	// and UNAVAILABLE as in Apply.
 	Drain(context.Context, *DrainRequest) (*v1.ApplyResponse, error)
-	// Undrain takes it back. NOT_FOUND: the real server is not drained. Else as Drain.
+	// Undrain takes it back, whatever objects say it. NOT_FOUND: the real server is not drained. Else as Drain.
 	Undrain(context.Context, *UndrainRequest) (*v1.DeleteResponse, error)
 	mustEmbedUnimplementedDirectorAdminServer()
 }

@@ -234,6 +234,7 @@ func fileStore(t *testing.T, text string) *desired.Store {
 	store, err := desired.Open(desired.Config{Service: "ipvs-director", Path: path, Kinds: []desired.Kind{
 		{Name: spec.KindVirtualService, New: func() proto.Message { return new(directorv1.VirtualService) }},
 		{Name: spec.KindAddress, New: func() proto.Message { return new(directorv1.Address) }},
+		{Name: spec.KindDrain, New: func() proto.Message { return new(directorv1.Drain) }},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -27,13 +27,40 @@ func (a *admin) Drain(ctx context.Context, request *directorv1.DrainRequest) (*c
 	return a.ApplyObject(ctx, &directorv1.Object{Kind: &directorv1.Object_Drain{Drain: drain}}, "", false)
 }
 
-// Undrain takes it back, also of a real server or service that is not there any more.
+// Undrain takes it back, also of a real server or service that is not there any more: every object that says so, whoever named it.
 func (a *admin) Undrain(ctx context.Context, request *directorv1.UndrainRequest) (*commonv1.DeleteResponse, error) {
 	drain, err := a.drained(request.GetService(), request.GetAddress(), request.GetPort(), false)
 	if err != nil {
 		return nil, err
 	}
-	return a.Delete(ctx, &commonv1.DeleteRequest{Kind: spec.KindDrain, Name: drain.GetName()})
+	all := &commonv1.DeleteResponse{}
+	for _, name := range a.drainsLike(drain) {
+		answer, err := a.Delete(ctx, &commonv1.DeleteRequest{Kind: spec.KindDrain, Name: name})
+		if err != nil {
+			return nil, err
+		}
+		all.Changes = append(all.Changes, answer.GetChanges()...)
+	}
+	return all, nil
+}
+
+// drainsLike are the names of the objects that drain the same real server; its own name when there is none.
+func (a *admin) drainsLike(drain *directorv1.Drain) (names []string) {
+	snapshot, _ := a.Store.Newest()
+	for _, object := range snapshot.Objects {
+		other, ok := object.Message.(*directorv1.Drain)
+		if !ok || other.GetService() != drain.GetService() {
+			continue
+		}
+		same, err := a.drained(other.GetService(), other.GetAddress(), other.GetPort(), false)
+		if err == nil && same.GetName() == drain.GetName() {
+			names = append(names, other.GetName())
+		}
+	}
+	if len(names) == 0 {
+		names = []string{drain.GetName()}
+	}
+	return names
 }
 
 // drained makes the object that says so of a real server; one that there is, if it must be.

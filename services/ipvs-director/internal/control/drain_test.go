@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,62 @@ func TestDrained(t *testing.T) {
 		got, err := a.drained(c.service, c.address, c.port, c.mustBe)
 		if status.Code(err) != c.code || got.GetName() != c.name {
 			t.Errorf("%+v: got %v, %v", c, got, err)
+		}
+	}
+}
+
+// Whoever takes a drain back takes back all that say the same, however they are named and written.
+func TestDrainsLike(t *testing.T) {
+	t.Parallel()
+	store := fileStore(t, `kind: virtual-service
+name: web
+address: 10.10.60.22
+port: 80
+real_servers: [{address: 192.168.60.78}, {address: 192.168.60.79}]
+---
+kind: drain
+name: web-192.168.60.78-80
+service: web
+address: 192.168.60.78
+port: 80
+---
+kind: drain
+name: disk
+service: web
+address: 192.168.60.78
+---
+kind: drain
+name: other
+service: web
+address: 192.168.60.79
+---
+kind: drain
+name: port
+service: web
+address: 192.168.60.78
+port: 81
+---
+kind: drain
+name: service
+service: gone
+address: 192.168.60.78
+port: 80
+`)
+	a := &admin{Verbs: &verbs.Verbs{Store: store}}
+	for _, c := range []struct {
+		address string
+		want    []string
+	}{
+		{"192.168.60.78", []string{"disk", "web-192.168.60.78-80"}},
+		{"192.168.60.79", []string{"other"}},
+		{"192.168.60.80", []string{"web-192.168.60.80-80"}},
+	} {
+		drain, err := a.drained("web", c.address, 0, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.drainsLike(drain); !slices.Equal(slices.Sorted(slices.Values(got)), c.want) {
+			t.Errorf("%s: got %q, want %q", c.address, got, c.want)
 		}
 	}
 }
