@@ -370,7 +370,7 @@ var globalWords = []struct {
 	{[]string{"net_namespace*", "namespace_with_ipsets", "instance", "use_pid_dir"}, true, "the agent works in the network namespace that it is started in"},
 	{[]string{"startup_script*", "shutdown_script*"}, true, "the agent runs no program at its start and end: put it into the unit that starts the agent"},
 	{[]string{"lvs_*", "checker_*", "rs_init_notifies", "no_checker_emails", "smtp_alert_checker"}, false, "it belongs to the virtual servers: import this file into the ipvs-director too"},
-	{[]string{"vrrp_iptables", "vrrp_ipsets", "nftables*"}, false, "the agent makes no rules of a packet filter"},
+	{[]string{"vrrp_iptables", "vrrp_ipsets", "nftables*"}, false, "the agent has tables of nf_tables of its own, which go with it"},
 	{[]string{"default_interface", "linkbeat_*", "dynamic_interfaces", "disable_local_igmp"}, false, "cards are found by the subnet of the addresses, whenever they are plugged in"},
 	{[]string{"vmac_prefix", "vmac_addr_prefix"}, false, "the virtual cards are named vrrp.ID and vrrp6.ID"},
 	{[]string{"no_email_faults"}, true, "mail tells of every change of state"},
