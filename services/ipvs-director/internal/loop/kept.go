@@ -38,6 +38,8 @@ type Keeper interface {
 	Flows(ctx context.Context, vips map[netip.AddrPort]bool) ([]kept.Flow, error)
 	// Keep makes the kernel send the middle of just these connections to their real servers.
 	Keep(ctx context.Context, flows map[kept.Ends]netip.AddrPort) error
+	// Forget makes the kernel forget all connections to some VIPs.
+	Forget(ctx context.Context, vips map[spec.VIP]bool) error
 }
 
 // Board is where directors tell each other of those connections.
@@ -65,6 +67,7 @@ type keeping struct {
 	failed     error                  // of the last telling
 	lentFailed error                  // of the last telling what is lent
 	decoded    map[string]decodedNote // by key
+	absent     map[spec.VIP]absence   // VIPs that this node had
 }
 
 // decodedNote is a note as it was read once.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +60,26 @@ type tableau struct {
 	flows []kept.Flow
 	holds map[kept.Ends]netip.AddrPort
 	looks int
+	// forgot tells how often the connections to each VIP were forgotten; fail is the error of the next time.
+	mu     sync.Mutex // guards them
+	forgot map[spec.VIP]int
+	fail   error
+}
+
+func (k *tableau) Forget(_ context.Context, vips map[spec.VIP]bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.fail; err != nil {
+		k.fail = nil
+		return err
+	}
+	if k.forgot == nil {
+		k.forgot = map[spec.VIP]int{}
+	}
+	for vip := range vips {
+		k.forgot[vip]++
+	}
+	return nil
 }
 
 func (k *tableau) Flows(_ context.Context, vips map[netip.AddrPort]bool) ([]kept.Flow, error) {
@@ -69,6 +90,13 @@ func (k *tableau) Flows(_ context.Context, vips map[netip.AddrPort]bool) ([]kept
 func (k *tableau) Keep(_ context.Context, flows map[kept.Ends]netip.AddrPort) error {
 	k.holds = maps.Clone(flows)
 	return nil
+}
+
+// hasForgotten tells how often the connections to a VIP were forgotten.
+func (k *tableau) hasForgotten(vip spec.VIP) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.forgot[vip]
 }
 
 // pairOfLoops is two directors that know the same services.

@@ -202,6 +202,7 @@ type Loop struct {
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
 	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop"), resets: map[steer.Key]bool{}, stepped: map[spec.VIP]bool{}, news: make(chan struct{})}
+	l.kept.absent = map[spec.VIP]absence{}
 	l.pump = reconcile.NewPump(reconcile.Config{Resync: Resync, Log: l.log}, l.pass)
 	l.view.Store(&View{Unusable: fmt.Errorf("%w: not looked for yet", dataplane.ErrUnusable)})
 	return l
@@ -312,6 +313,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	course := l.steer(l.want, have, l.memory, l.open, l.lending(have))
 	l.toReset(course.Reset, have)
 	l.took(course)
+	course.Memory.Held = l.holding(have)
 	saveErr := l.remember(course) // neither is this
 	done, err := l.apply(ctx, changes(course, l.want.Addresses, have))
 	if len(done) > 0 {
@@ -345,7 +347,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if keepErr == nil && l.kept.failed == nil {
 		l.kept.lentFailed = l.tellLent(ctx, have)
 	}
-	err = errors.Join(err, countErr, saveErr, l.reset(ctx, have), keepErr)
+	err = errors.Join(err, countErr, saveErr, l.reset(ctx, have), keepErr, l.forget(ctx))
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)

@@ -89,6 +89,8 @@ type Memory struct {
 	Manners map[spec.VIP]Manner `json:"manners,omitempty"`
 	// Full are the real servers that have as many connections as they may, on a plane without thresholds.
 	Full map[Key]bool `json:"full,omitempty"`
+	// Held are the VIPs whose address the node has, where there is another director. Whoever makes the course notes it.
+	Held map[spec.VIP]bool `json:"held,omitempty"`
 	// Warming are the real servers that are spared because they have begun to take connections, and when they did.
 	Warming map[Key]time.Time `json:"warming,omitempty"`
 }

@@ -55,7 +55,7 @@ var allSettings = []setting{
 	{"tcp_loose", "net/netfilter/nf_conntrack_tcp_loose", []string{"0"}, dataplane.NFTables,
 		"connections that are taken over from another director are not taken up", "sysctl -w net.netfilter.nf_conntrack_tcp_loose=1", nil},
 	{"be_liberal", "net/netfilter/nf_conntrack_tcp_be_liberal", []string{"0"}, dataplane.NFTables,
-		"connections that went on at another director hang when this one takes them back", "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1", nil},
+		"connections that went on at another director while both had the VIP hang here", "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1", nil},
 	{"expire_nodest_conn", "net/ipv4/vs/expire_nodest_conn", []string{"0"}, dataplane.IPVS,
 		"connections to a real server that was taken away hang instead of ending", "sysctl -w net.ipv4.vs.expire_nodest_conn=1", nil},
 	{"conn_reuse_mode", "net/ipv4/vs/conn_reuse_mode", []string{"0"}, dataplane.IPVS,

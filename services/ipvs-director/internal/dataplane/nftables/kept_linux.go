@@ -233,3 +233,29 @@ func (k *Kept) Flows(ctx context.Context, vips map[netip.AddrPort]bool) (flows [
 	}
 	return flows, nil
 }
+
+// Forget makes the kernel forget all connections to some VIPs.
+func (k *Kept) Forget(ctx context.Context, vips map[spec.VIP]bool) error {
+	for _, six := range []bool{false, true} {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(familyOf(six)), toVIPs(vips)); err != nil {
+			return fmt.Errorf("forget connections: %w", err)
+		}
+	}
+	return nil
+}
+
+// toVIPs matches connections to VIPs.
+type toVIPs map[spec.VIP]bool
+
+// MatchConntrackFlow is called for each connection.
+func (vips toVIPs) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	for _, way := range keysOfFlow(f) {
+		if vips[way.VIP] && way.Real != way.VIP.AddrPort { // else it is the node's own
+			return true
+		}
+	}
+	return false
+}

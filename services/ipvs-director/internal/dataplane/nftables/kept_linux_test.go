@@ -13,7 +13,6 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
-	"github.com/twotier/twotier/services/ipvs-director/internal/steer"
 
 	"github.com/twotier/twotier/services/internal/netnstest"
 )
@@ -101,24 +100,14 @@ func TestKernelTakeOverWithMovedSlots(t *testing.T) {
 // level has one director count its connections and lend slots, until a step changes nothing, and both deal by them.
 func (p *pair) level(director int) {
 	p.t.Helper()
-	var keys []steer.Key
-	for _, r := range p.Want.Reals {
-		keys = append(keys, steer.Key{VIP: p.Want.VIP, Real: r.Address})
-	}
 	for lent, steps := -1, 0; lent != len(p.Want.Lent); steps++ {
 		lent = len(p.Want.Lent)
-		p.Directors[director].Do(p.t, func() {
-			counted, err := Open().CountOpen(p.t.Context(), keys)
-			if err != nil {
-				p.t.Fatal(err)
-			}
-			open := map[netip.AddrPort]uint64{}
-			for key, n := range counted {
-				open[key.Real] = n
-			}
-			p.Want.Lent = slots.Level(p.Want, open)
-			p.t.Logf("director %d, step %d: %v open, %d slots lent", director, steps, open, len(p.Want.Lent))
-		})
+		open := map[netip.AddrPort]uint64{}
+		for key, n := range p.counted(director) {
+			open[key.Real] = n
+		}
+		p.Want.Lent = slots.Level(p.Want, open)
+		p.t.Logf("director %d, step %d: %v open, %d slots lent", director, steps, open, len(p.Want.Lent))
 		p.load(0)
 		p.load(1)
 	}

@@ -35,8 +35,10 @@ const (
 
 // Pair is two directors that could each serve the same VIP: a client and three real servers on one switch each with both.
 type Pair struct {
-	t           testing.TB
-	lan, client *netnstest.NS
+	t   testing.TB
+	lan *netnstest.NS
+	// Client is the namespace of the client.
+	Client *netnstest.NS
 	// Directors are their namespaces.
 	Directors [2]*netnstest.NS
 	// Want is the service that both have.
@@ -49,8 +51,8 @@ const gateway = "192.168.60.99"
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
 	netnstest.Require(t)
-	p := &Pair{t: t, lan: netnstest.New(t), client: netnstest.New(t)}
-	netnstest.Veth(t, p.client, "outer", "10.10.60.1/24", p.lan, "client", "")
+	p := &Pair{t: t, lan: netnstest.New(t), Client: netnstest.New(t)}
+	netnstest.Veth(t, p.Client, "outer", "10.10.60.1/24", p.lan, "client", "")
 	outer, inner := []string{"client"}, []string{}
 	for i := range p.Directors {
 		d := netnstest.New(t)
@@ -207,7 +209,7 @@ func (p *Pair) Streams(ctx context.Context, group *sync.WaitGroup, kind byte, n 
 	for range n {
 		f := &Stream{kind: kind, over: make(chan struct{})}
 		var err error
-		p.client.Do(p.t, func() { f.conn, err = net.DialTimeout("tcp4", p.Want.VIP.String(), hang) })
+		p.Client.Do(p.t, func() { f.conn, err = net.DialTimeout("tcp4", p.Want.VIP.String(), hang) })
 		if err != nil {
 			p.t.Fatal(err)
 		}
