@@ -117,8 +117,8 @@ type Config struct {
 	Candidates []Candidate
 	// Log gets the changes.
 	Log *zap.Logger
-	// Ready is called once, after the first pass that left the kernel as wanted and knew the health of every real server: from then on this
-	// director may be given addresses.
+	// Ready is called once, after the first pass that left the kernel as wanted, with a service at least, and knew the health of every real
+	// server: from then on this director may be given addresses.
 	Ready func()
 }
 
@@ -508,9 +508,10 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
 }
 
-// settle tells, once, that the kernel is as wanted and the health of every real server known.
+// settle tells, once, that the kernel is as wanted and the health of every real server known. A director of which nothing is wanted has
+// not so much as a guard in the kernel: an address that came here would answer every connection with a reset.
 func (l *Loop) settle() {
-	if len(l.course.Pending) == 0 && !l.ready {
+	if len(l.want.Services) > 0 && len(l.course.Pending) == 0 && !l.ready {
 		l.ready = true
 		l.cfg.Ready()
 	}

@@ -302,6 +302,28 @@ func TestNothingIsTouchedBeforeThereIsADesiredState(t *testing.T) {
 	})
 }
 
+// An empty desired state, as of an etcd that was made anew, is obeyed, and no reason to give this director addresses: it has no rules for
+// them. Whoever has been ready stays so.
+func TestWhoServesNothingIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		r.store.set()
+		r.run()
+		r.expect(good, "")
+		if notes := strings.Join(r.status.latest.GetNotes(), "\n"); r.ready.Load() != 0 || !strings.Contains(notes, "no virtual service is wanted") {
+			t.Errorf("nothing is wanted: ready %d times, notes %q", r.ready.Load(), notes)
+		}
+		r.store.set(web(1))
+		resync()
+		r.expect(good, "", asWanted)
+		r.store.set()
+		resync()
+		if r.ready.Load() != 1 {
+			t.Errorf("ready %d times", r.ready.Load())
+		}
+	})
+}
+
 func TestAWrongStateLeavesTheLastGoodOneInForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dataplane.Auto)

@@ -28,6 +28,9 @@ func notes(wanted string, view View, want spec.Want) (all []string) {
 	if !view.Have.Host.Forwarding {
 		add("net.ipv4.ip_forward is 0: this node passes no packets on")
 	}
+	if len(want.Services) == 0 {
+		add("no virtual service is wanted: health becomes SERVING, and addresses may come, with the first")
+	}
 	for _, s := range view.Course.Services {
 		if reason := view.Course.Reasons[steer.Key{VIP: s.VIP}]; reason != "" {
 			add("service %s: %s", s.VIP, reason)
