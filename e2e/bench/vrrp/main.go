@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,7 +81,8 @@ func run() (err error) {
 	return nil
 }
 
-// measure runs a case for both in turns and prints its figures.
+// measure runs a case for both in turns and prints its figures: medians of the rounds, but the worst time with two owners, and
+// all probes that were lost where none may be.
 func (b *bench) measure(c kase) error {
 	values := map[string]*[2][]float64{"gap": {}, "lost": {}, "two_owners": {}}
 	for round := range b.rounds {
@@ -101,6 +103,14 @@ func (b *bench) measure(c kase) error {
 		goal       float64
 	}{{"gap", "ms", c.gap}, {"lost", "probes", c.lost}, {"two_owners", "ms", c.two}} {
 		v := values[metric.name]
+		for who := range v {
+			switch {
+			case metric.name == "two_owners": // what must never be longer
+				v[who] = []float64{slices.Max(v[who])}
+			case metric.name == "lost" && c.every: // none of all of them
+				v[who] = []float64{sum(v[who])}
+			}
+		}
 		f := figure.Absolute(figure.Figure{
 			Bench: "vrrp", Case: c.name, Metric: metric.name, Unit: metric.unit, ReferenceName: b.referenceIs,
 			Better: figure.Lower, Goal: metric.goal,
@@ -110,6 +120,13 @@ func (b *bench) measure(c kase) error {
 		}
 	}
 	return nil
+}
+
+func sum(values []float64) (all float64) {
+	for _, v := range values {
+		all += v
+	}
+	return all
 }
 
 // round starts both machines, waits until the first holds the address, does what the case is about, and stops them.
