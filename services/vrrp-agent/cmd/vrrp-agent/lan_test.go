@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,7 +43,16 @@ var agentFile = sync.OnceValues(func() (string, error) {
 	return file, nil
 })
 
+// atOnce is how many tests run at the same time for each processor: they wait for most of their time.
+const atOnce = 2
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // the default
+		if err := parallel.Set(strconv.Itoa(atOnce * runtime.NumCPU())); err != nil {
+			panic(err) // it is a number
+		}
+	}
 	folder, err := os.MkdirTemp("", "vrrp-agent-test")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

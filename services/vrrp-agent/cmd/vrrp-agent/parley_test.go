@@ -169,8 +169,8 @@ func (p *pair) suffer(t *testing.T, all []cutting, each func(name string, got ta
 }
 
 // TestKernelPartitions cuts the two agents off from each other at random, and counts who answers for the address every
-// millisecond: while there is any way between them, there is one owner. The same cuts are then made between two
-// keepalived at the same interval, for comparison. It takes 20 s each, or as long as TWOTIER_PARTITIONS says.
+// millisecond: while there is any way between them, there is one owner. The same cuts are made between two keepalived at the
+// same interval beside them, for comparison. It takes 20 s, or as long as TWOTIER_PARTITIONS says, and nothing else runs.
 func TestKernelPartitions(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		testreq.Missing(t, "nft")
@@ -187,25 +187,30 @@ func TestKernelPartitions(t *testing.T) {
 	t.Logf("seed %d", seed)
 	all := schedule(rand.New(rand.NewPCG(seed, 0)), length)
 
-	p := newPair(t, "profile: PROFILE_FAST")
-	total := p.suffer(t, all, func(name string, got tally) {
-		if got.two > 0 {
-			t.Errorf("%s: %v", name, got)
-		}
+	t.Run("agents", func(t *testing.T) {
+		t.Parallel()
+		p := newPair(t, "profile: PROFILE_FAST")
+		total := p.suffer(t, all, func(name string, got tally) {
+			if got.two > 0 {
+				t.Errorf("%s: %v", name, got)
+			}
+		})
+		t.Logf("with a way between them: %v", total)
+		p.census.await(t, p.a.mac(t, "eth0"))
+		p.onA.stop(t)
+		p.onB.stop(t)
 	})
-	t.Logf("with a way between them: %v", total)
-	p.census.await(t, p.a.mac(t, "eth0"))
-	p.onA.stop(t)
-	p.onB.stop(t)
-
-	k := newMachines(t)
-	onB := keepalivedVersion3(30)
-	onA := strings.NewReplacer("priority 99", "priority 105", "priority 105", "priority 99").Replace(onB)
-	ofA, ofB := k.a.keepalived(t, onA), k.b.keepalived(t, onB)
-	k.census.await(t, k.a.mac(t, "eth0"))
-	t.Logf("keepalived: %v", k.suffer(t, all, func(string, tally) {}))
-	ofA.stop(t)
-	ofB.stop(t)
+	t.Run("keepalived", func(t *testing.T) {
+		t.Parallel()
+		k := newMachines(t)
+		onB := keepalivedVersion3(30)
+		onA := strings.NewReplacer("priority 99", "priority 105", "priority 105", "priority 99").Replace(onB)
+		ofA, ofB := k.a.keepalived(t, onA), k.b.keepalived(t, onB)
+		k.census.await(t, k.a.mac(t, "eth0"))
+		t.Logf("with a way between them: %v", k.suffer(t, all, func(string, tally) {}))
+		ofA.stop(t)
+		ofB.stop(t)
+	})
 }
 
 // TestKernelPlannedMoves moves the address by order, by drain, by stop and by start, in both profiles: nobody who asks
