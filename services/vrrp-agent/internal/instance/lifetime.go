@@ -118,6 +118,19 @@ func (i *instance) wake() {
 	}
 }
 
+// settleIn comes when the addresses have been taken from a master that hands over. The kernel can be busy with them for
+// longer than other backups wait for an advert, but the old master speaks until it is told, and so nobody has replaced
+// this one; after offerSure somebody may have.
+func (i *instance) settleIn() {
+	now, asleep := time.Now(), i.network.Asleep()
+	if now.Sub(i.awake)+asleep-i.asleep >= offerSure {
+		i.wake()
+		return
+	}
+	i.awake, i.asleep = now, asleep
+	i.send(i.advert, false)
+}
+
 // othersWait is how long the most impatient backup waits for an advert of ours.
 func (i *instance) othersWait() time.Duration { return i.config.MasterDown() - i.config.Skew() }
 

@@ -41,6 +41,8 @@ const (
 	offerPause = 20 * time.Millisecond
 	// offerMost is how long a master waits for the other one to confirm.
 	offerMost = 500 * time.Millisecond
+	// offerSure is how long the other one may rely on it that the master, which is not told yet, stays where it is.
+	offerSure = offerMost / 2
 	// requestsMost is how often a backup asks a master of lower priority, which is an agent, to hand over, before it takes
 	// over in the manner of VRRP.
 	requestsMost = 5
@@ -629,7 +631,8 @@ func (i *instance) offered(m parley.Message, a *agent) {
 		i.beginMove(m.Node)
 		i.step(fsm.Event{Kind: fsm.Invited}, because("node "+m.Node+" hands over"))
 		if i.state == fsm.Master {
-			i.accepted = m.Number
+			i.accepted = m.Number // once; the repetitions of the offer lie behind it
+			i.settleIn()
 		}
 	}
 	kind := parley.Refused

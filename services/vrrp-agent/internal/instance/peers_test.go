@@ -337,6 +337,33 @@ func TestHandover(t *testing.T) {
 	})
 }
 
+// TestSlowHandover: the kernel of the one that takes over is busy for longer than a backup waits for an advert. Somebody
+// has the address all the time, and when it takes too long it stays where it is.
+func TestSlowHandover(t *testing.T) {
+	t.Parallel()
+	for busy, moves := range map[time.Duration]bool{offerSure - 20*time.Millisecond: true, offerMost + 20*time.Millisecond: false} {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b := pair(t)
+			b.change(func() { b.busy = true })
+			time.AfterFunc(busy, func() { b.change(func() { b.busy = false }) })
+			if _, err := handover(a, ""); moves != (err == nil) {
+				t.Errorf("busy for %v: %v", busy, err)
+			}
+			pass(5 * time.Second)
+			if moves {
+				held(t, "moved", b, a)
+			} else {
+				held(t, "stayed", a, b)
+			}
+			if two, none := owners(t, l.take()); none > 0 || two > 5*time.Millisecond {
+				t.Errorf("busy for %v: nobody for %v, both for %v", busy, none, two)
+			}
+			a.leave()
+			b.leave()
+		})
+	}
+}
+
 // TestTrackerHandsOver: a failed tracker moves the addresses at once, without the skew.
 func TestTrackerHandsOver(t *testing.T) {
 	t.Parallel()
