@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
 )
 
 // New makes a logger that writes one JSON object a line to out. level is debug, info, warn or error; empty is info.
@@ -54,6 +56,24 @@ func Instance(name string) zap.Field { return zap.String("instance", name) }
 
 // Pair names a source and a target of the file synchronisation.
 func Pair(name string) zap.Field { return zap.String("pair", name) }
+
+// violationsMost is how many violations are told in one line of the log; the status has all.
+const violationsMost = 8
+
+// Violations are what is wrong with a desired state: FIELD: DESCRIPTION each, the first violationsMost of them.
+func Violations(all []*commonv1.Violation) zap.Field {
+	if len(all) == 0 {
+		return zap.Skip()
+	}
+	var told []string
+	for _, v := range all[:min(len(all), violationsMost)] {
+		told = append(told, v.GetField()+": "+v.GetDescription())
+	}
+	if rest := len(all) - violationsMost; rest > 0 {
+		told = append(told, fmt.Sprintf("and %d more", rest))
+	}
+	return zap.Strings("violations", told)
+}
 
 // Kind is the kind of a desired object.
 func Kind(kind string) zap.Field { return zap.String("kind", kind) }

@@ -498,7 +498,7 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 	}
 	if s.Error != l.lastError {
 		if err != nil {
-			l.log.Warn("pass did not end well", zap.Stringer("outcome", outcome), zap.Error(err))
+			l.log.Warn("pass did not end well", zap.Stringer("outcome", outcome), zap.Error(err), logging.Violations(violations))
 		} else {
 			l.log.Info("pass ends well again")
 		}

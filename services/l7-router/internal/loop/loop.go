@@ -120,7 +120,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 			level = zap.WarnLevel
 		}
 		l.cfg.Log.Log(level, "pass", logging.Revision(snapshot.Revision), zap.String("outcome", result.Outcome.String()),
-			logging.Changes(result.Changes), logging.Duration(time.Since(begin)), zap.Error(result.Err))
+			logging.Changes(result.Changes), logging.Duration(time.Since(begin)), zap.Error(result.Err), logging.Violations(violations))
 	}
 	return l.report(violations, result)
 }

@@ -182,7 +182,7 @@ func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have
 	}
 	if r.Err != nil {
 		s.Error = r.Err.Error()
-		l.log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err))
+		l.log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err), logging.Violations(violations))
 	}
 	for _, i := range have.Running {
 		s.Notes = append(s.Notes, fmt.Sprintf("instance %s: %v, priority %d, holds %v: %s",
