@@ -78,7 +78,10 @@ func open(t *testing.T, cfg desired.Config) *verbs.Verbs {
 		}
 	})
 	limit := time.After(time.Minute)
-	for !store.Describe(0, nil).SourceAvailable {
+	for {
+		if _, read := store.Newest(); read && store.Describe(0, nil).SourceAvailable {
+			break
+		}
 		select {
 		case <-store.Changed():
 		case <-limit:
