@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -269,15 +270,26 @@ func TestMostEjected(t *testing.T) {
 // TestOnError: HAProxy's ways to deal with errors, for which a server needs a check.
 func TestOnError(t *testing.T) {
 	t.Parallel()
+	// Nobody accepts here: the check that an error brings about has no result of its own while the test looks.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	servers := two().Servers
+	for i := range servers {
+		servers[i].Address = netip.MustParseAddrPort(silent.Addr().String())
+	}
 	for action, want := range map[spec.OnError]string{
 		spec.OnErrorFastCheck:   "UP",
 		spec.OnErrorFailCheck:   "UP 2/3",
 		spec.OnErrorSuddenDeath: "UP 1/3",
 		spec.OnErrorMarkDown:    "DOWN",
 	} {
-		check := spec.Check{Kind: spec.CheckTCP, Interval: time.Hour, Timeout: 1, Rise: 2, Fall: 3, Initial: spec.InitialFullyUp}
+		check := spec.Check{Kind: spec.CheckHTTP, HTTP: spec.HTTPCheck{Method: "GET", Path: "/"}, Interval: time.Hour, Timeout: time.Hour,
+			Rise: 2, Fall: 3, Initial: spec.InitialFullyUp}
 		p := New(zap.NewNop())
-		b := p.Set(spec.Backend{Name: "web", Check: check, Passive: spec.Passive{Limit: 1, OnError: action}, Servers: two().Servers})
+		b := p.Set(spec.Backend{Name: "web", Check: check, Passive: spec.Passive{Limit: 1, OnError: action}, Servers: servers})
 		b.Server(0).Failed() // layer 7 is not looked at
 		b.Server(0).ConnectFailed(nil)
 		p.judge(<-p.bad)
