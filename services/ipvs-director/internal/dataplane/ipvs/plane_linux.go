@@ -64,7 +64,7 @@ func Probe() dataplane.Report {
 	if err == nil {
 		r.Lacks, err = lacks(s)
 	}
-	if err = errors.Join(err, s.close()); err != nil {
+	if err = errors.Join(err, s.Close()); err != nil {
 		r.Reason = fmt.Sprintf("IPVS is there, but this process may not use it: %v", err)
 		return r
 	}
@@ -108,7 +108,7 @@ func (*Plane) Observe(ctx context.Context) (have plan.Have, err error) {
 	if err != nil {
 		return have, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	return observe(ctx, s)
 }
 
@@ -255,7 +255,7 @@ func exchange(ctx context.Context, f func(kernel) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	// The library runs modprobe when it is first used and complains on stderr when there is none, which is so in every
 	// container. Here the family is known to be there.
 	logrus.SetOutput(io.Discard)

@@ -287,7 +287,7 @@ func TestKernelProbe(t *testing.T) {
 				t.Errorf("%s: got %v, want %v", scheduler, err, want)
 			}
 		}
-		if err := s.close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -4,29 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/internal/kernelsocket"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
 	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsmsg"
 )
 
 const (
-	// receiveTimeout bounds the wait for one datagram of an answer. The kernel makes it while it is asked; what has not come
-	// by then was lost.
+	// receiveTimeout bounds the wait for one datagram of an answer. The kernel does not answer if what it did was interrupted
+	// (netlink_rcv_skb of net/netlink/af_netlink.c).
 	receiveTimeout = 2 * time.Second
-	// receiveBuffer takes the largest datagram that the kernel makes for a listing (32 KiB, netlink_dump).
-	receiveBuffer = 64 << 10
 	// listings is how often a listing that was interrupted by a change is asked for.
 	listings = 5
 )
-
-// errSilent means that the kernel did not answer. It does not, if what it did was interrupted (netlink_rcv_skb of
-// net/netlink/af_netlink.c).
-var errSilent = fmt.Errorf("the kernel did not answer within %s", receiveTimeout)
 
 // errNoIPVS means that the kernel has no such family.
 var errNoIPVS = errors.New("no IPVS in this kernel: generic netlink has no family " + ipvsmsg.Name)
@@ -34,40 +29,32 @@ var errNoIPVS = errors.New("no IPVS in this kernel: generic netlink has no famil
 // socket is a conversation with the IPVS of one network namespace, that of the thread that opened it. It is used for a few
 // questions and closed: what went wrong with one has no effect on the next.
 type socket struct {
-	fd       int
+	*kernelsocket.Socket
 	family   uint16
 	sequence uint32
-	buffer   []byte
 }
 
 // open opens a socket and asks for the family; the kernel loads the module if it has one. errNoIPVS: it has none.
 func open() (*socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	wire, err := kernelsocket.Open(unix.NETLINK_GENERIC, receiveTimeout)
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, err
 	}
-	s := &socket{fd: fd, buffer: make([]byte, receiveBuffer)}
-	timeout := unix.NsecToTimeval(receiveTimeout.Nanoseconds())
-	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
-		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})); err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare a netlink socket: %w", err), s.close())
-	}
+	s := &socket{Socket: wire}
 	messages, err := s.ask(ipvsmsg.AskFamily())
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, errors.Join(errNoIPVS, s.close())
+		return nil, errors.Join(errNoIPVS, s.Close())
 	case err == nil && len(messages) != 1:
 		err = fmt.Errorf("%d answers", len(messages))
 	case err == nil:
 		s.family, err = ipvsmsg.ParseFamily(messages[0])
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ask generic netlink for the family %s: %w", ipvsmsg.Name, err), s.close())
+		return nil, errors.Join(fmt.Errorf("ask generic netlink for the family %s: %w", ipvsmsg.Name, err), s.Close())
 	}
 	return s, nil
 }
-
-func (s *socket) close() error { return unix.Close(s.fd) }
 
 // ask sends a request and returns the messages of the answer. What the kernel refuses is a unix.Errno.
 func (s *socket) ask(request ipvsmsg.Request) ([][]byte, error) {
@@ -106,22 +93,15 @@ func number(err error) error {
 
 // exchange sends a datagram and receives until all has been taken.
 func (s *socket) exchange(datagram []byte, take func([]byte) (complete bool, err error)) error {
-	if err := unix.Sendto(s.fd, datagram, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("send: %w", err)
+	if err := s.Send(datagram); err != nil {
+		return err
 	}
 	for {
-		n, _, flags, _, err := unix.Recvmsg(s.fd, s.buffer, nil, 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return errSilent
-		case err != nil:
-			return fmt.Errorf("receive: %w", err)
-		case flags&unix.MSG_TRUNC != 0:
-			return fmt.Errorf("an answer of more than %d bytes", receiveBuffer)
+		answer, err := s.Receive()
+		if err != nil {
+			return err
 		}
-		if complete, err := take(slices.Clone(s.buffer[:n])); complete || err != nil {
+		if complete, err := take(answer); complete || err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twotier/twotier/services/internal/kernelsocket"
+
 	"github.com/twotier/twotier/services/ipvs-director/internal/ipvsmsg"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -69,7 +71,7 @@ func (k kernel) startSync(ctx context.Context, d plan.Daemon) error {
 // which has not run yet, counts as interrupted (kthread_stop).
 func (k kernel) stopSync(ctx context.Context, d plan.Daemon) error {
 	_, err := k.socket.ask(ipvsmsg.ChangeDaemon(k.socket.family, ipvsmsg.DeleteDaemon, daemon(d)))
-	if errors.Is(err, errSilent) {
+	if errors.Is(err, kernelsocket.ErrSilent) {
 		running, listErr := daemons(ctx, k.socket)
 		if listErr == nil && !slices.ContainsFunc(running, func(r plan.Daemon) bool { return r.Master == d.Master }) {
 			return nil

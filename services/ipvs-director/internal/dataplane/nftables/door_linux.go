@@ -12,14 +12,13 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twotier/twotier/services/internal/kernelsocket"
 )
 
 const (
-	// exchangeTimeout bounds the wait for one datagram of an answer. The kernel makes it while it is asked; what has not come by
-	// then was lost.
+	// exchangeTimeout bounds the wait for one datagram of an answer.
 	exchangeTimeout = 5 * time.Second
-	// datagram takes the largest one that the kernel makes: 32 KiB of a listing (netlink_dump of net/netlink/af_netlink.c).
-	datagram = 64 << 10
 	// sendBuffer holds the largest transaction, which is sent in one piece.
 	sendBuffer = 8 << 20
 )
@@ -27,28 +26,16 @@ const (
 // door is the one way to the kernel's nf_tables: a socket in the namespace of the thread that opens it. The library's own way
 // starts a goroutine for each datagram and has each message of a transaction acknowledged and repeated: making 20,000 real servers
 // took 6 s, most of it to receive 200,000 datagrams.
-type door struct {
-	fd     int
-	buffer []byte
-}
+type door struct{ *kernelsocket.Socket }
 
 func openDoor() (*door, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	s, err := kernelsocket.Open(unix.NETLINK_NETFILTER, exchangeTimeout)
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, err
 	}
-	d := &door{fd: fd, buffer: make([]byte, datagram)}
-	timeout := unix.NsecToTimeval(exchangeTimeout.Nanoseconds())
-	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
-		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})); err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare a netlink socket: %w", err), d.close())
-	}
-	// Below the limit of the system when this process may not exceed it.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
-	return d, nil
+	s.MakeRoom(sendBuffer)
+	return &door{s}, nil
 }
-
-func (d *door) close() error { return unix.Close(d.fd) }
 
 // through makes a connection of the library whose messages go through a door: each exchange through one of its own, or, when d is not
 // nil, all through that. A transaction ends with the messages in last, which are used up. The place where the library lets its messages be taken is called TestDial.
@@ -62,7 +49,7 @@ func through(d *door, last *[]netlink.Message) *nft.Conn {
 			if way, err = openDoor(); err != nil {
 				return nil, err
 			}
-			defer func() { err = errors.Join(err, way.close()) }()
+			defer func() { err = errors.Join(err, way.Close()) }()
 		}
 		if len(messages) > 1 {
 			end := len(messages) - 1
@@ -107,10 +94,7 @@ func (d *door) send(messages []netlink.Message) error {
 			b = append(b, 0)
 		}
 	}
-	if err := unix.Sendto(d.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("send %d bytes: %w", len(b), err)
-	}
-	return nil
+	return d.Send(b)
 }
 
 // headerOfMessage is the size of struct nlmsghdr of include/uapi/linux/netlink.h.
@@ -118,37 +102,28 @@ const headerOfMessage = 16
 
 // receive takes one datagram apart.
 func (d *door) receive(take func(netlink.Message)) error {
-	for {
-		n, _, flags, _, err := unix.Recvmsg(d.fd, d.buffer, nil, 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return fmt.Errorf("the kernel did not answer within %s", exchangeTimeout)
-		case err != nil:
-			return fmt.Errorf("receive: %w", err)
-		case flags&unix.MSG_TRUNC != 0:
-			return fmt.Errorf("an answer of more than %d bytes", datagram)
-		}
-		for b := slices.Clone(d.buffer[:n]); len(b) > 0; {
-			if len(b) < headerOfMessage {
-				return fmt.Errorf("%d bytes are left for a header", len(b))
-			}
-			length := binary.NativeEndian.Uint32(b)
-			if length < headerOfMessage || uint64(length) > uint64(len(b)) {
-				return fmt.Errorf("a message of %d bytes in %d", length, len(b))
-			}
-			take(netlink.Message{
-				Header: netlink.Header{
-					Length: length, Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])), Flags: netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
-					Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
-				},
-				Data: b[headerOfMessage:length:length],
-			})
-			b = b[min(int(length+3)&^3, len(b)):]
-		}
-		return nil
+	b, err := d.Receive()
+	if err != nil {
+		return err
 	}
+	for len(b) > 0 {
+		if len(b) < headerOfMessage {
+			return fmt.Errorf("%d bytes are left for a header", len(b))
+		}
+		length := binary.NativeEndian.Uint32(b)
+		if length < headerOfMessage || uint64(length) > uint64(len(b)) {
+			return fmt.Errorf("a message of %d bytes in %d", length, len(b))
+		}
+		take(netlink.Message{
+			Header: netlink.Header{
+				Length: length, Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])), Flags: netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+				Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
+			},
+			Data: b[headerOfMessage:length:length],
+		})
+		b = b[min(int(length+3)&^3, len(b)):]
+	}
+	return nil
 }
 
 // verdict is the number that ends an answer: 0, or what was wrong.

@@ -16,7 +16,7 @@ func ask(family nft.TableFamily, kind, flags int, attributes []netlink.Attribute
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, door.close()) }()
+	defer func() { err = errors.Join(err, door.Close()) }()
 	message, err := request(family, kind, flags, attributes...)
 	if err != nil {
 		return nil, err

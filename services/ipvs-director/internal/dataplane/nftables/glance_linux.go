@@ -75,7 +75,7 @@ func (p *half) readOne(was plan.Service) (is plan.Service, ok bool) {
 	if err != nil {
 		return is, false
 	}
-	defer func() { ok = door.close() == nil && ok }()
+	defer func() { ok = door.Close() == nil && ok }()
 	conn := through(door, nil)
 	c := content{chains: map[string]*nft.Chain{}, rules: map[string][]*nft.Rule{}, elements: map[string][]nft.SetElement{}}
 	chains := []string{serviceChain(was.VIP), backChain(was.VIP)}

@@ -189,7 +189,7 @@ func (p *half) list() (c content, err error) {
 	if err != nil {
 		return c, err
 	}
-	defer func() { err = errors.Join(err, door.close()) }()
+	defer func() { err = errors.Join(err, door.Close()) }()
 	conn := through(door, nil)
 	if c.table, err = p.findTable(conn); err != nil || c.table == nil {
 		return c, err
