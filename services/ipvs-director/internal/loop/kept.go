@@ -72,7 +72,9 @@ type keeping struct {
 
 // decodedNote is a note as it was read once.
 type decodedNote struct {
+	key      string
 	revision int64
+	own      bool
 	flows    []kept.Flow
 	lent     *kept.Lent // nil: it is about flows
 }
@@ -100,7 +102,7 @@ func (l *Loop) keep(ctx context.Context, course steer.Course, have plan.Have) er
 	if !read {
 		return nil // the kernel keeps what it has
 	}
-	told, own, _ := l.readNotes(notes)
+	told, own := connections(l.read(notes))
 	known := usable(told, have)
 	err := l.kept.keeper.Keep(ctx, known)
 	if err == nil {
@@ -130,35 +132,42 @@ func (l *Loop) keep(ctx context.Context, course steer.Course, have plan.Have) er
 	return err
 }
 
-// readNotes puts together what all notes say, the newest word about each connection, what this process's own ones do, and what they
-// say of each service's loans, the oldest first.
-func (l *Loop) readNotes(notes []board.Note) (told map[kept.Ends]netip.AddrPort, own map[string][]kept.Flow, lent map[spec.VIP][]lentNote) {
-	told, own, lent = map[kept.Ends]netip.AddrPort{}, map[string][]kept.Flow{}, map[spec.VIP][]lentNote{}
+// read decodes the notes, each revision of one once.
+func (l *Loop) read(notes []board.Note) (all []decodedNote) {
 	decoded := make(map[string]decodedNote, len(notes))
 	for _, n := range notes {
 		d, ok := l.kept.decoded[n.Key]
 		if !ok || d.revision != n.Revision {
 			d = l.decode(n)
 		}
+		d.own = n.Own // a lease can be lost
 		decoded[n.Key] = d
-		if d.lent != nil {
-			lent[d.lent.VIP] = append(lent[d.lent.VIP], lentNote{n.Key, n.Own, d.lent.Loans})
-			continue
-		}
-		for _, f := range d.flows {
-			told[f.Ends] = f.Real
-		}
-		if n.Own {
-			own[n.Key] = d.flows
-		}
+		all = append(all, d)
 	}
 	l.kept.decoded = decoded
-	return told, own, lent
+	return all
+}
+
+// connections are what the notes say of them, the newest word about each, and what this process's own notes do.
+func connections(notes []decodedNote) (told map[kept.Ends]netip.AddrPort, own map[string][]kept.Flow) {
+	told, own = map[kept.Ends]netip.AddrPort{}, map[string][]kept.Flow{}
+	for _, n := range notes {
+		if n.lent != nil {
+			continue
+		}
+		for _, f := range n.flows {
+			told[f.Ends] = f.Real
+		}
+		if n.own {
+			own[n.key] = n.flows
+		}
+	}
+	return told, own
 }
 
 // decode reads a note. One that cannot be read says nothing.
 func (l *Loop) decode(n board.Note) decodedNote {
-	d := decodedNote{revision: n.Revision}
+	d := decodedNote{key: n.Key, revision: n.Revision}
 	lent, is, err := kept.DecodeLent(n.Value)
 	if is && err == nil {
 		d.lent = &lent

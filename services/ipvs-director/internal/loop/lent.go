@@ -15,19 +15,23 @@ import (
 // counting takes a twentieth of the time at most.
 const LevelEvery = Resync / 2
 
-// lentNote is what one note says of the loans of one service.
-type lentNote struct {
-	key   string
-	own   bool
-	loans []spec.Loan
+// lentNotes are those of what is lent of each service, the oldest first.
+func lentNotes(notes []decodedNote) map[spec.VIP][]decodedNote {
+	all := map[spec.VIP][]decodedNote{}
+	for _, n := range notes {
+		if n.lent != nil {
+			all[n.lent.VIP] = append(all[n.lent.VIP], n)
+		}
+	}
+	return all
 }
 
 // newest are the loans that were told last; none where nothing has been told.
-func newest(notes []lentNote) []spec.Loan {
+func newest(notes []decodedNote) []spec.Loan {
 	if len(notes) == 0 {
 		return nil
 	}
-	return notes[len(notes)-1].loans
+	return notes[len(notes)-1].lent.Loans
 }
 
 // lending says what this pass may do about the slots of lc and wlc; nil: the plane looks at the connections itself. While another
@@ -41,7 +45,9 @@ func (l *Loop) lending(have plan.Have) *steer.Lending {
 		return &steer.Lending{Follow: follows(nil), Level: turn}
 	}
 	notes, read := l.cfg.Board.Notes()
-	told, _, lent := l.readNotes(notes)
+	all := l.read(notes)
+	told, _ := connections(all)
+	lent := lentNotes(all)
 	there := map[spec.VIP][]spec.Loan{}
 	for _, s := range have.Services {
 		there[s.VIP] = s.Lent
@@ -91,7 +97,7 @@ func (l *Loop) tellLent(ctx context.Context, have plan.Have) error {
 	if !read {
 		return nil
 	}
-	_, _, lent := l.readNotes(notes)
+	lent := lentNotes(l.read(notes))
 	there := map[spec.VIP]bool{}
 	for _, s := range have.Services {
 		there[s.VIP] = true
@@ -115,8 +121,8 @@ func (l *Loop) tellLent(ctx context.Context, have plan.Have) error {
 }
 
 // tellLoans puts up a note in place of the own ones there are. No note at all says that nothing is lent.
-func (l *Loop) tellLoans(ctx context.Context, now kept.Lent, there []lentNote) error {
-	if len(now.Loans) > 0 || slices.ContainsFunc(there, func(n lentNote) bool { return !n.own }) {
+func (l *Loop) tellLoans(ctx context.Context, now kept.Lent, there []decodedNote) error {
+	if len(now.Loans) > 0 || slices.ContainsFunc(there, func(n decodedNote) bool { return !n.own }) {
 		note, err := kept.EncodeLent(now)
 		if err != nil {
 			return err
