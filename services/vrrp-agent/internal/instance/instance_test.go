@@ -86,17 +86,24 @@ func TestNodeLost(t *testing.T) {
 	})
 }
 
+// lowerInOffice is two nodes that do not preempt: the master is the one of lower priority, and the other came later.
+func lowerInOffice(t *testing.T) (higher, lower *node) {
+	t.Helper()
+	l := newLAN()
+	stays := func(p uint8) spec.Local { x := vi1(p); x.Preempt = false; return x }
+	lower = l.join(t, "haproxy2", "192.168.60.128/24")
+	lower.start(t, stays(99))
+	pass(5 * time.Second)
+	higher = l.join(t, "haproxy", "192.168.60.22/24")
+	higher.start(t, stays(105))
+	pass(time.Minute)
+	return higher, lower
+}
+
 func TestNopreempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLAN()
-		stays := func(p uint8) spec.Local { x := vi1(p); x.Preempt = false; return x }
-		b := l.join(t, "haproxy2", "192.168.60.128/24")
-		b.start(t, stays(99))
-		pass(5 * time.Second)
-		a := l.join(t, "haproxy", "192.168.60.22/24")
-		a.start(t, stays(105))
-		pass(time.Minute)
+		a, b := lowerInOffice(t)
 		expect(t, a.print(), "haproxy: VI_1 backup [] (started)")
 		expect(t, b.print(), "haproxy2: VI_1 master [192.168.60.78] (no advert for 3.61328125s)")
 		b.leave()
@@ -110,14 +117,7 @@ func TestNopreempt(t *testing.T) {
 func TestNopreemptNodeLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLAN()
-		stays := func(p uint8) spec.Local { x := vi1(p); x.Preempt = false; return x }
-		b := l.join(t, "haproxy2", "192.168.60.128/24")
-		b.start(t, stays(99))
-		pass(5 * time.Second)
-		a := l.join(t, "haproxy", "192.168.60.22/24")
-		a.start(t, stays(105))
-		pass(time.Minute)
+		a, b := lowerInOffice(t)
 		b.die()
 		pass(5 * time.Second)
 		expect(t, a.print(), "haproxy: VI_1 master [192.168.60.78] (no advert for 3.58984375s)")
