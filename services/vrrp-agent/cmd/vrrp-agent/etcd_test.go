@@ -209,6 +209,13 @@ func TestKernelDrainLasts(t *testing.T) {
 			t.Fatalf("%v %v", answer, err)
 		}
 	}
+	awaitThat(t, "the other node would take over", func() string {
+		i := onA.instances(t)["VI_1"]
+		if all := i.GetAgents(); len(all) != 1 || !all[0].GetReady() {
+			return fmt.Sprint(i)
+		}
+		return ""
+	})
 	drain(false)
 	await(t, "drained", map[*machine]string{a: "", b: both})
 	for _, end := range []func(){func() { onA.stop(t) }, func() { onA.kill(t) }} {

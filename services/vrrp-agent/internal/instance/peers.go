@@ -104,6 +104,11 @@ type agent struct {
 	shown        time.Time // when the status told of it last
 }
 
+// takes tells whether it would take an offer: it is ready, and has asked what the offer can echo.
+func (a *agent) takes() bool {
+	return a.ready && a.number != 0 && time.Since(a.seen) <= agentMemory
+}
+
 // asked is a question of ours.
 type asked struct {
 	number uint64
@@ -324,7 +329,7 @@ func (i *instance) listen(w word) {
 		a = &agent{}
 		i.agents[m.Node] = a
 	}
-	news := a.owner != m.Owner || a.ready != m.Ready || a.priority != m.Priority || time.Since(a.shown) >= helloPause
+	owner, takes, priority := a.owner, a.takes(), a.priority
 	a.addresses, a.priority, a.owner, a.ready = m.Addresses, m.Priority, m.Owner, m.Ready
 	if w.from.IsValid() {
 		a.seen = time.Now()
@@ -345,7 +350,7 @@ func (i *instance) listen(w word) {
 	case parley.Taken, parley.Refused:
 		i.concluded(m)
 	}
-	if news {
+	if a.owner != owner || a.takes() != takes || a.priority != priority || time.Since(a.shown) >= helloPause {
 		a.shown = time.Now()
 		i.config.First = i.first()
 		i.publish()
@@ -522,7 +527,7 @@ func (i *instance) handOver(node string, resign bool, answer func(string, error)
 	if node == "" {
 		node = i.successor()
 	}
-	if a := i.agents[node]; a == nil || !a.ready || time.Since(a.seen) > agentMemory {
+	if a := i.agents[node]; a == nil || !a.takes() {
 		if !resign {
 			answer("", ErrNoAgent)
 			return
@@ -541,8 +546,7 @@ func (i *instance) handOver(node string, resign bool, answer func(string, error)
 func (i *instance) successor() string {
 	best := ""
 	for node, a := range i.agents {
-		if a.ready && time.Since(a.seen) <= agentMemory &&
-			(best == "" || cmp.Or(cmp.Compare(a.priority, i.agents[best].priority), cmp.Compare(best, node)) > 0) {
+		if a.takes() && (best == "" || cmp.Or(cmp.Compare(a.priority, i.agents[best].priority), cmp.Compare(best, node)) > 0) {
 			best = node
 		}
 	}
@@ -685,7 +689,7 @@ func (i *instance) agentsNow() []plan.Agent {
 	for _, node := range slices.Sorted(maps.Keys(i.agents)) {
 		a := i.agents[node]
 		all = append(all, plan.Agent{
-			Node: node, Addresses: slices.Clone(a.addresses), Priority: a.priority, Owner: a.owner, Ready: a.ready, Seen: a.seen,
+			Node: node, Addresses: slices.Clone(a.addresses), Priority: a.priority, Owner: a.owner, Ready: a.takes(), Seen: a.seen,
 		})
 	}
 	return all

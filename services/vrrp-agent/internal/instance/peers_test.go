@@ -337,6 +337,24 @@ func TestHandover(t *testing.T) {
 	})
 }
 
+// TestTakes: only who is ready, was heard of late, and has asked what an offer can echo is offered anything.
+func TestTakes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		a    agent
+		want bool
+	}{
+		{agent{ready: true, number: 1, seen: time.Now()}, true},
+		{agent{ready: true, seen: time.Now()}, false}, // it has only answered
+		{agent{number: 1, seen: time.Now()}, false},
+		{agent{ready: true, number: 1, seen: time.Now().Add(-2 * agentMemory)}, false},
+	} {
+		if got := tt.a.takes(); got != tt.want {
+			t.Errorf("%+v: %t", tt.a, got)
+		}
+	}
+}
+
 // TestSlowHandover: the kernel of the one that takes over is busy for longer than a backup waits for an advert. Somebody
 // has the address all the time, and when it takes too long it stays where it is.
 func TestSlowHandover(t *testing.T) {
