@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -63,7 +64,9 @@ func watchOver() int {
 	}
 	defer cards.Close()
 	code, err := warden.Run(warden.Config{Cards: cards, Log: log})
-	_ = cards.Strip() // what is left is off, and the next start's affair
+	if netdev.TakePlace(context.Background(), "the warden of an agent that has ended", 0, log) == nil { // else they are another agent's
+		_ = cards.Strip() // what is left is off, and the next start's affair
+	}
 	if err != nil {
 		log.Error("watch over the agent", zap.Error(err))
 		code = 1
@@ -74,6 +77,9 @@ func watchOver() int {
 func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
 	if !warden.AgentRealtime() {
 		p.Log.Info("no real-time priority; a busy processor can delay adverts", zap.String("needs", "CAP_SYS_NICE or RLIMIT_RTPRIO"))
+	}
+	if err := netdev.TakePlace(ctx, fmt.Sprintf("node %s, control API at %s", p.Node, p.GRPCListen), netdev.PlaceWait, p.Log); err != nil {
+		return err
 	}
 	clientTLS, err := p.ClientTLS()
 	if err != nil {
