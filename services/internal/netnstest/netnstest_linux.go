@@ -1,6 +1,7 @@
 package netnstest
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -137,26 +138,58 @@ func Bridge(t testing.TB, ns *NS, name string, members ...string) {
 
 func (n *NS) setUp(t testing.TB, name, prefix string) {
 	t.Helper()
+	if prefix != "" {
+		n.Address(t, name, prefix)
+	}
+	n.Do(t, func() {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err != nil {
+			t.Fatalf("set %s up: %v", name, err)
+		}
+	})
+}
+
+// Address gives a device an address with its subnet, which can be used at once.
+func (n *NS) Address(t testing.TB, name, prefix string) {
+	t.Helper()
 	n.Do(t, func() {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			t.Fatalf("find %s: %v", name, err)
 		}
-		if prefix != "" {
-			address, err := netlink.ParseAddr(prefix)
-			if err != nil {
-				t.Fatalf("address of %s: %v", name, err)
-			}
-			// Duplicate address detection would keep an IPv6 address unusable for a second.
-			if address.IP.To4() == nil {
-				address.Flags |= unix.IFA_F_NODAD
-			}
-			if err := netlink.AddrAdd(link, address); err != nil {
-				t.Fatalf("add %s to %s: %v", prefix, name, err)
-			}
+		address, err := netlink.ParseAddr(prefix)
+		if err != nil {
+			t.Fatalf("address of %s: %v", name, err)
 		}
-		if err := netlink.LinkSetUp(link); err != nil {
-			t.Fatalf("set %s up: %v", name, err)
+		// Duplicate address detection would keep an IPv6 address unusable for a second.
+		if address.IP.To4() == nil {
+			address.Flags |= unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, address); err != nil {
+			t.Fatalf("add %s to %s: %v", prefix, name, err)
+		}
+	})
+}
+
+// Gateway makes a neighbour the default route of its family.
+func (n *NS) Gateway(t testing.TB, address string) {
+	t.Helper()
+	n.Do(t, func() {
+		if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(address)}); err != nil {
+			t.Fatalf("default route by %s: %v", address, err)
+		}
+	})
+}
+
+// Set sets a sysctl of the namespace: the path below /proc/sys.
+func (n *NS) Set(t testing.TB, key, value string) {
+	t.Helper()
+	n.Do(t, func() {
+		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -87,7 +87,7 @@ func (d *director) examine(want string) {
 func setter(t *testing.T, n *planetest.Network) func(key, value string) {
 	return func(key, value string) {
 		t.Helper()
-		planetest.Set(t, n.Director, key, value)
+		n.Director.Set(t, key, value)
 	}
 }
 

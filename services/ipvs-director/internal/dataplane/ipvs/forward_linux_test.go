@@ -14,7 +14,6 @@ import (
 
 	"github.com/twotier/twotier/services/internal/netnstest"
 
-	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
@@ -55,12 +54,12 @@ func newSegment(t testing.TB) *segment {
 	// Not preferred: the source of a tunnel's packets must not be an address that the real servers have too.
 	s.director.Exec(t, "ip", "address", "add", segmentVIP6+"/64", "dev", "lan", "nodad", "preferred_lft", "0")
 	for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		planetest.Set(t, s.director, "net/"+setting, "1")
+		s.director.Set(t, "net/"+setting, "1")
 	}
 	for i := range 4 {
 		real := host(fmt.Sprintf("real%d", i), realAt(i), realAt6(i))
-		planetest.Set(t, real, "net/ipv4/conf/all/arp_ignore", "1")
-		planetest.Set(t, real, "net/ipv4/conf/all/arp_announce", "2")
+		real.Set(t, "net/ipv4/conf/all/arp_ignore", "1")
+		real.Set(t, "net/ipv4/conf/all/arp_announce", "2")
 		real.Exec(t, "ip", "address", "add", segmentVIP+"/32", "dev", "lo")
 		real.Exec(t, "ip", "address", "add", segmentVIP6+"/128", "dev", "lo", "nodad")
 		for _, link := range [][]string{

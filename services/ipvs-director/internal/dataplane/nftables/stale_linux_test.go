@@ -78,7 +78,7 @@ func TestKernelStaleConnections(t *testing.T) {
 				}
 			}
 
-			planetest.Set(t, p.Directors[0], "net/netfilter/nf_conntrack_tcp_be_liberal", c.liberal)
+			p.Directors[0].Set(t, "net/netfilter/nf_conntrack_tcp_be_liberal", c.liberal)
 			p.Directors[0].Do(t, func() {
 				if !c.forgets {
 					return

@@ -38,7 +38,7 @@ func (p *pair) load(director int) {
 			p.t.Fatal(err)
 		}
 	})
-	planetest.Set(p.t, p.Directors[director], "net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+	p.Directors[director].Set(p.t, "net/netfilter/nf_conntrack_tcp_be_liberal", "1")
 }
 
 // The active director's cables are pulled, without a word to the other, and the other takes VIP and gateway: 1000

@@ -47,32 +47,23 @@ type Network struct {
 func NewNetwork(t testing.TB) *Network {
 	t.Helper()
 	netnstest.Require(t)
-	n := &Network{Client: netnstest.New(t), Director: netnstest.New(t)}
+	n := &Network{Client: host(t), Director: host(t)}
 	netnstest.Veth(t, n.Client, "outer", "10.10.60.1/24", n.Director, "outer", "10.10.60.21/24")
-	n.Director.Exec(t, "ip", "address", "add", VIP+"/24", "dev", "outer")
-	// nodad: no address waits until nobody has objected to it (RFC 4862 section 5.4).
-	for _, a := range []struct {
-		ns      *netnstest.NS
-		address string
-	}{{n.Client, "2001:db8:10::1"}, {n.Director, "2001:db8:10::21"}, {n.Director, VIP6}} {
-		a.ns.Exec(t, "ip", "address", "add", a.address+"/64", "dev", "outer", "nodad")
+	n.Client.Address(t, "outer", "2001:db8:10::1/64")
+	for _, prefix := range []string{VIP + "/24", "2001:db8:10::21/64", VIP6 + "/64"} {
+		n.Director.Address(t, "outer", prefix)
 	}
-	n.Director.Do(t, func() {
-		for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile("/proc/sys/net/"+setting, []byte("1"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
+	for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+		n.Director.Set(t, "net/"+setting, "1")
+	}
 	for i := range 3 {
-		real := netnstest.New(t)
-		inner := fmt.Sprintf("192.168.%d", 60+i)
-		netnstest.Veth(t, real, "inner", inner+".78/24", n.Director, fmt.Sprintf("inner%d", i), inner+".99/24")
-		real.Exec(t, "ip", "route", "add", "default", "via", inner+".99")
-		inner6 := fmt.Sprintf("2001:db8:%d::", 60+i)
-		real.Exec(t, "ip", "address", "add", inner6+"78/64", "dev", "inner", "nodad")
-		n.Director.Exec(t, "ip", "address", "add", inner6+"99/64", "dev", fmt.Sprintf("inner%d", i), "nodad")
-		real.Exec(t, "ip", "route", "add", "default", "via", inner6+"99")
+		real, card := host(t), fmt.Sprintf("inner%d", i)
+		inner, inner6 := fmt.Sprintf("192.168.%d", 60+i), fmt.Sprintf("2001:db8:%d::", 60+i)
+		netnstest.Veth(t, real, "inner", inner+".78/24", n.Director, card, inner+".99/24")
+		real.Address(t, "inner", inner6+"78/64")
+		n.Director.Address(t, card, inner6+"99/64")
+		real.Gateway(t, inner+".99")
+		real.Gateway(t, inner6+"99")
 		address := netip.MustParseAddrPort(fmt.Sprintf("%s.78:%d", inner, realPort))
 		address6 := netip.MustParseAddrPort(fmt.Sprintf("[%s78]:%d", inner6, realPort))
 		real.Do(t, func() {
@@ -84,6 +75,15 @@ func NewNetwork(t testing.TB) *Network {
 		n.Reals, n.Reals6, n.Servers = append(n.Reals, address), append(n.Reals6, address6), append(n.Servers, real)
 	}
 	return n
+}
+
+// host is a machine of a test network. Its link-local addresses can be used at once: without one the kernel asks for no neighbour by IPv6
+// (ndisc_send_ns of net/ipv6/ndisc.c), so that the first packets would wait until duplicate address detection is over.
+func host(t testing.TB) *netnstest.NS {
+	t.Helper()
+	ns := netnstest.New(t)
+	ns.Set(t, "net/ipv6/conf/default/accept_dad", "0")
+	return ns
 }
 
 // serve answers each connection with the server's own address and echoes lines until the test ends.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -51,23 +50,23 @@ const gateway = "192.168.60.99"
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
 	netnstest.Require(t)
-	p := &Pair{t: t, lan: netnstest.New(t), Client: netnstest.New(t)}
+	p := &Pair{t: t, lan: host(t), Client: host(t)}
 	netnstest.Veth(t, p.Client, "outer", "10.10.60.1/24", p.lan, "client", "")
 	outer, inner := []string{"client"}, []string{}
 	for i := range p.Directors {
-		d := netnstest.New(t)
+		d := host(t)
 		p.Directors[i] = d
 		netnstest.Veth(t, d, "outer", fmt.Sprintf("10.10.60.%d/24", 31+i), p.lan, fmt.Sprintf("outer%d", i), "")
 		netnstest.Veth(t, d, "inner", fmt.Sprintf("192.168.60.%d/24", 11+i), p.lan, fmt.Sprintf("inner%d", i), "")
 		outer, inner = append(outer, fmt.Sprintf("outer%d", i)), append(inner, fmt.Sprintf("inner%d", i))
-		Set(t, d, "net/ipv4/ip_forward", "1")
+		d.Set(t, "net/ipv4/ip_forward", "1")
 	}
 	p.Want = spec.Service{VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.MH}
 	for i := range 3 {
-		real := netnstest.New(t)
+		real := host(t)
 		ip := fmt.Sprintf("192.168.60.%d", 71+i)
 		netnstest.Veth(t, real, "inner", ip+"/24", p.lan, fmt.Sprintf("real%d", i), "")
-		real.Exec(t, "ip", "route", "add", "default", "via", gateway)
+		real.Gateway(t, gateway)
 		inner = append(inner, fmt.Sprintf("real%d", i))
 		at := netip.AddrPortFrom(netip.MustParseAddr(ip), 8080)
 		real.Do(t, func() { talk(t, at) })
@@ -76,16 +75,6 @@ func NewPair(t testing.TB) *Pair {
 	netnstest.Bridge(t, p.lan, "public", outer...)
 	netnstest.Bridge(t, p.lan, "dispatch", inner...)
 	return p
-}
-
-// Set sets a sysctl in a namespace.
-func Set(t testing.TB, ns *netnstest.NS, key, value string) {
-	t.Helper()
-	ns.Do(t, func() {
-		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	})
 }
 
 // Addresses puts gateway and VIP on a director, or takes them away.
