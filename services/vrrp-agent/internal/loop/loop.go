@@ -64,7 +64,11 @@ type Loop struct {
 	revision    int64 // of want; 0: there is none yet
 	ready       bool
 	lastChanges []string
+	lastError   string // that the log was told
 }
+
+// errNothingYet is how every start begins: nothing has been read. The store says when its source does not answer.
+var errNothingYet = errors.New("there is no valid desired state yet")
 
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
@@ -108,9 +112,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		l.want, l.revision = want, snapshot.Revision
 	}
 	if l.revision == 0 && !good {
-		return l.report(reconcile.Result{
-			Outcome: outcomeWithout(violations), Err: errors.New("there is no valid desired state yet"),
-		}, violations, plan.Have{})
+		return l.report(reconcile.Result{Outcome: outcomeWithout(violations), Err: errNothingYet}, violations, plan.Have{})
 	}
 
 	have, err := l.cfg.World.Observe(ctx)
@@ -182,8 +184,8 @@ func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have
 	}
 	if r.Err != nil {
 		s.Error = r.Err.Error()
-		l.log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err), logging.Violations(violations))
 	}
+	l.tell(r, violations)
 	for _, i := range have.Running {
 		s.Notes = append(s.Notes, fmt.Sprintf("instance %s: %v, priority %d, holds %v: %s",
 			i.Local.Name, i.State, i.Priority, i.Held, i.Reason))
@@ -194,6 +196,23 @@ func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have
 		l.cfg.Ready()
 	}
 	return r
+}
+
+// tell puts into the log how the pass ended, when it is not as the last one.
+func (l *Loop) tell(r reconcile.Result, violations []*commonv1.Violation) {
+	text := ""
+	if r.Err != nil {
+		text = fmt.Sprint(r.Err, violations)
+	}
+	if text == l.lastError || r.Err == errNothingYet && len(violations) == 0 {
+		return
+	}
+	l.lastError = text
+	if r.Err == nil {
+		l.log.Info("pass ends well again")
+		return
+	}
+	l.log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err), logging.Violations(violations))
 }
 
 func lines(changes []plan.Change) []string {
