@@ -1277,7 +1277,11 @@ type File struct {
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// The file holds a number, and it is well while that is 0, or the file is empty or not there (keepalived: track_file with
 	// weight 0). What is no number is a failure. Default false: the file has to be there.
-	Number        bool `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Number bool `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The file vouches for something in the kernel that goes with the network namespace, as the rules of an ipvs-director
+	// (--loaded-file): it is well when it bears the mark of the namespace that the agent is in. One that was left behind by
+	// an earlier boot or namespace is as good as none. Needs Linux 5.14; not together with number. Default false.
+	Namespace     bool `protobuf:"varint,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1326,13 @@ func (x *File) GetPath() string {
 func (x *File) GetNumber() bool {
 	if x != nil {
 		return x.Number
+	}
+	return false
+}
+
+func (x *File) GetNamespace() bool {
+	if x != nil {
+		return x.Namespace
 	}
 	return false
 }
@@ -1589,7 +1600,12 @@ type GrpcHealth struct {
 	// Where the server listens, for each member: node name to HOST:PORT or unix:PATH. Example: haproxy -> 10.99.0.22:7402
 	Address map[string]string `protobuf:"bytes,1,rep,name=address,proto3" json:"address,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Service name to ask for. Default "": the server as a whole. Example: twotier.router.v1.Router
-	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// It only fails while the service is well on another member: when it is well on none that can be asked, whoever has the
+	// virtual addresses keeps them. For a service without which the node still does its work for a while, as a director whose
+	// kernel goes on forwarding. The other members are asked when the own service is not well, and each of the two gets half
+	// of timeout; the addresses must be such that all members reach them (no unix:PATH). Default false.
+	LastResort    bool `protobuf:"varint,3,opt,name=last_resort,json=lastResort,proto3" json:"last_resort,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1636,6 +1652,13 @@ func (x *GrpcHealth) GetService() string {
 		return x.Service
 	}
 	return ""
+}
+
+func (x *GrpcHealth) GetLastResort() bool {
+	if x != nil {
+		return x.LastResort
+	}
+	return false
 }
 
 var File_vrrp_v1_desired_proto protoreflect.FileDescriptor
@@ -1726,10 +1749,11 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\"\x1d\n" +
 	"\aProcess\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"P\n" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\bR\x06number\"\x1f\n" +
+	"\x06number\x18\x02 \x01(\bR\x06number\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\bR\tnamespace\"\x1f\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\")\n" +
 	"\x05Route\x12 \n" +
@@ -1749,11 +1773,13 @@ const file_vrrp_v1_desired_proto_rawDesc = "" +
 	"\aEtcdKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
 	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
-	"\x06_value\"\xa6\x01\n" +
+	"\x06_value\"\xc7\x01\n" +
 	"\n" +
 	"GrpcHealth\x12B\n" +
 	"\aaddress\x18\x01 \x03(\v2(.twotier.vrrp.v1.GrpcHealth.AddressEntryR\aaddress\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\x1a:\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1f\n" +
+	"\vlast_resort\x18\x03 \x01(\bR\n" +
+	"lastResort\x1a:\n" +
 	"\fAddressEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*T\n" +

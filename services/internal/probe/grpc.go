@@ -57,7 +57,7 @@ func (p *GRPCHealth) Probe(ctx context.Context) error {
 	// A connection that failed a moment ago is tried again now, not when the back-off of gRPC is over.
 	p.conn.ResetConnectBackoff()
 	answer, err := grpc_health_v1.NewHealthClient(p.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: p.service}, grpc.WaitForReady(false))
-	if dialed := p.dialed.Load(); err != nil && dialed != nil && ownFault(*dialed) {
+	if dialed := p.dialed.Load(); err != nil && dialed != nil && OwnFault(*dialed) {
 		return fmt.Errorf("%w: %w", err, *dialed) // of what gRPC says only the text is left
 	}
 	if err != nil {

@@ -85,7 +85,7 @@ func Run(ctx context.Context, cfg Config, p Prober, report func(Result)) error {
 			return nil // the probe was cut short; its result says nothing
 		}
 		result := Result{Err: err, Duration: time.Since(begin)}
-		if result.OwnFault = ownFault(err); result.OwnFault {
+		if result.OwnFault = OwnFault(err); result.OwnFault {
 			result.Up = threshold.Up()
 		} else {
 			result.Up, result.Changed = threshold.Observe(err == nil)
@@ -105,7 +105,8 @@ var ErrOwnFault = errors.New("nothing was asked")
 // wants are the errors of socket(2) and connect(2) that speak of this side alone. EADDRNOTAVAIL: no port is free.
 var wants = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, ErrOwnFault}
 
-func ownFault(err error) bool {
+// OwnFault tells whether an error speaks of this side alone: nothing was learnt of the other one.
+func OwnFault(err error) bool {
 	return slices.ContainsFunc(wants, func(want error) bool { return errors.Is(err, want) })
 }
 

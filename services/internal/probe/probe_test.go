@@ -133,7 +133,7 @@ func TestOwnFaultOfGRPC(t *testing.T) {
 	for _, cause := range []error{os.NewSyscallError("socket", syscall.EMFILE), syscall.ECONNREFUSED} {
 		p := NewGRPCHealth("127.0.0.1:1", "", nil)
 		p.dial = func(context.Context, string, string) (net.Conn, error) { return nil, cause }
-		if err := p.Probe(t.Context()); err == nil || ownFault(err) != ownFault(cause) {
+		if err := p.Probe(t.Context()); err == nil || OwnFault(err) != OwnFault(cause) {
 			t.Errorf("%v: got %v", cause, err)
 		}
 		if err := p.Close(); err != nil {

@@ -232,6 +232,8 @@ func TestParseTrackers(t *testing.T) {
 		{&vrrpv1.Tracker{Process: &vrrpv1.Process{Name: "haproxy"}, Weight: -20}, What{Kind: CheckProcess, Target: "haproxy"}},
 		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/out", Number: true}}, What{Kind: CheckFile, Target: "/run/out", Number: true}},
 		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/out"}, Reverse: true}, What{Kind: CheckFile, Target: "/run/out", Reverse: true}},
+		{&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/rules", Namespace: true}}, What{Kind: CheckFile, Target: "/run/rules", Namespace: true}},
+		{&vrrpv1.Tracker{GrpcHealth: &vrrpv1.GrpcHealth{Service: "d", Address: addresses, LastResort: true}}, What{Kind: CheckGRPC, Target: "d", LastResort: true}},
 		{&vrrpv1.Tracker{Interface: &vrrpv1.Interface{Name: "eth1"}}, What{Kind: CheckInterface, Target: "eth1"}},
 		{&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "0.0.0.0/0"}}, What{Kind: CheckRoute, Target: "0.0.0.0/0"}},
 		{&vrrpv1.Tracker{Route: &vrrpv1.Route{Destination: "::/0"}}, What{Kind: CheckRoute, Target: "::/0"}},
@@ -255,6 +257,13 @@ func TestParseTrackers(t *testing.T) {
 		}
 		if key := tt.message.GetEtcdKey().GetKey(); key != "" && On("haproxy2", got)[0].Trackers[0].Address != strings.ReplaceAll(key, "{node}", "haproxy2") {
 			t.Errorf("addresses %v", tracker.Addresses)
+		}
+		others := ""
+		if tt.want.LastResort {
+			others = addresses["haproxy"] + "\x00"
+		}
+		if got := On("haproxy2", got)[0].Trackers[0].Others; got != others {
+			t.Errorf("%v: the others are asked at %q, want %q", tt.message, got, others)
 		}
 		if a := tracker.What.Arguments(); strings.Join(a, "|") != strings.Join(tt.message.GetScript().GetArgv(), "|") {
 			t.Errorf("arguments %q", a)
@@ -553,6 +562,12 @@ func TestParseRefuses(t *testing.T) {
 			`instance/VI_1.trackers[0].process.name: want 1 to 15 bytes without slashes, got "a-name-that-is-cut"`},
 		{"relative file", tracked(&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/../etc"}}),
 			`instance/VI_1.trackers[0].file.path: want the absolute path of a file, got "/run/../etc"`},
+		{"file with two meanings", tracked(&vrrpv1.Tracker{File: &vrrpv1.File{Path: "/run/rules", Number: true, Namespace: true}}),
+			"instance/VI_1.trackers[0].file.namespace: the file holds either a number or the mark of a namespace"},
+		{"last resort by a socket", func(i []*vrrpv1.Instance) {
+			i[1].Trackers[0].GrpcHealth.LastResort = true
+			i[1].Trackers[0].GrpcHealth.Address = map[string]string{"haproxy": "unix:/a", "haproxy2": "b:1"}
+		}, `instance/VI_1.trackers[0].grpc_health.address[haproxy]: want HOST:PORT, got "unix:/a"`},
 		{"no key", tracked(&vrrpv1.Tracker{EtcdKey: &vrrpv1.EtcdKey{}}), "instance/VI_1.trackers[0].etcd_key.key: want 1 to 1024 bytes, got 0"},
 		{"no card", tracked(&vrrpv1.Tracker{Interface: &vrrpv1.Interface{}}),
 			`instance/VI_1.trackers[0].interface.name: want the name of a network card, got ""`},

@@ -193,6 +193,10 @@ type What struct {
 	Exact bool
 	// Number: with CheckFile, what the file holds has to be 0.
 	Number bool
+	// Namespace: with CheckFile, the file has to bear the mark of the agent's network namespace.
+	Namespace bool
+	// LastResort: with CheckGRPC, it only fails while the service is well on another member.
+	LastResort bool
 	// Reverse: it is well when the thing is not there.
 	Reverse bool
 }
@@ -389,6 +393,8 @@ type Check struct {
 	What What
 	// Address to ask, HOST:PORT or unix:PATH, or the key in etcd.
 	Address string
+	// Others are the addresses on the other members, each ended by a zero byte; only with LastResort.
+	Others string
 	// Weight that is added to the priority; 0: a failure is a fault.
 	Weight int
 	// HoldDown is how long it counts as failed at least.
@@ -430,10 +436,16 @@ func (i Instance) on(m Member) Local {
 		}
 	}
 	for _, t := range i.Trackers {
-		l.Trackers = append(l.Trackers, Check{
+		check := Check{
 			Name: t.Name, What: t.What, Address: t.Addresses[m.Node], Weight: t.Weight, HoldDown: t.HoldDown,
 			Interval: t.Interval, Timeout: t.Timeout, Rise: t.Rise, Fall: t.Fall,
-		})
+		}
+		if t.What.LastResort {
+			for _, other := range l.Peers {
+				check.Others += t.Addresses[other.Node] + "\x00"
+			}
+		}
+		l.Trackers = append(l.Trackers, check)
 	}
 	return l
 }

@@ -34,7 +34,8 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 	switch {
 	case m.GetGrpcHealth() != nil:
 		w.Kind, w.Target, canReverse = CheckGRPC, m.GetGrpcHealth().GetService(), false
-		addresses = c.tracked(at+"grpc_health", m.GetGrpcHealth().GetAddress(), members, true)
+		w.LastResort = m.GetGrpcHealth().GetLastResort()
+		addresses = c.tracked(at+"grpc_health", m.GetGrpcHealth().GetAddress(), members, !w.LastResort)
 	case m.GetTcp() != nil:
 		w.Kind, canReverse = CheckTCP, false
 		addresses = c.tracked(at+"tcp", m.GetTcp().GetAddress(), members, false)
@@ -70,7 +71,10 @@ func (c *checker) what(at string, m *vrrpv1.Tracker, members []Member) (What, ma
 			c.bad(at+"process.name", "want 1 to %d bytes without slashes, got %q", MaxProcessName, w.Target)
 		}
 	case m.GetFile() != nil:
-		w.Kind, w.Target, w.Number = CheckFile, m.GetFile().GetPath(), m.GetFile().GetNumber()
+		w.Kind, w.Target, w.Number, w.Namespace = CheckFile, m.GetFile().GetPath(), m.GetFile().GetNumber(), m.GetFile().GetNamespace()
+		if w.Number && w.Namespace {
+			c.bad(at+"file.namespace", "the file holds either a number or the mark of a namespace")
+		}
 		if !path.IsAbs(w.Target) || path.Clean(w.Target) != w.Target || strings.Contains(w.Target, "\x00") {
 			c.bad(at+"file.path", "want the absolute path of a file, got %q", w.Target)
 		}

@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/twotier/twotier/services/internal/netnsmark"
 	"github.com/twotier/twotier/services/internal/probe"
 	"github.com/twotier/twotier/services/internal/program"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
@@ -81,6 +82,10 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 	switch w.Kind {
 	case spec.CheckGRPC:
 		health := probe.NewGRPCHealth(c.Address, w.Target, t.TLS)
+		if w.LastResort {
+			last := newLastResort(health, c, t.TLS)
+			return last, last.close
+		}
 		return health, health.Close
 	case spec.CheckTCP:
 		return probe.TCP{Address: c.Address}, nothing
@@ -93,8 +98,11 @@ func (t Tracker) prober(c spec.Check) (probe.Prober, func() error) {
 	case spec.CheckProcess:
 		return presence(w, "process "+w.Target, func() (bool, error) { return processRuns("/proc", w.Target) }), nothing
 	case spec.CheckFile:
-		if w.Number {
+		switch {
+		case w.Number:
 			return proberFunc(func(context.Context) error { return holdsZero(w) }), nothing
+		case w.Namespace:
+			return presence(w, "mark of this network namespace in the file "+w.Target, func() (bool, error) { return bearsMark(w.Target) }), nothing
 		}
 		return presence(w, "file "+w.Target, func() (bool, error) { return fileIsThere(w.Target) }), nothing
 	case spec.CheckInterface:
@@ -171,6 +179,16 @@ func holdsZero(w spec.What) error {
 		return fmt.Errorf("file %s holds %d", w.Target, number)
 	}
 	return nil
+}
+
+// bearsMark tells whether the file was written in this network namespace.
+func bearsMark(path string) (bool, error) {
+	mark, err := netnsmark.Own()
+	if err != nil {
+		return false, err
+	}
+	text, err := head(path, int64(len(mark))+1)
+	return text == mark, err
 }
 
 // head reads the first bytes of a file; none of one that is not there.
