@@ -75,6 +75,9 @@ func watchOver() int {
 }
 
 func run(ctx context.Context, p *daemon.Process, guard *warden.Guard) error {
+	if err := netdev.Permitted(); err != nil {
+		return err
+	}
 	if !warden.AgentRealtime() {
 		p.Log.Info("no real-time priority; a busy processor can delay adverts", zap.String("needs", "CAP_SYS_NICE or RLIMIT_RTPRIO"))
 	}
