@@ -674,7 +674,8 @@ type InstanceState struct {
 	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Addresses that this node holds at present.
 	HeldAddresses []string `protobuf:"bytes,4,rep,name=held_addresses,json=heldAddresses,proto3" json:"held_addresses,omitempty"`
-	// Source address of the last advert heard. Empty when none was.
+	// Source address of the master's adverts: this node's own while it is master, else that of the last advert heard. Empty
+	// when none was.
 	MasterAddress string `protobuf:"bytes,5,opt,name=master_address,json=masterAddress,proto3" json:"master_address,omitempty"`
 	// Why the state is what it is. Example: "tracker router failed: connection refused"
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`

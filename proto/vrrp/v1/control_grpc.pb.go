@@ -364,12 +364,13 @@ type AgentAdminClient interface {
 	Reconcile(ctx context.Context, in *v1.ReconcileRequest, opts ...grpc.CallOption) (*v1.ReconcileResponse, error)
 	// Import reads the keepalived.conf of all nodes and tells which objects say the same, and what became of each
 	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
-	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
+	// INVALID_ARGUMENT: no file, an empty one, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
 	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
 	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
 	// Handover moves the addresses of an instance from the answering node, which must be its master, to another one
 	// without a gap: the other one has them and has told the network before this one lets go. This node does not take them
-	// back until the other one fails or hands over in its turn. NOT_FOUND: no such instance runs here;
+	// back until the other one fails or hands over in its turn. INVALID_ARGUMENT: no instance is named, or a node that is this
+	// one or no member. NOT_FOUND: no such instance runs here;
 	// FAILED_PRECONDITION: this node is not master, or no agent is there to take them (then resign does what can be done);
 	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
 	Handover(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverResponse, error)
@@ -463,12 +464,13 @@ type AgentAdminServer interface {
 	Reconcile(context.Context, *v1.ReconcileRequest) (*v1.ReconcileResponse, error)
 	// Import reads the keepalived.conf of all nodes and tells which objects say the same, and what became of each
 	// line. It stores nothing: Apply the objects one by one, in the order given; each is valid with those before it.
-	// INVALID_ARGUMENT: no file, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
+	// INVALID_ARGUMENT: no file, an empty one, a node that is named twice or wrongly, more than 1 MiB or 20,000 lines altogether.
 	// RESOURCE_EXHAUSTED: the answer would be larger than 4 MiB; import fewer instances at a time.
 	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 	// Handover moves the addresses of an instance from the answering node, which must be its master, to another one
 	// without a gap: the other one has them and has told the network before this one lets go. This node does not take them
-	// back until the other one fails or hands over in its turn. NOT_FOUND: no such instance runs here;
+	// back until the other one fails or hands over in its turn. INVALID_ARGUMENT: no instance is named, or a node that is this
+	// one or no member. NOT_FOUND: no such instance runs here;
 	// FAILED_PRECONDITION: this node is not master, or no agent is there to take them (then resign does what can be done);
 	// ABORTED: the other one refused; DEADLINE_EXCEEDED: it has not confirmed in time; the addresses stay where they were.
 	Handover(context.Context, *HandoverRequest) (*HandoverResponse, error)

@@ -112,9 +112,15 @@ const handoverTimeout = 5 * time.Second
 
 // Handover moves the addresses of an instance.
 func (a *admin) Handover(ctx context.Context, request *vrrpv1.HandoverRequest) (*vrrpv1.HandoverResponse, error) {
+	if request.GetInstance() == "" {
+		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "instance", Description: "want the name of an instance that runs here"}})
+	}
 	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
 	defer cancel()
 	node, err := a.instances.Handover(ctx, request.GetInstance(), request.GetNode(), request.GetResign())
+	if errors.Is(err, instance.ErrSelf) || errors.Is(err, instance.ErrNotMember) {
+		return nil, grpcserver.BadRequest([]*commonv1.Violation{{Field: "node", Description: err.Error()}})
+	}
 	if err != nil {
 		return nil, status.Error(handoverCode(err), err.Error())
 	}
@@ -245,7 +251,9 @@ func instanceState(i plan.Instance) *vrrpv1.InstanceState {
 	for _, a := range i.Held {
 		s.HeldAddresses = append(s.HeldAddresses, a.String())
 	}
-	if i.Master.IsValid() {
+	if i.State == fsm.Master && i.Own.IsValid() {
+		s.MasterAddress = i.Own.String()
+	} else if i.Master.IsValid() {
 		s.MasterAddress = i.Master.String()
 	}
 	for reason, n := range i.Dropped {

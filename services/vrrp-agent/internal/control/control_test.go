@@ -31,6 +31,7 @@ func (s some) Handover(_ context.Context, name, node string, _ bool) (string, er
 	return node, map[string]error{
 		"gone": instance.ErrNoInstance, "backup": instance.ErrNotMaster, "alone": instance.ErrNoAgent,
 		"unwanted": instance.ErrRefused, "slow": instance.ErrUnconfirmed, "busy": instance.ErrBusy,
+		"own": instance.ErrSelf, "foreign": instance.ErrNotMember,
 	}[name]
 }
 
@@ -47,6 +48,7 @@ func TestHandoverAndDrain(t *testing.T) {
 	for name, want := range map[string]codes.Code{
 		"VI_1": codes.OK, "gone": codes.NotFound, "backup": codes.FailedPrecondition, "alone": codes.FailedPrecondition,
 		"unwanted": codes.Aborted, "busy": codes.Aborted, "slow": codes.DeadlineExceeded,
+		"": codes.InvalidArgument, "own": codes.InvalidArgument, "foreign": codes.InvalidArgument,
 	} {
 		got, err := a.Handover(t.Context(), &vrrpv1.HandoverRequest{Instance: name, Node: "haproxy2"})
 		if status.Code(err) != want || err == nil && got.GetNode() != "haproxy2" {
@@ -84,7 +86,7 @@ func TestListInstances(t *testing.T) {
 	want := &vrrpv1.ListInstancesResponse{Instances: []*vrrpv1.InstanceState{
 		{
 			Name: "VI_1", State: vrrpv1.State_STATE_MASTER, Priority: 105, HeldAddresses: []string{"192.168.60.78"},
-			MasterAddress: "192.168.60.128", Reason: "no advert for 3.6s", Transitions: 2, AdvertsSent: 3, AdvertsReceived: 4,
+			MasterAddress: "192.168.60.22", Reason: "no advert for 3.6s", Transitions: 2, AdvertsSent: 3, AdvertsReceived: 4,
 			AddressesMismatched: 5, Dropped: map[string]uint64{"authentication": 6}, Version: 2,
 			NetworkCard: "eth0", SourceAddress: "192.168.60.22", HeldRoutes: []string{"0.0.0.0/0 via 192.168.60.99 metric 10"},
 			Trackers: []*vrrpv1.TrackerResult{{Tracker: "disk", Well: true, Since: timestamppb.New(at), Adds: 20}, {Tracker: "new"}},

@@ -67,6 +67,9 @@ const (
 var (
 	// ErrNotMaster: this node does not hold the addresses.
 	ErrNotMaster = errors.New("this node is not master")
+	// ErrSelf and ErrNotMember: the node that was named is this one, or none of the instance's members.
+	ErrSelf      = errors.New("this is the node that is to hand over; want another member of the instance")
+	ErrNotMember = errors.New("no member of the instance has this name")
 	// ErrNoAgent: nobody is there who could take them in an agreed order.
 	ErrNoAgent = errors.New("no agent answers that is ready to take over")
 	// ErrRefused: the other one will not.
@@ -516,6 +519,14 @@ func (i *instance) requested(m parley.Message, a *agent) {
 
 // handOver gives the addresses to a node, or to the best one, and tells when it is done.
 func (i *instance) handOver(node string, resign bool, answer func(string, error)) {
+	if node == i.order.local.Node && node != "" {
+		answer("", ErrSelf)
+		return
+	}
+	if node != "" && !slices.ContainsFunc(i.order.local.Peers, func(p spec.Peer) bool { return p.Node == node }) {
+		answer("", ErrNotMember)
+		return
+	}
 	if i.state != fsm.Master {
 		answer("", ErrNotMaster)
 		return

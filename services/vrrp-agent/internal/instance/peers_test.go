@@ -291,7 +291,10 @@ func TestHandover(t *testing.T) {
 		if _, err := handover(a, ""); !errors.Is(err, ErrNotMaster) {
 			t.Errorf("from a backup: %v", err)
 		}
-		if _, err := handover(b, "nobody"); !errors.Is(err, ErrNoAgent) {
+		if _, err := handover(b, "haproxy2"); !errors.Is(err, ErrSelf) {
+			t.Errorf("to itself: %v", err)
+		}
+		if _, err := handover(b, "nobody"); !errors.Is(err, ErrNotMember) {
 			t.Errorf("to nobody: %v", err)
 		}
 		if node, err := handover(b, "haproxy"); node != "haproxy" || err != nil {

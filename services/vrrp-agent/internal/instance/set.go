@@ -174,7 +174,7 @@ func (s *Set) Heard(message []byte, from netip.Addr) {
 }
 
 // Handover gives the addresses of an instance to a node, or, if none is named, to the best one that answers, and returns
-// which it was. resign: if nobody is there to take them, give them up as VRRP does. The errors are ErrNoInstance,
+// which it was. resign: if nobody is there to take them, give them up as VRRP does. The errors are ErrNoInstance, ErrSelf, ErrNotMember,
 // ErrNotMaster, ErrNoAgent, ErrRefused, ErrUnconfirmed and ErrBusy. Any goroutine may call.
 func (s *Set) Handover(ctx context.Context, name, node string, resign bool) (string, error) {
 	s.mu.Lock()

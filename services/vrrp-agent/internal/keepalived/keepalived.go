@@ -6,6 +6,7 @@
 package keepalived
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"path"
@@ -67,6 +68,9 @@ func check(files []File) (violations []*commonv1.Violation) {
 		field := fmt.Sprintf("files[%d].node", i)
 		if !spec.IsName(file.Node) {
 			bad(field, "want the name of a node, as given with --node, got %q", importing.Short(file.Node, 64))
+		}
+		if len(bytes.TrimSpace(file.Text)) == 0 {
+			bad(fmt.Sprintf("files[%d].config", i), "want the text of a keepalived.conf, got nothing")
 		}
 		if first := slices.IndexFunc(files, func(f File) bool { return f.Node == file.Node }); first < i {
 			bad(field, "files[%d] is of this node already", first)

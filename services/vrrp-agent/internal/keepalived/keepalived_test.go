@@ -197,14 +197,16 @@ func TestLines(t *testing.T) {
 
 func TestRequest(t *testing.T) {
 	t.Parallel()
+	some := []byte("global_defs {\n}\n")
 	for name, c := range map[string]struct {
 		files []File
 		want  string
 	}{
 		"none":     {nil, "files"},
-		"no node":  {[]File{{}}, "files[0].node"},
-		"twice":    {[]File{{Node: "a"}, {Node: "a"}}, "files[1].node"},
-		"too much": {[]File{{Node: "a"}, {Node: "b", Text: make([]byte, importing.MaxBytes+1)}}, "files[1].config"},
+		"no node":  {[]File{{Text: some}}, "files[0].node"},
+		"twice":    {[]File{{Node: "a", Text: some}, {Node: "a", Text: some}}, "files[1].node"},
+		"empty":    {[]File{{Node: "a", Text: some}, {Node: "b", Text: []byte(" \n")}}, "files[1].config"},
+		"too much": {[]File{{Node: "a", Text: some}, {Node: "b", Text: make([]byte, importing.MaxBytes+1)}}, "files[1].config"},
 		"too many": {make([]File, spec.MaxMembers+1), "files"},
 	} {
 		_, _, violations := Import(c.files)
