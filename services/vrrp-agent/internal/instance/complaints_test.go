@@ -70,3 +70,24 @@ func TestComplaints(t *testing.T) {
 		i.goroutine.Wait()
 	})
 }
+
+// Who removes an address again and again is a word a minute in the log too.
+func TestTampering(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.WarnLevel)
+		i := newInstance(deafNetwork{}, deafNetwork{}, nil, zap.New(core), func() {}, func(spec.Local, plan.Transition) {},
+			order{local: vi1(105), keys: []parley.Key{{}}})
+		for range 1500 { // two minutes and a half
+			i.restored(i.order.local.Addresses)
+			time.Sleep(100 * time.Millisecond) // of the bubble's clock
+		}
+		got := ""
+		for _, e := range logs.All() {
+			got += fmt.Sprint(e.Message, " ", e.ContextMap()["addresses"], " ", e.ContextMap()["count"], "\n")
+		}
+		const message = "put back an address that was removed [192.168.60.78] "
+		expect(t, got, message+"1\n"+message+"600\n"+message+"600\n")
+		i.stopTimers()
+	})
+}

@@ -45,7 +45,8 @@ const (
 	drainMost = 1024
 	// historyMost is how many changes of state are remembered.
 	historyMost = 32
-	// complaintPause is the shortest pause between two words in the log about adverts that were dropped for the same reason.
+	// complaintPause is the shortest pause between two words in the log about the same, such as adverts that were dropped for
+	// the same reason, or an address that somebody removes again and again.
 	complaintPause = time.Minute
 	// advertsMost is how many of the last adverts are remembered, to tell why a state has changed.
 	advertsMost = 4
@@ -216,8 +217,9 @@ type instance struct {
 
 	parleys
 
-	complained   [packet.Drops]time.Time // when the log was told last, by reason
-	mismatchTold time.Time
+	complained [packet.Drops]complaint // by reason
+	mismatched complaint
+	tampered   [tamperings]complaint
 
 	adverts   [advertsMost]plan.Advert // that were taken in, in a ring
 	advertsAt int                      // the oldest of them
@@ -694,11 +696,42 @@ func (i *instance) receive(datagram []byte) {
 	}
 }
 
+// complaint keeps the log from being told the same without end.
+type complaint struct {
+	told  time.Time
+	since int // how often it has happened since then
+}
+
+// due counts that it has happened, and tells whether to say so, and how often it has happened since that was said last.
+func (c *complaint) due() (count int, due bool) {
+	c.since++
+	if now := time.Now(); now.Sub(c.told) >= complaintPause {
+		count, c.told, c.since = c.since, now, 0
+		return count, true
+	}
+	return 0, false
+}
+
+// What somebody else may do to addresses and routes.
+const (
+	tamperRemoved = iota
+	tamperAdded
+	tamperRemovedRoute
+	tamperAddedRoute
+	tamperings
+)
+
+// tamper says that somebody else has done something to what is ours to do.
+func (i *instance) tamper(what int, message string, fields ...zap.Field) {
+	if count, due := i.tampered[what].due(); due {
+		i.log.Warn(message, append(fields, logging.Count(count))...)
+	}
+}
+
 // drop counts an advert that was not taken in, and says so now and then.
 func (i *instance) drop(why packet.Drop, from netip.Addr) {
 	count := i.counters.dropped[why].Add(1)
-	if now := time.Now(); now.Sub(i.complained[why]) >= complaintPause {
-		i.complained[why] = now
+	if _, due := i.complained[why].due(); due {
 		i.log.Warn("dropped an advert", logging.Reason(why.Error()), logging.Address(from.String()), logging.Count(int(count)))
 	}
 }
@@ -706,8 +739,7 @@ func (i *instance) drop(why packet.Drop, from netip.Addr) {
 // mismatch counts an advert with other addresses than ours, and says so now and then.
 func (i *instance) mismatch(a packet.Received) {
 	count := i.counters.mismatched.Add(1)
-	if now := time.Now(); now.Sub(i.mismatchTold) >= complaintPause {
-		i.mismatchTold = now
+	if _, due := i.mismatched.due(); due {
 		i.log.Warn("an advert has other addresses than ours", logging.Address(a.From.String()), zap.Stringers("addresses", a.Addresses), logging.Count(int(count)))
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/twotier/twotier/services/internal/logging"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 )
@@ -93,10 +95,8 @@ func (i *instance) awaitRenewal() {
 
 // restored tells of addresses that were put back.
 func (i *instance) restored(addresses []netip.Addr) {
-	for _, a := range addresses {
-		i.log.Warn("put back an address that was removed", logging.VIP(a.String()), logging.Device(i.port.Name))
-	}
 	if len(addresses) > 0 {
+		i.tamper(tamperRemoved, "put back an address that was removed", zap.Stringers("addresses", addresses), logging.Device(i.port.Name))
 		i.announce()
 		i.putBackRoutes() // those from the address went with it
 	}

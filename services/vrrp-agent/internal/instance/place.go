@@ -288,6 +288,8 @@ func (i *instance) release(addresses []netip.Addr) {
 // putBack restores addresses that someone else has removed. The view may be older than our own last change; adding what
 // is there does nothing.
 func (i *instance) putBack(view nic.View) {
+	var restored []netip.Addr
+	defer func() { i.restored(restored) }()
 	for _, a := range i.held {
 		if view.On(i.port.Holder(), a) {
 			continue
@@ -299,7 +301,7 @@ func (i *instance) putBack(view nic.View) {
 			return
 		}
 		if added {
-			i.restored([]netip.Addr{a})
+			restored = append(restored, a)
 		}
 	}
 }
@@ -316,7 +318,7 @@ func (i *instance) takeOff(view nic.View) {
 		if err != nil {
 			i.log.Error("remove address", logging.VIP(a.String()), logging.Device(i.port.Name), zap.Error(err))
 		} else if removed {
-			i.log.Warn("removed an address that the master holds", logging.VIP(a.String()), logging.Device(i.port.Name))
+			i.tamper(tamperAdded, "removed an address that the master holds", logging.VIP(a.String()), logging.Device(i.port.Name))
 		}
 	}
 }

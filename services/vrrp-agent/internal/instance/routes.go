@@ -72,7 +72,7 @@ func (i *instance) putBackRoutes() {
 			return
 		}
 		if added {
-			i.log.Warn("put back a route that was removed", logging.Route(r.String()))
+			i.tamper(tamperRemovedRoute, "put back a route that was removed", logging.Route(r.String()))
 		}
 	}
 }
@@ -87,7 +87,7 @@ func (i *instance) takeOffRoutes() {
 		if removed, err := i.network.RemoveRoute(r); err != nil {
 			i.log.Error("remove route", logging.Route(r.String()), zap.Error(err))
 		} else if removed {
-			i.log.Warn("removed a route that the master has", logging.Route(r.String()))
+			i.tamper(tamperAddedRoute, "removed a route that the master has", logging.Route(r.String()))
 		}
 	}
 }
