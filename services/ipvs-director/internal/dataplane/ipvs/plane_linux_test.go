@@ -23,7 +23,10 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
-// needIPVS returns when this kernel has IPVS. Otherwise it runs the calling test under User Mode Linux and reports
+// inUML is what the tests of this package have come to under User Mode Linux, which is started once for all of them.
+var inUML planetest.Together
+
+// needIPVS returns when this kernel has IPVS. Otherwise it has the calling test run under User Mode Linux and reports
 // false: the test has been done there.
 func needIPVS(t *testing.T) bool {
 	t.Helper()
@@ -31,30 +34,8 @@ func needIPVS(t *testing.T) bool {
 	if Probe().Usable {
 		return true
 	}
-	planetest.UML.Run(t, "^"+t.Name()+"$")
+	inUML.Run(t, planetest.UML)
 	return false
-}
-
-func TestKernelConformance(t *testing.T) {
-	if !needIPVS(t) {
-		return
-	}
-	planetest.Run(t, world)
-}
-
-func world(t testing.TB) planetest.World {
-	n := planetest.NewNetwork(t)
-	return planetest.World{Plane: dataplane.IPVS, Lacks: Probe().Lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
-}
-
-// The same in the kernel that most machines run, which has more than one CPU.
-func TestKernelStockConformance(t *testing.T) {
-	netnstest.Require(t)
-	if !planetest.Stock.Inside() {
-		planetest.Stock.Run(t, "^"+t.Name()+"$")
-		return
-	}
-	planetest.Run(t, world)
 }
 
 // What other programs put into IPVS is left alone, and what they do to ours is noticed and mended.

@@ -1,9 +1,13 @@
 package planetest
 
 import (
+	"bytes"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/twotier/twotier/services/internal/testreq"
@@ -33,30 +37,93 @@ const Long = "TWOTIER_LONG"
 // Inside tells whether this process runs under the guest.
 func (g Guest) Inside() bool { return os.Getenv(insideVariable) == g.script }
 
+// other tells whether this process runs under another guest, where none can be started.
+func (g Guest) other() bool { return os.Getenv(insideVariable) != "" && !g.Inside() }
+
 // Run runs tests of the running test binary once more under the guest, with nothing allowed to be missing there. The
 // pattern is that of go test -run; environment is NAME=VALUE. The test fails when they fail, and when the guest panics or
 // does not come to an end.
 func (g Guest) Run(t *testing.T, pattern string, environment ...string) {
 	t.Helper()
+	g.Start(t, pattern, environment...)()
+}
+
+// Start is Run that does not wait: what it returns does. With t.Parallel between the two the guest runs beside the tests that follow.
+func (g Guest) Start(t *testing.T, pattern string, environment ...string) (end func()) {
+	t.Helper()
+	command := g.command(t, pattern, environment...)
+	var out []byte
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		out, err = command.CombinedOutput()
+	}()
+	t.Cleanup(func() { <-ended }) // the context, with which the guest ends, is over before this
+	return func() {
+		t.Helper()
+		<-ended
+		t.Logf("under %s:\n%s", g.Name, out)
+		Collect(t, out)
+		if err != nil {
+			t.Fatalf("%s: %v", g.script, err)
+		}
+	}
+}
+
+// Together is Run for a package with many tests for a guest: with the first of them, all that go test was asked for run under it in one go.
+type Together struct {
+	once sync.Once
+	out  []byte
+	err  error
+}
+
+// Run gives the calling test what it has come to there. Tests that do not belong there have to see by Inside that they are.
+func (o *Together) Run(t *testing.T, g Guest) {
+	t.Helper()
+	command := g.command(t, flag.Lookup("test.run").Value.String())
+	o.once.Do(func() {
+		o.out, o.err = command.CombinedOutput()
+		Collect(t, o.out)
+	})
+	t.Logf("under %s:\n%s", g.Name, o.of(t.Name()))
+	failed := bytes.Contains(o.out, []byte("--- FAIL: "))
+	if o.err != nil && !failed || !bytes.Contains(o.out, []byte("\n--- PASS: "+t.Name()+" (")) {
+		t.Fatalf("%s: %v; that is all it said:\n%s", g.script, o.err, o.out)
+	}
+}
+
+// of is what a test has printed: from its beginning to that of the next one.
+func (o *Together) of(name string) (lines []byte) {
+	own := false
+	for line := range bytes.Lines(o.out) {
+		if _, begins, found := bytes.Cut(line, []byte("=== RUN   ")); found {
+			begun, _, _ := strings.Cut(strings.TrimSpace(string(begins)), "/")
+			own = begun == name
+		}
+		if own {
+			lines = append(lines, line...)
+		}
+	}
+	return lines
+}
+
+// command is what runs tests under the guest.
+func (g Guest) command(t *testing.T, pattern string, environment ...string) *exec.Cmd {
+	t.Helper()
 	script := findScript(t, g.script)
 	if out, err := exec.CommandContext(t.Context(), script, "-c").CombinedOutput(); err != nil {
 		testreq.Missing(t, string(out))
 	}
-	binary := g.binary(t)
 	var args []string
 	for _, e := range append(environment, testreq.RequireAll+"=1", insideVariable+"="+g.script, Long+"="+os.Getenv(Long)) {
 		args = append(args, "-e", e)
 	}
-	args = append(args, binary, "-test.run", pattern, "-test.v", "-test.timeout", "0")
+	args = append(args, g.binary(t), "-test.run", pattern, "-test.v", "-test.timeout", "0")
 	if os.Getenv(Long) == "1" {
 		args = append([]string{"-t", "3600"}, args...)
 	}
-	out, err := exec.CommandContext(t.Context(), script, args...).CombinedOutput()
-	t.Logf("under %s:\n%s", g.Name, out)
-	Collect(t, out)
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
+	return exec.CommandContext(t.Context(), script, args...)
 }
 
 // binary is the file of the tests that runs under the guest: the running one, but for User Mode Linux with the race detector, whose
