@@ -687,6 +687,9 @@ func TestForeignClaim(t *testing.T) {
 			t.Errorf("watched: %v", w.watched)
 		}
 		vip := vi1(1).Addresses[0]
+		if since := time.Since(a.set.Instances()[0].History[1].At); since < announcePause {
+			t.Fatalf("master for %v", since)
+		}
 		for range 50 {
 			w.claims <- claim{vip, packet.MAC{2, 0, 0, 0, 0, 9}}
 			pass(10 * time.Millisecond)
@@ -699,6 +702,31 @@ func TestForeignClaim(t *testing.T) {
 		}
 		if i := a.set.Instances()[0]; i.Claims != 50 || i.State != fsm.Master {
 			t.Errorf("%d claims, %v", i.Claims, i.State)
+		}
+		a.leave()
+	})
+}
+
+// TestClaimOfAnotherMaster: two that start at the same time are master both for a moment. That the other one says to have
+// the address then is no foreign machine.
+func TestClaimOfAnotherMaster(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a := l.join(t, "haproxy", "192.168.60.22/24")
+		a.start(t, vi1(105))
+		for a.set.Instances()[0].State != fsm.Master {
+			pass(10 * time.Millisecond)
+		}
+		l.mu.Lock()
+		w := a.wires[0]
+		l.mu.Unlock()
+		for range announceCopies {
+			w.claims <- claim{vi1(1).Addresses[0], packet.MAC{2, 0, 0, 0, 0, 9}}
+		}
+		pass(10 * time.Millisecond)
+		if got := a.set.Instances()[0].Claims; got != 0 {
+			t.Errorf("%d claims", got)
 		}
 		a.leave()
 	})

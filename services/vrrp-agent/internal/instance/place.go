@@ -396,6 +396,9 @@ func (i *instance) claimed(c claim) {
 	if i.state != fsm.Master || !slices.Contains(i.held, c.address) || ours || i.offer != nil {
 		return
 	}
+	if time.Since(i.history[len(i.history)-1].At) < announcePause {
+		return // two that have become master at once settle that between them
+	}
 	i.counters.claims.Add(1)
 	if now := time.Now(); now.Sub(i.announced) >= announcePause {
 		i.announced = now
