@@ -25,8 +25,9 @@ type census struct {
 	done  chan struct{}
 	wait  sync.WaitGroup
 
-	mu      sync.Mutex // protects answers
+	mu      sync.Mutex // protects what follows
 	answers []map[string]bool
+	asked   []time.Time // when each question was asked
 }
 
 // census begins to count. from is the machine that asks.
@@ -72,7 +73,7 @@ func (c *census) ask() {
 	for {
 		c.mu.Lock()
 		number := uint32(len(c.answers))
-		c.answers = append(c.answers, nil)
+		c.answers, c.asked = append(c.answers, nil), append(c.asked, time.Now())
 		c.mu.Unlock()
 		frame := slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, c.own, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0x77},
 			binary.BigEndian.AppendUint32(nil, number), make([]byte, 4), make([]byte, 6), vip[:])
@@ -166,6 +167,26 @@ func (c *census) between(since, until int) (t tally) {
 		}
 	}
 	return t
+}
+
+// doubles are the questions from a mark on that two have answered, by their number.
+func (c *census) doubles(since int) (all []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, owners := range c.answers[since:] {
+		if len(owners) > 1 {
+			all = append(all, since+n)
+		}
+	}
+	return all
+}
+
+// at is the number of the first question that was asked after that moment.
+func (c *census) at(moment time.Time) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, _ := slices.BinarySearchFunc(c.asked, moment, time.Time.Compare)
+	return n
 }
 
 // answered counts the questions from a mark up to another that an owner has answered.
