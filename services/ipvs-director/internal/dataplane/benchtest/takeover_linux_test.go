@@ -2,12 +2,8 @@ package benchtest
 
 import (
 	"bufio"
-	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,18 +13,16 @@ import (
 	"github.com/twotier/twotier/services/internal/netnstest"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
-	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/address"
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 const (
-	gateway = "192.168.60.99"
-	flows   = 30
-	beat    = 50 * time.Millisecond // each flow says something this often
-	warm    = 10                    // lines before the cut: the synchronisation of IPVS begins with the third packet
-	hang    = 30 * time.Second      // a flow that says nothing for so long is lost
+	flows = 30
+	beat  = 50 * time.Millisecond // each flow says something this often
+	warm  = 10                    // lines before the cut: the synchronisation of IPVS begins with the third packet
+	hang  = 30 * time.Second      // a flow that says nothing for so long is lost
 )
 
 // BenchmarkTakeover cuts one director off and has another take its addresses at once: how long does an established connection
@@ -47,31 +41,8 @@ func BenchmarkTakeover(b *testing.B) {
 }
 
 func takeover(b *testing.B, plane string) (gaps []float64, lost int) {
-	lan, client := netnstest.New(b), netnstest.New(b)
-	netnstest.Veth(b, client, "outer", "10.10.60.1/24", lan, "client", "")
-	outer, inner := []string{"client"}, []string{}
-	var directors [2]*netnstest.NS
-	for i := range directors {
-		d := netnstest.New(b)
-		directors[i] = d
-		netnstest.Veth(b, d, "outer", fmt.Sprintf("10.10.60.%d/24", 31+i), lan, fmt.Sprintf("outer%d", i), "")
-		netnstest.Veth(b, d, "inner", fmt.Sprintf("192.168.60.%d/24", 11+i), lan, fmt.Sprintf("inner%d", i), "")
-		outer, inner = append(outer, fmt.Sprintf("outer%d", i)), append(inner, fmt.Sprintf("inner%d", i))
-		set(b, d, "net/ipv4/ip_forward", "1")
-	}
-	service := spec.Service{VIP: spec.MustParseVIP("10.10.60.22:80"), Scheduler: spec.MH}
-	for i := range 3 {
-		real := netnstest.New(b)
-		ip := fmt.Sprintf("192.168.60.%d", 71+i)
-		netnstest.Veth(b, real, "inner", ip+"/24", lan, fmt.Sprintf("real%d", i), "")
-		real.Exec(b, "ip", "route", "add", "default", "via", gateway)
-		inner = append(inner, fmt.Sprintf("real%d", i))
-		at := netip.AddrPortFrom(netip.MustParseAddr(ip), 8080)
-		real.Do(b, func() { echo(b, at) })
-		service.Reals = append(service.Reals, spec.Real{Address: at, Weight: 1})
-	}
-	netnstest.Bridge(b, lan, "public", outer...)
-	netnstest.Bridge(b, lan, "dispatch", inner...)
+	pair := planetest.NewPair(b)
+	service, directors := pair.Want, pair.Directors
 	for i, d := range directors {
 		d.Do(b, func() {
 			var p planetest.Plane = open[plane]()
@@ -80,12 +51,12 @@ func takeover(b *testing.B, plane string) (gaps []float64, lost int) {
 			}
 		})
 		if plane == dataplane.NFTables {
-			set(b, d, "net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+			d.Set(b, "net/netfilter/nf_conntrack_tcp_be_liberal", "1")
 		} else {
 			d.Exec(b, "ipvsadm", "--start-daemon", []string{"master", "backup"}[i], "--mcast-interface", "inner")
 		}
 	}
-	hold(b, directors[0])
+	pair.Addresses(0, plan.AddAddress)
 
 	// Each flow notes when it heard something for the first time after the cut.
 	var cut time.Time
@@ -94,8 +65,11 @@ func takeover(b *testing.B, plane string) (gaps []float64, lost int) {
 	for range flows {
 		var conn net.Conn
 		var err error
-		client.Do(b, func() { conn, err = net.DialTimeout("tcp4", service.VIP.String(), hang) })
+		pair.Client.Do(b, func() { conn, err = net.DialTimeout("tcp4", service.VIP.String(), hang) })
 		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := conn.Write([]byte{planetest.Asks}); err != nil {
 			b.Fatal(err)
 		}
 		ready.Add(1)
@@ -138,33 +112,13 @@ func takeover(b *testing.B, plane string) (gaps []float64, lost int) {
 		synchronised(b, directors[1])
 	}
 	mu.Lock()
-	for _, side := range []string{"outer0", "inner0"} {
-		lan.Exec(b, "ip", "link", "set", side, "down")
-	}
+	pair.Cut(0, "down")
 	cut = time.Now()
 	mu.Unlock()
-	hold(b, directors[1])
+	pair.Addresses(1, plan.AddAddress)
 	ended.Wait()
 	slices.Sort(gaps)
 	return gaps, lost
-}
-
-// hold gives a director the addresses, and tells the network.
-func hold(b *testing.B, d *netnstest.NS) {
-	b.Helper()
-	d.Do(b, func() {
-		host := address.Host{}
-		have, err := host.Observe(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		want := spec.Want{Addresses: []spec.Address{{Prefix: netip.MustParsePrefix(gateway + "/24")}, {Prefix: netip.MustParsePrefix("10.10.60.22/24")}}}
-		for _, change := range plan.Diff(want, plan.Have{Host: have}) {
-			if err := host.Apply(b.Context(), change); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
 
 // synchronised waits until the backup has all flows.
@@ -183,39 +137,4 @@ func synchronised(b *testing.B, d *netnstest.NS) {
 			b.Fatal("the backup has not heard of all connections")
 		}
 	}
-}
-
-func set(b *testing.B, ns *netnstest.NS, key, value string) {
-	b.Helper()
-	ns.Do(b, func() {
-		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
-			b.Fatal(err)
-		}
-	})
-}
-
-// echo repeats what it hears until the benchmark ends.
-func echo(b *testing.B, at netip.AddrPort) {
-	b.Helper()
-	listener, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at))
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	b.Cleanup(func() { cancel(); _ = listener.Close(); running.Wait() })
-	running.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			running.Go(func() {
-				defer stop()
-				defer func() { _ = conn.Close() }()
-				_, _ = io.Copy(conn, conn) // the client judges
-			})
-		}
-	})
 }

@@ -11,7 +11,6 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
-	"github.com/twotier/twotier/services/internal/netnstest"
 	"github.com/twotier/twotier/services/internal/testreq"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
@@ -37,25 +36,6 @@ func network(t testing.TB) *planetest.Network {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
 	}
 	return n
-}
-
-func TestKernelConformance(t *testing.T) {
-	planetest.Run(t, world)
-}
-
-func world(t testing.TB) planetest.World {
-	n := network(t)
-	return planetest.World{Plane: dataplane.NFTables, Lacks: lacks, Network: n, Open: func() planetest.Plane { return n.Inside(t, Open()) }}
-}
-
-// The same in the kernel that most machines run.
-func TestKernelStockConformance(t *testing.T) {
-	netnstest.Require(t)
-	if !planetest.Stock.Inside() {
-		planetest.Stock.Run(t, "^"+t.Name()+"$")
-		return
-	}
-	planetest.Run(t, world)
 }
 
 // Whatever somebody else does to the table is noticed, mended by the next plan, and moves no connection where the
