@@ -1,19 +1,15 @@
 package ipvs
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/twotier/twotier/services/internal/netnstest"
 
+	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/planetest"
 	"github.com/twotier/twotier/services/ipvs-director/internal/plan"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
@@ -23,10 +19,7 @@ const patience = 20 * time.Second
 
 // segment is a client, a director and real servers on one switch, as direct routing and tunnels need it: the real servers have
 // the VIPs too, do not answer for them, and their replies do not pass the director.
-type segment struct {
-	client, director *netnstest.NS
-	reals            []*netnstest.NS
-}
+type segment struct{ planetest.Network }
 
 const (
 	segmentVIP  = "10.10.60.22"
@@ -45,23 +38,23 @@ func newSegment(t testing.TB) *segment {
 	host := func(name, v4, v6 string) *netnstest.NS {
 		ns := netnstest.New(t)
 		netnstest.Veth(t, ns, "lan", v4+"/24", lan, name, "")
-		ns.Exec(t, "ip", "address", "add", v6+"/64", "dev", "lan", "nodad")
+		ns.Address(t, "lan", v6+"/64")
 		ports = append(ports, name)
 		return ns
 	}
-	s := &segment{client: host("client", "10.10.60.1", "2001:db8:10::1"), director: host("director", "10.10.60.21", "2001:db8:10::21")}
-	s.director.Exec(t, "ip", "address", "add", segmentVIP+"/24", "dev", "lan")
+	s := &segment{planetest.Network{Client: host("client", "10.10.60.1", "2001:db8:10::1"), Director: host("director", "10.10.60.21", "2001:db8:10::21")}}
+	s.Director.Address(t, "lan", segmentVIP+"/24")
 	// Not preferred: the source of a tunnel's packets must not be an address that the real servers have too.
-	s.director.Exec(t, "ip", "address", "add", segmentVIP6+"/64", "dev", "lan", "nodad", "preferred_lft", "0")
+	s.Director.Exec(t, "ip", "address", "add", segmentVIP6+"/64", "dev", "lan", "nodad", "preferred_lft", "0")
 	for _, setting := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-		s.director.Set(t, "net/"+setting, "1")
+		s.Director.Set(t, "net/"+setting, "1")
 	}
 	for i := range 4 {
 		real := host(fmt.Sprintf("real%d", i), realAt(i), realAt6(i))
 		real.Set(t, "net/ipv4/conf/all/arp_ignore", "1")
 		real.Set(t, "net/ipv4/conf/all/arp_announce", "2")
-		real.Exec(t, "ip", "address", "add", segmentVIP+"/32", "dev", "lo")
-		real.Exec(t, "ip", "address", "add", segmentVIP6+"/128", "dev", "lo", "nodad")
+		real.Address(t, "lo", segmentVIP+"/32")
+		real.Address(t, "lo", segmentVIP6+"/128")
 		for _, link := range [][]string{
 			{"t44", "type", "ipip", "local", realAt(i)},
 			{"t64", "type", "sit", "local", realAt(i)},
@@ -74,72 +67,29 @@ func newSegment(t testing.TB) *segment {
 		// The kernel's own way to load what it has: nothing does so by itself for fou.
 		real.Exec(t, "sh", "-c", "$(cat /proc/sys/kernel/modprobe) fou")
 		real.Exec(t, "ip", "fou", "add", "port", fmt.Sprint(guePort), "gue")
-		name := fmt.Sprint(i)
+		known := netip.AddrPortFrom(netip.MustParseAddr(realAt(i)), 80)
 		real.Do(t, func() {
 			for _, at := range []string{segmentVIP + ":80", segmentVIP + ":81", "[" + segmentVIP6 + "]:80", realAt(i) + ":80", realAt(i) + ":81"} {
-				echo(t, at, name)
+				planetest.Serve(t, netip.MustParseAddrPort(at), known)
 			}
 		})
-		s.reals = append(s.reals, real)
 	}
 	netnstest.Bridge(t, lan, "switch", ports...)
 	return s
 }
 
-// echo is a server that says its name and then what it hears.
-func echo(t testing.TB, at, name string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	t.Cleanup(func() { cancel(); _ = listener.Close(); running.Wait() })
-	running.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			running.Go(func() {
-				defer stop()
-				defer func() { _ = conn.Close() }()
-				_, _ = fmt.Fprintln(conn, name)
-				_, _ = io.Copy(conn, conn) // ends with the connection; the client judges
-			})
-		}
-	})
-}
-
 // taken connects n times and counts which real servers answer, and carry a line there and back.
-func (s *segment) taken(t testing.TB, vip string, n int) map[string]int {
+func (s *segment) taken(t testing.TB, vip string, n int) map[netip.AddrPort]int {
 	t.Helper()
-	taken := map[string]int{}
+	taken := map[netip.AddrPort]int{}
 	for range n {
-		var conn net.Conn
-		var err error
-		s.client.Do(t, func() { conn, err = net.DialTimeout("tcp", vip, patience) })
+		c, err := s.DialVIP(t, spec.MustParseVIP(vip))
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := bufio.NewScanner(conn)
-		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-			t.Fatal(err)
-		}
-		if !lines.Scan() {
-			t.Fatalf("%s: no name: %v", vip, lines.Err())
-		}
-		taken[lines.Text()]++
-		said := strings.Repeat("x", 1000)
-		if _, err := fmt.Fprintln(conn, said); err != nil {
-			t.Fatal(err)
-		}
-		if !lines.Scan() || lines.Text() != said {
-			t.Fatalf("%s: real server %v said %q: %v", vip, taken, lines.Text(), lines.Err())
-		}
-		if err := conn.Close(); err != nil {
+		taken[c.Real]++
+		c.Echo(t, strings.Repeat("x", 1000))
+		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -194,14 +144,14 @@ func TestKernelForwarding(t *testing.T) {
 		{"IPv4 by IPv6", segmentVIP + ":80", []spec.Real{real(realAt6(2), ipip)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			become(t, s.director, spec.Service{VIP: spec.MustParseVIP(c.vip), Scheduler: spec.RR, Reals: c.reals})
+			become(t, s.Director, spec.Service{VIP: spec.MustParseVIP(c.vip), Scheduler: spec.RR, Reals: c.reals})
 			taken := s.taken(t, c.vip, 2*len(c.reals))
 			if len(taken) != len(c.reals) {
 				t.Errorf("%d connections over %d real servers in turn went %v", 2*len(c.reals), len(c.reals), taken)
 			}
-			for name, n := range taken {
+			for real, n := range taken {
 				if n != 2 {
-					t.Errorf("real server %s took %d of them", name, n)
+					t.Errorf("real server %s took %d of them", real, n)
 				}
 			}
 		})
@@ -219,27 +169,28 @@ func TestKernelMark(t *testing.T) {
 		"qdisc add dev lan clsact",
 		"filter add dev lan ingress protocol ip flower ip_proto tcp dst_ip " + segmentVIP + " action skbedit mark 7",
 	} {
-		s.director.Exec(t, "tc", strings.Fields(args)...)
+		s.Director.Exec(t, "tc", strings.Fields(args)...)
 	}
 	service := spec.Service{VIP: spec.VIP{Mark: 7}, Scheduler: spec.RR}
 	for i := range 2 {
 		service.Reals = append(service.Reals, spec.Real{Address: netip.AddrPortFrom(netip.MustParseAddr(realAt(i)), 0), Weight: 1, Forward: spec.Forward{Method: spec.Direct}})
 	}
-	become(t, s.director, service)
+	first, second := netip.MustParseAddrPort(realAt(0)+":80"), netip.MustParseAddrPort(realAt(1)+":80")
+	become(t, s.Director, service)
 	for _, vip := range []string{segmentVIP + ":80", segmentVIP + ":81"} {
-		if taken := s.taken(t, vip, 4); taken["0"] != 2 || taken["1"] != 2 {
+		if taken := s.taken(t, vip, 4); taken[first] != 2 || taken[second] != 2 {
 			t.Errorf("in turn, four connections to %s went %v", vip, taken)
 		}
 	}
 	service.Persistence = spec.Persistence{Timeout: time.Minute, Prefix: 24}
-	become(t, s.director, service)
-	all := map[string]int{}
+	become(t, s.Director, service)
+	all := map[netip.AddrPort]int{}
 	for _, vip := range []string{segmentVIP + ":80", segmentVIP + ":81"} {
-		for name, n := range s.taken(t, vip, 3) {
-			all[name] += n
+		for real, n := range s.taken(t, vip, 3) {
+			all[real] += n
 		}
 	}
-	if all["0"] != 6 && all["1"] != 6 {
+	if all[first] != 6 && all[second] != 6 {
 		t.Errorf("a persistent client's connections went %v", all)
 	}
 }

@@ -89,7 +89,14 @@ func host(t testing.TB) *netnstest.NS {
 // serve answers each connection with the server's own address and echoes lines until the test ends.
 func serve(t testing.TB, address netip.AddrPort) {
 	t.Helper()
-	listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address))
+	Serve(t, address, address)
+}
+
+// Serve is a real server that says the address by which it is known, which may be another than it is asked at, and then echoes lines until
+// the test ends.
+func Serve(t testing.TB, at, known netip.AddrPort) {
+	t.Helper()
+	listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +113,7 @@ func serve(t testing.TB, address netip.AddrPort) {
 			running.Go(func() {
 				defer stop()
 				defer func() { _ = conn.Close() }()
-				_, _ = fmt.Fprintln(conn, address)
+				_, _ = fmt.Fprintln(conn, known)
 				_, _ = io.Copy(conn, conn) // ends with the connection; the client judges
 			})
 		}
