@@ -32,6 +32,8 @@ func scarce(t *testing.T) *scarcity {
 		{"/sys/fs/cgroup", "memory.events", [][2]string{{"memory.max", enough}, {"memory.swap.max", "0"}}},
 		{"/sys/fs/cgroup/memory", "memory.oom_control", [][2]string{{"memory.limit_in_bytes", enough}, {"memory.swappiness", "0"}}},
 	} {
+		// In version 2 a group hands memory on only if it is told to. Version 1 has no such file.
+		_ = set(filepath.Join(version.root, "cgroup.subtree_control"), "+memory") // the limit below tells whether it is so
 		folder, err := os.MkdirTemp(version.root, "vrrp-agent-test-")
 		if err != nil {
 			continue
