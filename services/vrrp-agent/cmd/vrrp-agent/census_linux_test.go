@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -199,4 +200,45 @@ func (c *census) answered(owner string, since, until int) (n int) {
 		}
 	}
 	return n
+}
+
+// split counts the questions from a mark up to another at whose moment one machine alone had this address and another
+// machine alone that of the other census: in all, and the most without a pause. who tells whose an Ethernet address is.
+func (c *census) split(other *census, since, until int, who map[string]string) (all, longest int) {
+	mine, at := c.part(since, until)
+	theirs, times := other.part(0, other.mark())
+	alone := func(owners map[string]bool) string {
+		if len(owners) != 1 {
+			return ""
+		}
+		for owner := range owners {
+			return who[owner]
+		}
+		return ""
+	}
+	run := 0
+	for n, owners := range mine {
+		next, _ := slices.BinarySearchFunc(times, at[n], time.Time.Compare)
+		if next == len(times) {
+			break
+		}
+		here, there := alone(owners), alone(theirs[next])
+		if here == "" || there == "" || here == there {
+			run = 0
+			continue
+		}
+		all, run = all+1, run+1
+		longest = max(longest, run)
+	}
+	return all, longest
+}
+
+// part copies the answers from a mark up to another, and when they were asked for.
+func (c *census) part(since, until int) (answers []map[string]bool, at []time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, owners := range c.answers[since:until] {
+		answers = append(answers, maps.Clone(owners))
+	}
+	return answers, slices.Clone(c.asked[since:until])
 }
