@@ -19,6 +19,7 @@ import (
 
 // Each fault is named when it is there, and nothing is said when there is none.
 func TestKernelExamine(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if r := nftables.Probe(); !r.Usable {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
@@ -95,7 +96,9 @@ func setter(t *testing.T, n *planetest.Network) func(key, value string) {
 func TestKernelExamineIPVS(t *testing.T) {
 	netnstest.Require(t)
 	if !ipvs.Probe().Usable {
-		planetest.UML.Run(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		end := planetest.UML.Start(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		t.Parallel()
+		end()
 		return
 	}
 	n := planetest.NewNetwork(t)

@@ -86,6 +86,7 @@ func clients(t *testing.T, n *planetest.Network, count int) (all []netip.AddrPor
 
 // What Explain says of a connection is where it then goes, and what Simulate says of a change is what then moves.
 func TestKernelExplainAndSimulate(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if r := nftables.Probe(); !r.Usable {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)

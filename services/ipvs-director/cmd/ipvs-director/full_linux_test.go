@@ -14,6 +14,7 @@ import (
 
 // A real server that is full gets no new connections until it has fewer than its lower threshold; those that it has go on.
 func TestKernelFullRealServerNFTables(t *testing.T) {
+	t.Parallel()
 	n := planetest.NewNetwork(t)
 	d := newDirector(t, n.Director, fmt.Sprintf(`kind: virtual-service
 name: web

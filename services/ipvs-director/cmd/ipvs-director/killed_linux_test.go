@@ -20,6 +20,7 @@ import (
 // The whole pool of a service with checks is swapped, and the director killed at another moment of it each time, beneath
 // connections without a pause: none is lost, and the next director finishes.
 func TestKernelKilledWhileThePoolIsSwapped(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if r := nftables.Probe(); !r.Usable {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)

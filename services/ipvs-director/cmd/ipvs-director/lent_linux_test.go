@@ -14,6 +14,7 @@ import (
 
 // The connections of one real server never end: the program lends its slots to the others, tells so, and has them back when they end.
 func TestKernelLeastConnectionNFTables(t *testing.T) {
+	t.Parallel()
 	n := planetest.NewNetwork(t)
 	text := fmt.Sprintf("kind: virtual-service\nname: web\naddress: %s\nport: %d\nscheduler: wlc\nreal_servers:\n", planetest.VIP, planetest.VIPPort)
 	for _, r := range n.Reals {

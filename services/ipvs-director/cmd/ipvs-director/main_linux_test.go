@@ -388,6 +388,7 @@ func drainUnderLoad(t *testing.T, plane string) {
 }
 
 func TestKernelDirectorOnNFTables(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if r := nftables.Probe(); !r.Usable {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
@@ -404,7 +405,9 @@ func TestKernelDirectorOnNFTables(t *testing.T) {
 func TestKernelDirectorOnIPVS(t *testing.T) {
 	netnstest.Require(t)
 	if !ipvs.Probe().Usable {
-		planetest.UML.Run(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		end := planetest.UML.Start(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		t.Parallel()
+		end()
 		return
 	}
 	if _, err := exec.LookPath("ipvsadm"); err != nil {
@@ -418,6 +421,7 @@ func TestKernelDirectorOnIPVS(t *testing.T) {
 
 // A kernel without IPVS is an answer, not a success and not a crash.
 func TestKernelDirectorWithoutIPVS(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if ipvs.Probe().Usable {
 		t.Log("this kernel has IPVS: what happens without it shows elsewhere")

@@ -157,6 +157,7 @@ func oneByOne(t *testing.T, plane string) {
 }
 
 func TestKernelOneByOneNFTables(t *testing.T) {
+	t.Parallel()
 	netnstest.Require(t)
 	if r := nftables.Probe(); !r.Usable {
 		testreq.Missing(t, "nf_tables in this kernel: "+r.Reason)
@@ -167,7 +168,9 @@ func TestKernelOneByOneNFTables(t *testing.T) {
 func TestKernelOneByOneIPVS(t *testing.T) {
 	netnstest.Require(t)
 	if !ipvs.Probe().Usable {
-		planetest.UML.Run(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		end := planetest.UML.Start(t, "^"+t.Name()+"$", binaryVariable+"="+buildDirector(t))
+		t.Parallel()
+		end()
 		return
 	}
 	oneByOne(t, dataplane.IPVS)
