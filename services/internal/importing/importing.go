@@ -120,6 +120,19 @@ func (l *Line) LeftOut(format string, args ...any) {
 	l.final = true
 }
 
+// Withdraw says that the line becomes nothing because what it belongs to does not, and why. What was found wrong with it
+// stands all the same; what it would have become does not.
+func (l *Line) Withdraw(format string, args ...any) {
+	if l.final {
+		return
+	}
+	l.messages = slices.DeleteFunc(l.messages, func(m message) bool { return m.verdict != commonv1.ImportVerdict_IMPORT_VERDICT_UNSUPPORTED })
+	if len(l.messages) == 0 {
+		l.Unsupported(format, args...)
+	}
+	l.final = true
+}
+
 func (l *Line) say(verdict commonv1.ImportVerdict, format string, args []any) {
 	if l.final {
 		return

@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"fmt"
 	"net/netip"
 	"path"
 	"slices"
@@ -234,10 +235,18 @@ func (m *member) otherFamily() *member {
 	return &part
 }
 
-// leave says of a block that nothing is taken, or of a part of it that its addresses and routes are not.
+// leave says of a block why nothing is taken, in its first line and that of the statement that is meant, or of a part of it that its addresses and routes are not.
 func (m *member) leave(format string, args ...any) {
 	if !m.part {
-		m.block.Leave(format, args...)
+		m.block.Line.LeftOut(format, args...)
+		why := fmt.Sprintf(format, args...)
+		m.block.Each(func(inner *blocks.Statement) {
+			if word := inner.Word(0); word != "" && strings.Contains(why, word+": ") { // it is the one
+				inner.Line.LeftOut("%s", why)
+				return
+			}
+			inner.Line.Withdraw("left out with line %d", m.block.Line.Number)
+		})
 		return
 	}
 	for _, a := range m.addresses {

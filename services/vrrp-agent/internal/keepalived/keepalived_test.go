@@ -1,10 +1,14 @@
 package keepalived
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
@@ -109,9 +113,9 @@ func TestLines(t *testing.T) {
 		{"  advert_int x", "want seconds"},
 		{"  priority 101", "priority 101"},
 		{"  priority x", "want a number"},
-		{"  priority 255", "left out: want 1 to 254"},
-		{"  priority 50", "left out: 50 is the priority"},
-		{"  virtual_router_id 256", "left out: want 1 to 255"},
+		{"  priority 255", "left out: members[0].priority: want 1 to 254"},
+		{"  priority 50", "left out: members[1].priority: 50 is the priority"},
+		{"  virtual_router_id 256", "left out: virtual_router_id: want 1 to 255"},
 		{"  virtual_router_id x", "want a number"},
 		{"  nopreempt", "nopreempt"},
 		{"  version 3", "version 3"},
@@ -255,4 +259,41 @@ func FuzzImport(f *testing.F) {
 		complete(t, files, report)
 		valid(t, instances)
 	})
+}
+
+// An instance that is left out says why in its first line, with all that is wrong; what is wrong in other lines is told there.
+func TestAllThatIsWrong(t *testing.T) {
+	t.Parallel()
+	text := "vrrp_instance VI_1 {\nvirtual_router_id 999\npriority abc\nadvert_int 1\nvirtual_ipaddress {\n300.1.1.1\n10.0.0.1/24\n}\n}\n"
+	const along, wrongID = "unsupported: left out with line 1", "unsupported: the instance is left out: virtual_router_id: want 1 to 255, got 999"
+	for name, c := range map[string]struct{ text, first, second string }{
+		"a wrong id": {text, wrongID, wrongID},
+		"no id":      {strings.Replace(text, "virtual_router_id 999", "state BACKUP", 1), `unsupported: vrrp_instance "VI_1" has no good virtual_router_id`, along},
+	} {
+		_, report, violations := Import([]File{{Node: "a", Text: []byte(c.text)}})
+		if len(violations) > 0 {
+			t.Fatal(violations)
+		}
+		want := []string{c.first, c.second, `unsupported: want a number, got "abc"`, along, along,
+			`unsupported: "300.1.1.1": want an IPv4 or IPv6 address`, along, "it begins or ends a block", "it begins or ends a block"}
+		var got []string
+		for _, line := range report.GetLines() {
+			got = append(got, line.GetMessage())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	noise := make([]byte, importing.MaxBytes/4)
+	for n := range noise {
+		noise[n] = byte(n * n >> 3)
+	}
+	for name, text := range map[string][]byte{
+		"binary": noise, "deep": bytes.Repeat([]byte("a { "), 10_000), "closed": bytes.Repeat([]byte("}"), 10_000),
+	} {
+		_, report, violations := Import([]File{{Node: "a", Text: text}})
+		if _, err := proto.Marshal(report); err != nil || len(violations) > 0 {
+			t.Errorf("%s: the report cannot be sent: %v, %v", name, err, violations)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -81,7 +82,7 @@ func (r *reader) finish() []*vrrpv1.Instance {
 			}
 			mended[g] = true
 			if !g.drop(v.GetField(), v.GetDescription()) {
-				g.leave("%s", v.GetDescription())
+				g.leave("%s", g.wrong(violations))
 				groups = slices.DeleteFunc(groups, func(o *group) bool { return o == g })
 			}
 		}
@@ -638,6 +639,17 @@ func (g *group) drop(field, why string) bool {
 		return false
 	}
 	return true
+}
+
+// wrong is all that is wrong with the instance.
+func (g *group) wrong(violations []*commonv1.Violation) string {
+	var all []string
+	for _, v := range violations {
+		if field, ok := strings.CutPrefix(v.GetField(), "instance/"+g.name+"."); ok {
+			all = append(all, field+": "+v.GetDescription())
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 func (g *group) leave(format string, args ...any) {
