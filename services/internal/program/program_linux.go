@@ -79,8 +79,8 @@ func Run(ctx context.Context, argv []string, username string) error {
 		<-ended
 		return fmt.Errorf("%s has not ended in time", argv[0])
 	}
-	_ = unix.Kill(-command.Process.Pid, unix.SIGKILL) // what it has left running
-	if err != nil {
+	_ = unix.Kill(-command.Process.Pid, unix.SIGKILL)     // what it has left running
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) { // which is of one that has ended with 0, and left its output open
 		return fmt.Errorf("%s: %w%s", argv[0], err, out.tail())
 	}
 	return nil

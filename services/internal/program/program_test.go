@@ -63,6 +63,9 @@ func TestScript(t *testing.T) {
 	if err := Run(ctx, []string{"/bin/true"}, "nobody-of-that-name"); err == nil {
 		t.Error("an unknown user is accepted")
 	}
+	if err := Run(t.Context(), []string{"/bin/sh", "-c", "sleep 1000 & exit 0"}, me.Username); err != nil {
+		t.Errorf("what it has left running holds its output open: %v", err)
+	}
 	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer stop()
 	if err := Run(short, []string{"/bin/sh", "-c", "sleep 1000 & sleep 1000"}, me.Username); err == nil || !strings.Contains(err.Error(), "not ended in time") {
