@@ -3,13 +3,24 @@ package wholefile
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Replace writes text beside the file, makes sure that it is on the disk, and renames it into place, with mode 0600. A
-// crash may leave a file .NAME-* beside it. The folder has to exist.
+// crash may leave a file .NAME-* beside it. The folder has to exist. An error names the file, and is the same each time.
 func Replace(path string, text []byte) error {
+	err := replace(path, text)
+	var of *fs.PathError
+	if errors.As(err, &of) && of.Path != path && strings.HasPrefix(filepath.Base(of.Path), "."+filepath.Base(path)+"-") {
+		return &fs.PathError{Op: of.Op, Path: path, Err: of.Err}
+	}
+	return err
+}
+
+func replace(path string, text []byte) error {
 	folder, name := filepath.Split(path)
 	if folder == "" {
 		folder = "."

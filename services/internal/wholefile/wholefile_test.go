@@ -53,3 +53,14 @@ func wantOnly(t *testing.T, folder, name string) {
 		t.Errorf("the folder holds %v, %v; want %s alone", entries, err, name)
 	}
 }
+
+// TestErrorNamesTheFile and not the one beside it, which has another name each time: who compares errors would take each for a
+// new one.
+func TestErrorNamesTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "nowhere", "state.json")
+	err := wholefile.Replace(path, nil)
+	if want := "open " + path + ": no such file or directory"; err == nil || err.Error() != want || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
