@@ -116,7 +116,7 @@ func TestExplainKept(t *testing.T) {
 	vip, moved := spec.MustParseVIP("10.10.60.22:80"), netip.MustParseAddrPort("10.10.60.9:40000")
 	known := netip.AddrPortFrom(moved.Addr(), 1) // by the conntrack of fixed
 	away, here := netip.MustParseAddrPort("192.168.60.55:80"), netip.MustParseAddrPort("192.168.60.78:80")
-	world := fixed{Chosen: dataplane.NFTables, Observed: true, Kept: map[kept.Ends]netip.AddrPort{{Client: moved, VIP: vip.AddrPort}: away, {Client: known, VIP: vip.AddrPort}: away}}
+	world := fixed{Chosen: dataplane.NFTables, Observed: true, Kept: map[kept.Ends]netip.AddrPort{{Client: moved, VIP: vip}: away, {Client: known, VIP: vip}: away}}
 	for _, protocol := range []spec.Protocol{spec.TCP, spec.UDP} {
 		world.Have.Services = append(world.Have.Services, plan.Service{VIP: spec.VIP{AddrPort: vip.AddrPort, Protocol: protocol}, Scheduler: spec.MH,
 			Reals: []plan.Real{{Real: spec.Real{Address: away}}, {Real: spec.Real{Address: here, Weight: 1}}}})

@@ -51,8 +51,7 @@ func (d *director) Explain(ctx context.Context, request *directorv1.ExplainReque
 	}
 
 	real, found, err := d.world.Find(ctx, client, vip)
-	told, isTold := view.Kept[kept.Ends{Client: client, VIP: vip.AddrPort}]
-	isTold = isTold && vip.Protocol == spec.TCP
+	told, isTold := view.Kept[kept.Ends{Client: client, VIP: vip}]
 	remembered, keeps := netip.AddrPort{}, false
 	if err == nil && !found && have.Persistence != (spec.Persistence{}) {
 		if remembered, keeps, err = d.world.Remembered(ctx, client.Addr(), vip, have.Persistence.Prefix); keeps && !takes(have, remembered) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/slots"
+	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
 const (
@@ -19,9 +20,12 @@ const (
 )
 
 // Ends are the two ends of a connection that the client knows.
-type Ends struct{ Client, VIP netip.AddrPort }
+type Ends struct {
+	Client netip.AddrPort
+	VIP    spec.VIP
+}
 
-// Flow is an open connection.
+// Flow is an open connection, or a flow of UDP that the kernel remembers.
 type Flow struct {
 	Ends
 	// Real is its real server.
@@ -31,7 +35,7 @@ type Flow struct {
 // Strays returns the connections that a director would send to another real server, or to none, when it sees the middle of
 // them: it knows some of old, and where the others are by the table of their VIP. A table that deals in turn cannot tell
 // where a connection is, so that nothing is said of those.
-func Strays(flows []Flow, tables map[netip.AddrPort]slots.Table, known map[Ends]netip.AddrPort) (strays []Flow) {
+func Strays(flows []Flow, tables map[spec.VIP]slots.Table, known map[Ends]netip.AddrPort) (strays []Flow) {
 	for _, f := range flows {
 		real, ok := known[f.Ends]
 		if !ok {
@@ -79,7 +83,7 @@ func Decode(note []byte) (flows []Flow, err error) {
 			return nil, fmt.Errorf("want a VIP and a real server, got %q", at)
 		}
 		f := Flow{}
-		if f.VIP, err = netip.ParseAddrPort(vip); err == nil {
+		if f.VIP, err = spec.ParseVIP(vip); err == nil {
 			f.Real, err = netip.ParseAddrPort(real)
 		}
 		if err != nil {

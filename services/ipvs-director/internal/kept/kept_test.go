@@ -13,10 +13,10 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
-var vip = netip.MustParseAddrPort("10.10.60.22:80")
+var vip = spec.MustParseVIP("10.10.60.22:80")
 
 func table(scheduler spec.Scheduler, weights ...int) slots.Table {
-	s := spec.Service{VIP: spec.VIP{AddrPort: vip}, Scheduler: scheduler}
+	s := spec.Service{VIP: vip, Scheduler: scheduler}
 	for i, w := range weights {
 		s.Reals = append(s.Reals, spec.Real{Address: real(i), Weight: w})
 	}
@@ -55,7 +55,7 @@ func TestStraysAreToldOnce(t *testing.T) {
 		"another size":  {table(spec.MH, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), n / 2, n},
 		"dealt in turn": {table(spec.RR, 1, 2, 4), 0, 0},
 	} {
-		tables := map[netip.AddrPort]slots.Table{vip: c.after}
+		tables := map[spec.VIP]slots.Table{vip: c.after}
 		strays := Strays(flows, tables, nil)
 		if len(strays) < c.least || len(strays) > c.most {
 			t.Errorf("%s: %d strays of %d, want %d to %d", name, len(strays), n, c.least, c.most)
@@ -73,13 +73,20 @@ func TestStraysAreToldOnce(t *testing.T) {
 		t.Errorf("of a service that is gone: %v", gone)
 	}
 	wrong := map[Ends]netip.AddrPort{flows[0].Ends: real(9)}
-	if again := Strays(flows[:1], map[netip.AddrPort]slots.Table{vip: before}, wrong); !slices.Equal(again, flows[:1]) {
+	if again := Strays(flows[:1], map[spec.VIP]slots.Table{vip: before}, wrong); !slices.Equal(again, flows[:1]) {
 		t.Errorf("what is known and wrong is not put right: %v", again)
 	}
 }
 
 func TestNotes(t *testing.T) {
 	flows := dealt(table(spec.MH, 1, 2, 3), 2*PerNote+1)
+	for _, other := range []string{"10.10.60.22:80/udp", "[2001:db8::22]:80", "[2001:db8::22]:80/udp"} {
+		f := Flow{Ends: Ends{Client: netip.MustParseAddrPort("10.10.60.9:9"), VIP: spec.MustParseVIP(other)}, Real: real(0)}
+		if f.VIP.Is6() {
+			f.Client, f.Real = netip.MustParseAddrPort("[2001:db8::9]:9"), netip.MustParseAddrPort("[2001:db8:60::78]:80")
+		}
+		flows = append(flows, f)
+	}
 	notes, err := Encode(flows)
 	if err != nil || len(notes) != 3 {
 		t.Fatalf("%d notes, %v", len(notes), err)
@@ -92,7 +99,7 @@ func TestNotes(t *testing.T) {
 		}
 		read = append(read, part...)
 	}
-	by := func(a, b Flow) int { return cmp.Or(a.Client.Compare(b.Client), a.Real.Compare(b.Real)) }
+	by := func(a, b Flow) int { return cmp.Or(a.Client.Compare(b.Client), a.VIP.Compare(b.VIP)) }
 	slices.SortFunc(flows, by)
 	slices.SortFunc(read, by)
 	if !slices.Equal(flows, read) {

@@ -35,7 +35,7 @@ const (
 // Keeper is what a plane that deals by a table has for connections whose slot has moved.
 type Keeper interface {
 	// Flows are the open connections to some VIPs.
-	Flows(ctx context.Context, vips map[netip.AddrPort]bool) ([]kept.Flow, error)
+	Flows(ctx context.Context, vips map[spec.VIP]bool) ([]kept.Flow, error)
 	// Keep makes the kernel send the middle of just these connections to their real servers.
 	Keep(ctx context.Context, flows map[kept.Ends]netip.AddrPort) error
 	// Forget makes the kernel forget all connections to some VIPs.
@@ -57,7 +57,7 @@ type keeping struct {
 	keeper Keeper // nil: the plane has none, or there is nobody to tell
 	// services and held are what the tables follow from and which VIPs this node holds, as they were at the last pass.
 	services   []spec.Service
-	held       map[netip.AddrPort]bool
+	held       map[spec.VIP]bool
 	known      map[kept.Ends]netip.AddrPort // that the kernel has been given; never changed once it is handed out
 	told       int                          // connections that the notes spoke of then
 	moved      time.Time                    // when one of them was another
@@ -226,27 +226,31 @@ func (l *Loop) tell(ctx context.Context, strays, flows []kept.Flow, own map[stri
 	return nil
 }
 
-// usable are the connections that this kernel can send on: of IPv4, and their service and their real server are there.
+// usable are the connections that this kernel can send on: their service and their real server are there.
 func usable(told map[kept.Ends]netip.AddrPort, have plan.Have) map[kept.Ends]netip.AddrPort {
-	there := map[[2]netip.AddrPort]bool{}
+	type member struct {
+		vip  spec.VIP
+		real netip.AddrPort
+	}
+	there := map[member]bool{}
 	for _, s := range have.Services {
 		for _, r := range s.Reals {
-			there[[2]netip.AddrPort{s.VIP.AddrPort, r.Address}] = s.VIP.Protocol == spec.TCP && s.VIP.Addr().Is4() && r.Address.Addr().Is4()
+			there[member{s.VIP, r.Address}] = s.VIP.Is6() == r.Address.Addr().Is6()
 		}
 	}
 	known := maps.Clone(told)
 	maps.DeleteFunc(known, func(e kept.Ends, real netip.AddrPort) bool {
-		return !e.Client.Addr().Is4() || !there[[2]netip.AddrPort{e.VIP, real}]
+		return e.Client.Addr().Is6() != e.VIP.Is6() || !there[member{e.VIP, real}]
 	})
 	return known
 }
 
 // holds are the VIPs of the kernel's services that this node has an address of.
-func holds(have plan.Have) map[netip.AddrPort]bool {
-	held := map[netip.AddrPort]bool{}
+func holds(have plan.Have) map[spec.VIP]bool {
+	held := map[spec.VIP]bool{}
 	for _, s := range have.Services {
-		if s.VIP.Protocol == spec.TCP && s.VIP.Addr().Is4() && hasAddress(have.Host, s.VIP.Addr()) {
-			held[s.VIP.AddrPort] = true
+		if hasAddress(have.Host, s.VIP.Addr()) {
+			held[s.VIP] = true
 		}
 	}
 	return held
@@ -262,12 +266,10 @@ func hasAddress(host plan.Host, a netip.Addr) bool {
 }
 
 // tables are how services deal, by what every director knows of them.
-func tables(services []spec.Service) map[netip.AddrPort]slots.Table {
-	all := make(map[netip.AddrPort]slots.Table, len(services))
+func tables(services []spec.Service) map[spec.VIP]slots.Table {
+	all := make(map[spec.VIP]slots.Table, len(services))
 	for _, s := range services {
-		if s.VIP.Protocol == spec.TCP {
-			all[s.VIP.AddrPort] = slots.Of(s)
-		}
+		all[s.VIP] = slots.Of(s)
 	}
 	return all
 }

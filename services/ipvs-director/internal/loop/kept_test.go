@@ -82,7 +82,7 @@ func (k *tableau) Forget(_ context.Context, vips map[spec.VIP]bool) error {
 	return nil
 }
 
-func (k *tableau) Flows(_ context.Context, vips map[netip.AddrPort]bool) ([]kept.Flow, error) {
+func (k *tableau) Flows(_ context.Context, vips map[spec.VIP]bool) ([]kept.Flow, error) {
 	k.looks++
 	return slices.DeleteFunc(slices.Clone(k.flows), func(f kept.Flow) bool { return !vips[f.VIP] }), nil
 }
@@ -129,7 +129,7 @@ func newPairOfLoops(t *testing.T) *pairOfLoops {
 func (p *pairOfLoops) open(n int) {
 	table, k := slots.Of(p.service), p.kernels[p.active]
 	for range n {
-		f := kept.Flow{Ends: kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.1"), uint16(10000+len(k.flows))), VIP: p.service.VIP.AddrPort}}
+		f := kept.Flow{Ends: kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.1"), uint16(10000+len(k.flows))), VIP: p.service.VIP}}
 		f.Real = p.service.Reals[0].Address
 		if slot, ok := table.Slot(f.Client); ok {
 			f.Real = table.Slots[slot]
@@ -163,7 +163,7 @@ func (p *pairOfLoops) pass() {
 // knows checks that the director that stands by would send every connection where it is.
 func (p *pairOfLoops) knows(what string) {
 	p.t.Helper()
-	tables := map[netip.AddrPort]slots.Table{p.service.VIP.AddrPort: slots.Of(p.service)}
+	tables := map[spec.VIP]slots.Table{p.service.VIP: slots.Of(p.service)}
 	if lost := kept.Strays(p.kernels[p.active].flows, tables, p.kernels[1-p.active].holds); len(lost) > 0 {
 		p.t.Errorf("%s: a take-over would lose %d of %d connections", what, len(lost), len(p.kernels[p.active].flows))
 	}
@@ -295,4 +295,33 @@ func TestKeptWithoutEtcd(t *testing.T) {
 			t.Error("an unread board was taken for an empty one")
 		}
 	})
+}
+
+// Connections of each protocol and family are held and told of; of another family than their VIP none can be.
+func TestConnectionsOfEachKind(t *testing.T) {
+	t.Parallel()
+	have := plan.Have{}
+	told, want, held := map[kept.Ends]netip.AddrPort{}, map[kept.Ends]netip.AddrPort{}, map[spec.VIP]bool{}
+	clients := []netip.AddrPort{netip.MustParseAddrPort("10.10.60.1:4000"), netip.MustParseAddrPort("[2001:db8:10::1]:4000")}
+	for _, text := range []string{"10.10.60.22:80", "10.10.60.22:80/udp", "[2001:db8:10::22]:80", "[2001:db8:10::22]:80/udp"} {
+		vip, real := spec.MustParseVIP(text), netip.MustParseAddrPort("192.168.60.78:80")
+		if vip.Is6() {
+			real = netip.MustParseAddrPort("[2001:db8:60::78]:80")
+		}
+		have.Services = append(have.Services, plan.Service{VIP: vip, Reals: []plan.Real{{Real: spec.Real{Address: real}}}})
+		have.Host.Addresses = append(have.Host.Addresses, plan.HostAddress{Prefix: netip.PrefixFrom(vip.Addr(), 24)})
+		held[vip] = true
+		for _, client := range clients {
+			told[kept.Ends{Client: client, VIP: vip}] = real
+			if client.Addr().Is6() == vip.Is6() {
+				want[kept.Ends{Client: client, VIP: vip}] = real
+			}
+		}
+	}
+	if got := usable(told, have); !maps.Equal(got, want) {
+		t.Errorf("usable: got %v, want %v", got, want)
+	}
+	if got := holds(have); !maps.Equal(got, held) {
+		t.Errorf("held: got %v, want %v", got, held)
+	}
 }

@@ -110,7 +110,7 @@ func (p *lenders) open(active int, numbers ...int) {
 	k.flows = nil
 	for i, n := range numbers {
 		for found := 0; found < n; port++ {
-			f := kept.Flow{Ends: kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.1"), port), VIP: p.vip.AddrPort}, Real: p.reals[i]}
+			f := kept.Flow{Ends: kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.1"), port), VIP: p.vip}, Real: p.reals[i]}
 			if slot, _ := table.Slot(f.Client); table.Slots[slot] == f.Real {
 				k.flows = append(k.flows, f)
 				found++
@@ -130,7 +130,7 @@ func (p *lenders) agree(what string, active int) {
 	if !slices.Equal(here.Lent, there.Lent) {
 		p.t.Errorf("%s: %d slots are lent here and %d there", what, len(here.Lent), len(there.Lent))
 	}
-	tables := map[netip.AddrPort]slots.Table{p.vip.AddrPort: slots.Of(there)}
+	tables := map[spec.VIP]slots.Table{p.vip: slots.Of(there)}
 	if lost := kept.Strays(p.tableaus[active].flows, tables, p.tableaus[1-active].holds); len(lost) > 0 {
 		p.t.Errorf("%s: a take-over would lose %d of %d connections", what, len(lost), len(p.tableaus[active].flows))
 	}
@@ -236,7 +236,7 @@ func TestNothingIsLentInSecret(t *testing.T) {
 		p.passes(3)
 		p.agree("etcd is back", 0)
 
-		many := kept.Ends{VIP: p.vip.AddrPort}
+		many := kept.Ends{VIP: p.vip}
 		var flows []kept.Flow
 		for i := range kept.Most/2 + 1 {
 			many.Client = netip.AddrPortFrom(netip.MustParseAddr("10.10.61.1"), uint16(1+i))

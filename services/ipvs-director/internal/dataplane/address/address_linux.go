@@ -32,7 +32,8 @@ const (
 // Host is the network stack of the namespace that its methods are called in. It keeps no state.
 type Host struct{}
 
-// Observe lists the IPv4 addresses of all network cards but the loopback, in the order of card and address.
+// Observe lists the addresses of all network cards but the loopback, in the order of card and address. One of IPv6 is there when its
+// network has not objected to it, and while it is asked it is not (RFC 4862 section 5.4).
 func (Host) Observe(ctx context.Context) (plan.Host, error) {
 	var host plan.Host
 	setting, err := os.ReadFile(forwarding)
@@ -119,7 +120,7 @@ func request(kind, flags int, c plan.Change) error {
 	return err
 }
 
-// list reads all IPv4 addresses, again when another change has interrupted the listing.
+// list reads all addresses, again when another change has interrupted the listing.
 func list(ctx context.Context) ([]plan.HostAddress, error) {
 	var err error
 	for range readings {
@@ -127,7 +128,7 @@ func list(ctx context.Context) ([]plan.HostAddress, error) {
 			return nil, err
 		}
 		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-		r.AddData(nl.NewIfAddrmsg(unix.AF_INET))
+		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
 		var messages [][]byte
 		messages, err = r.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
 		if err == nil {
@@ -150,12 +151,16 @@ func parse(messages [][]byte) (addresses []plan.HostAddress, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if head.Family != unix.AF_INET && head.Family != unix.AF_INET6 || !usable(head.Flags) {
+			continue
+		}
 		a := plan.HostAddress{Card: int(head.Index)}
+		local := false // without one, as mostly with IPv6, IFA_ADDRESS is the node's own
 		for _, attribute := range attributes {
-			switch attribute.Attr.Type {
-			case unix.IFA_LOCAL:
-				if ip, ok := netip.AddrFromSlice(attribute.Value); ok {
-					a.Prefix = netip.PrefixFrom(ip, int(head.Prefixlen))
+			switch kind := attribute.Attr.Type; kind {
+			case unix.IFA_LOCAL, unix.IFA_ADDRESS:
+				if ip, ok := netip.AddrFromSlice(attribute.Value); ok && (kind == unix.IFA_LOCAL || !local) {
+					a.Prefix, local = netip.PrefixFrom(ip, int(head.Prefixlen)), local || kind == unix.IFA_LOCAL
 				}
 			case ifaProto:
 				a.Ours = len(attribute.Value) == 1 && attribute.Value[0] == mark
@@ -172,6 +177,12 @@ func parse(messages [][]byte) (addresses []plan.HostAddress, err error) {
 		return a.Prefix.Addr().Compare(b.Prefix.Addr())
 	})
 	return addresses, nil
+}
+
+// usable tells whether the node answers for an address with these flags (IFA_F_... of include/uapi/linux/if_addr.h).
+func usable(flags uint8) bool {
+	waits := flags&unix.IFA_F_TENTATIVE != 0 && flags&unix.IFA_F_OPTIMISTIC == 0
+	return !waits && flags&unix.IFA_F_DADFAILED == 0
 }
 
 // announce tells the neighbours on a card's network that the address is here now, both ways, because some listen to

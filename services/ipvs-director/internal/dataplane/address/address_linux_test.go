@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,56 @@ func TestKernelNeighboursLearnTheAddress(t *testing.T) {
 		case <-again.C:
 		case <-deadline:
 			t.Fatalf("the client still has %q, the director's card is %s", entry, mac)
+		}
+	}
+}
+
+// Addresses of IPv6 are seen with their card, but for one that is still asked for or that somebody else has.
+func TestKernelAddressesOfIPv6(t *testing.T) {
+	netnstest.Require(t)
+	other, director := netnstest.New(t), netnstest.New(t)
+	netnstest.Veth(t, other, "outer", "10.10.60.1/24", director, "outer", "10.10.60.21/24")
+	other.Exec(t, "ip", "address", "add", "2001:db8::22/64", "dev", "outer", "nodad")
+	director.Exec(t, "ip", "address", "add", "2001:db8::21/64", "dev", "outer", "nodad")
+	director.Exec(t, "ip", "address", "add", "2001:db8::1:21", "peer", "2001:db8::1:1/128", "dev", "outer", "nodad")
+	director.Exec(t, "ip", "address", "add", "2001:db8::22/64", "dev", "outer") // the other has it
+	seen := func() (all []string) {
+		director.Do(t, func() {
+			host, err := Host{}.Observe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range host.Addresses {
+				if !a.Prefix.Addr().IsLinkLocalUnicast() {
+					all = append(all, a.CardName+" "+a.Prefix.String())
+				}
+			}
+		})
+		return all
+	}
+	want := []string{"outer 10.10.60.21/24", "outer 2001:db8::21/64", "outer 2001:db8::1:21/128"}
+	if got := seen(); !slices.Equal(got, want) { // while it is asked for
+		t.Errorf("got %q, want %q", got, want)
+	}
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.After(20 * time.Second); !strings.Contains(director.Exec(t, "ip", "-6", "address", "show", "dev", "outer"), "dadfailed"); {
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatal("nobody has objected to the address of another")
+		}
+	}
+	if got := seen(); !slices.Equal(got, want) {
+		t.Errorf("after the objection: got %q, want %q", got, want)
+	}
+	director.Exec(t, "ip", "address", "flush", "dev", "outer", "to", "2001:db8::22")
+	director.Exec(t, "ip", "address", "add", "2001:db8::23/64", "dev", "outer")
+	for deadline := time.After(20 * time.Second); !slices.Contains(seen(), "outer 2001:db8::23/64"); {
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("an address to which nobody objects is not seen: %q", seen())
 		}
 	}
 }

@@ -49,6 +49,9 @@ func cards(have plan.Have) (found []dataplane.Finding) {
 	everywhere, _ := number("net/ipv4/conf/all/rp_filter")
 	seen := map[int]bool{}
 	for _, a := range have.Host.Addresses {
+		if !a.Prefix.Addr().Is4() { // IPv6 has no rp_filter
+			continue
+		}
 		own, _ := number("net/ipv4/conf/" + names[a.Card] + "/rp_filter")
 		if real, elsewhere := astray(have, a); elsewhere && max(own, everywhere) == strict && !seen[a.Card] {
 			seen[a.Card] = true
@@ -126,9 +129,6 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 	for _, s := range have.Services {
 		vip := s.VIP.Addr()
 		card := cardOf(have.Host, vip)
-		if vip.Is6() {
-			card = cardOf6(vip)
-		}
 		if card == 0 || asked[vip] {
 			continue
 		}
@@ -148,20 +148,6 @@ func duplicates(ctx context.Context, have plan.Have) (found []dataplane.Finding)
 	}
 	group.Wait()
 	return found
-}
-
-// cardOf6 is the card that has an address of IPv6; 0: none.
-func cardOf6(a netip.Addr) int {
-	all, err := netlink.AddrList(nil, netlink.FAMILY_V6)
-	if err != nil {
-		return 0 // a listing that a change interrupts: the next look will have it
-	}
-	for _, each := range all {
-		if ip, _ := netip.AddrFromSlice(each.IP); ip == a {
-			return each.LinkIndex
-		}
-	}
-	return 0
 }
 
 // inquiry is a probe for an address, and how an answer is told.

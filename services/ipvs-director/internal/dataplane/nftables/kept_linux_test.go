@@ -3,6 +3,7 @@ package nftables
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"sync"
@@ -31,14 +32,14 @@ func (p *pair) weigh(weights ...int) {
 // there were that were not known yet.
 func (p *pair) tell(from, to int, known map[kept.Ends]netip.AddrPort) int {
 	p.t.Helper()
-	vip := p.Want.VIP.AddrPort
+	vip := p.Want.VIP
 	var strays []kept.Flow
 	p.Directors[from].Do(p.t, func() {
-		flows, err := new(Kept).Flows(p.t.Context(), map[netip.AddrPort]bool{vip: true})
+		flows, err := new(Kept).Flows(p.t.Context(), map[spec.VIP]bool{vip: true})
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		strays = kept.Strays(flows, map[netip.AddrPort]slots.Table{vip: slots.Of(p.Want)}, known)
+		strays = kept.Strays(flows, map[spec.VIP]slots.Table{vip: slots.Of(p.Want)}, known)
 	})
 	notes, err := kept.Encode(strays)
 	if err != nil {
@@ -133,7 +134,7 @@ func TestKernelTakeOverWithLentSlots(t *testing.T) {
 		all := p.Streams(ctx, &group, planetest.Asks, n)
 		at := map[netip.AddrPort]netip.AddrPort{}
 		p.Directors[director].Do(t, func() {
-			flows, err := new(Kept).Flows(ctx, map[netip.AddrPort]bool{p.Want.VIP.AddrPort: true})
+			flows, err := new(Kept).Flows(ctx, map[spec.VIP]bool{p.Want.VIP: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,18 +205,128 @@ func TestKernelTakeOverWithMovedSlotsUntold(t *testing.T) {
 	}
 }
 
-// The table holds just what it is told, is mended after others have been at it, and goes when there is nothing to hold.
+// keptKinds are the kinds of connections.
+var keptKinds = []struct{ vip, client, real string }{
+	{planetest.VIP + ":80", "10.10.60.1", "192.168.60.%d:80"},
+	{planetest.VIP + ":80/udp", "10.10.60.1", "192.168.60.%d:80"},
+	{"[" + planetest.VIP6 + "]:80", "2001:db8:10::1", "[2001:db8:60::%d]:80"},
+	{"[" + planetest.VIP6 + "]:80/udp", "2001:db8:10::1", "[2001:db8:60::%d]:80"},
+}
+
+// Slots have moved beneath connections of each kind when the kernel loses all that it knew of them, as if another director had taken them
+// over: those that are told of go on where they were, and without that some are lost.
+func TestKernelKeptOfEachKind(t *testing.T) {
+	for _, kind := range keptKinds {
+		for _, told := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, told: %v", kind.vip, told), func(t *testing.T) {
+				n := planetest.NewNetwork(t)
+				want := spec.Service{VIP: spec.MustParseVIP(kind.vip), Scheduler: spec.MH}
+				reals := n.Reals
+				if want.VIP.Is6() {
+					reals = n.Reals6
+				}
+				become := func(weights ...int) {
+					want.Reals = nil
+					for i, w := range weights {
+						want.Reals = append(want.Reals, spec.Real{Address: reals[i], Weight: w})
+					}
+					n.Director.Do(t, func() {
+						plane := Open()
+						have, err := plane.Observe(t.Context())
+						if err == nil {
+							_, err = plane.Apply(t.Context(), plan.Diff(spec.Want{Services: []spec.Service{want}}, have))
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+					})
+				}
+				become(1, 2, 3)
+				// each says a word and tells whether its real server, and no other, has answered.
+				var all []func() error
+				for range 60 {
+					if want.VIP.Protocol == spec.UDP {
+						flow := n.Open(t, want.VIP)
+						first, err := flow.Ask("first")
+						if err != nil {
+							t.Fatal(err)
+						}
+						all = append(all, func() error {
+							if real, err := flow.Ask("again"); err != nil || real != first {
+								return fmt.Errorf("at %s, was at %s: %w", real, first, err)
+							}
+							return nil
+						})
+						continue
+					}
+					c, err := n.DialVIP(t, want.VIP)
+					if err != nil {
+						t.Fatal(err)
+					}
+					all = append(all, func() error {
+						word, heard := "again\n", make([]byte, 6)
+						if _, err := io.WriteString(c, word); err != nil {
+							return err
+						}
+						if _, err := io.ReadFull(c, heard); err != nil || string(heard) != word {
+							return fmt.Errorf("heard %q: %w", heard, err)
+						}
+						return nil
+					})
+				}
+				become(3, 2, 1)
+				vips, known := map[spec.VIP]bool{want.VIP: true}, map[kept.Ends]netip.AddrPort{}
+				n.Director.Do(t, func() {
+					k := new(Kept)
+					flows, err := k.Flows(t.Context(), vips)
+					if err != nil || len(flows) != len(all) {
+						t.Fatalf("%d connections of %d are seen: %v", len(flows), len(all), err)
+					}
+					for _, f := range kept.Strays(flows, map[spec.VIP]slots.Table{want.VIP: slots.Of(want)}, nil) {
+						known[f.Ends] = f.Real
+					}
+					if told {
+						if err := k.Keep(t.Context(), known); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if err := k.Forget(t.Context(), vips); err != nil {
+						t.Fatal(err)
+					}
+				})
+				lost := 0
+				for _, again := range all {
+					if err := again(); err != nil {
+						lost++
+						t.Log(err)
+					}
+				}
+				t.Logf("of %d connections %d are elsewhere than their slot says, and %d are lost", len(all), len(known), lost)
+				if len(known) < 5 || told != (lost == 0) {
+					t.Errorf("of %d connections %d are elsewhere than their slot says, and %d are lost", len(all), len(known), lost)
+				}
+			})
+		}
+	}
+}
+
+// The tables hold just what it is told, are mended after others have been at them, and go when there is nothing to hold.
 func TestKernelKept(t *testing.T) {
 	netnstest.Require(t)
 	ns := netnstest.New(t)
 	ns.Do(t, func() {
 		k := new(Kept)
 		holds := func() (map[kept.Ends]netip.AddrPort, bool) {
-			seen := new(Kept)
-			if err := seen.read(openHalf(layout4).conn); err != nil {
-				t.Fatal(err)
+			all, there := map[kept.Ends]netip.AddrPort{}, false
+			for _, l := range layouts {
+				seen, err := l.readKept(openHalf(l).conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				maps.Copy(all, seen.holds)
+				there = there || seen.there
 			}
-			return seen.holds, seen.there
+			return all, there
 		}
 		want := map[kept.Ends]netip.AddrPort{}
 		keep := func(what string) {
@@ -230,12 +341,12 @@ func TestKernelKept(t *testing.T) {
 			}
 		}
 		keep("nothing")
-		vip := netip.MustParseAddrPort("10.10.60.22:80")
 		ends := func(i int) kept.Ends {
-			return kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr("10.10.60.1"), uint16(10000+i)), VIP: vip}
+			kind := keptKinds[i%len(keptKinds)]
+			return kept.Ends{Client: netip.AddrPortFrom(netip.MustParseAddr(kind.client), uint16(10000+i)), VIP: spec.MustParseVIP(kind.vip)}
 		}
 		real := func(i int) netip.AddrPort {
-			return netip.MustParseAddrPort(fmt.Sprintf("192.168.60.%d:80", 71+i%3))
+			return netip.MustParseAddrPort(fmt.Sprintf(keptKinds[i%len(keptKinds)].real, 71+i%3))
 		}
 		for i := range kept.Most {
 			want[ends(i)] = real(i)
@@ -244,15 +355,15 @@ func TestKernelKept(t *testing.T) {
 		for i := range kept.Most - 10 {
 			delete(want, ends(i))
 		}
-		want[ends(kept.Most-1)] = real(kept.Most)
+		want[ends(kept.Most-1)] = real(kept.Most - 1 + len(keptKinds))
 		keep("most have ended, one has another real server")
 		conn := openHalf(layout4).conn
-		conn.FlushSet(keptFlows())
+		conn.FlushSet(layout4.keptFlows())
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		keep("emptied by somebody")
-		conn.FlushChain(keptChain())
+		conn.FlushChain(layout4.keptChain())
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
