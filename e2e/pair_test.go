@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -291,6 +293,87 @@ func TestDirectorsTakeOver(t *testing.T) {
 		longest = max(longest, r.longest)
 	}
 	t.Logf("%d pages of %d users, the slowest took %v", pages, len(readers), longest.Round(time.Millisecond))
+}
+
+// agentIs waits until the agent's two instances of a director are in a state, for a reason that says so.
+func agentIs(t testing.TB, d director, want vrrpv1.State, why string) {
+	t.Helper()
+	lab.Within(t, promise, fmt.Sprintf("the agent of %s is %v", d.machine, want), func() error {
+		states, err := d.states(t)
+		if reason := d.reason(t); err == nil && (!slices.Equal(states, []vrrpv1.State{want, want}) || !strings.Contains(reason, why)) {
+			err = fmt.Errorf("it is %v: %s", states, reason)
+		}
+		return err
+	})
+}
+
+// The processes of the directors are killed, one after the other. The first one's death moves VIP and gateway to the other; that one's
+// moves nothing, because its kernel still has the rules: users go on turning pages, new ones are let in. Who has no
+// rules, because nobody vouches for them, does not stand for election even then.
+func TestDirectorsAreBothDead(t *testing.T) {
+	first, second := active(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	b, name := member(t)
+	b.KeepAlive()
+	r := &reader{browser: b, name: name}
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	group.Go(func() { r.read(ctx) })
+	t.Cleanup(func() {
+		for _, d := range pair {
+			lab.Start(t, d.machine+"-ipvs-director")
+		}
+		active(t)
+	})
+	goesOn := func(after string) {
+		t.Helper()
+		before := r.pages.Load()
+		lab.Within(t, promise, "a user reads on after "+after, func() error {
+			if got := r.pages.Load(); got < before+10 {
+				return fmt.Errorf("%d pages, %d before", got, before)
+			}
+			return nil
+		})
+	}
+	goesOn("the beginning")
+
+	lab.Kill(t, first.machine+"-ipvs-director")
+	movesTo(t, second)
+	agentIs(t, first, vrrpv1.State_STATE_FAULT, "tracker director")
+	goesOn("the first director was killed")
+	lab.Kill(t, second.machine+"-ipvs-director")
+	agentIs(t, first, vrrpv1.State_STATE_BACKUP, "") // nobody is better off any more: it would do again
+	goesOn("both were killed")
+	if holds, _ := active(t); holds != second {
+		t.Errorf("%s has the addresses, which %s had when the second director died", holds.machine, second.machine)
+	}
+	for range 20 {
+		if page := public(t).Get(t, "/"); page.Status != http.StatusOK {
+			t.Fatalf("a new user is answered %d", page.Status)
+		}
+	}
+
+	file := filepath.Join(lab.Root(t), "deploy/lab/state", first.machine+"-ipvs-director", "run/rules")
+	if err := os.WriteFile(file, []byte("of another namespace\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	agentIs(t, first, vrrpv1.State_STATE_FAULT, "tracker rules")
+	goesOn("the first machine lost its rules")
+
+	lab.Start(t, first.machine+"-ipvs-director")
+	movesTo(t, first)
+	goesOn("the first director came back")
+	cancel()
+	group.Wait()
+	if len(r.wrong) > 0 {
+		t.Errorf("%d pages went wrong: %s", len(r.wrong), strings.Join(r.wrong, "; "))
+	}
+	if n := b.Dials(); n != 1 {
+		t.Errorf("%d connections were needed, want the one from before", n)
+	}
+	t.Logf("%d pages, the slowest took %v", r.pages.Load(), r.longest.Round(time.Millisecond))
 }
 
 // examine asks a director what is wrong around it, and returns the codes of what it finds.

@@ -27,6 +27,7 @@ import (
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane/nftables"
 	"github.com/twotier/twotier/services/ipvs-director/internal/export"
 	"github.com/twotier/twotier/services/ipvs-director/internal/health"
+	"github.com/twotier/twotier/services/ipvs-director/internal/loaded"
 	"github.com/twotier/twotier/services/ipvs-director/internal/loop"
 	"github.com/twotier/twotier/services/ipvs-director/internal/recall"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
@@ -49,8 +50,9 @@ var kinds = []desired.Kind{
 }
 
 func main() {
-	plane := dataplane.Auto
+	plane, rules := dataplane.Auto, ""
 	extra := func(fs *flag.FlagSet) {
+		fs.StringVar(&rules, "loaded-file", "", "`FILE` that vouches, also while the director is down, that this network namespace has the rules; empty is none")
 		fs.Func("dataplane", "`PLANE` that forwards: auto, ipvs or nftables; auto is ipvs where the kernel has it (default auto)", func(s string) error {
 			if !slices.Contains([]string{dataplane.Auto, dataplane.IPVS, dataplane.NFTables}, s) {
 				return fmt.Errorf("want auto, ipvs or nftables")
@@ -59,10 +61,10 @@ func main() {
 			return nil
 		})
 	}
-	os.Exit(daemon.Main(service, extra, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, plane) }))
+	os.Exit(daemon.Main(service, extra, func(ctx context.Context, p *daemon.Process) error { return run(ctx, p, plane, loaded.File(rules)) }))
 }
 
-func run(ctx context.Context, p *daemon.Process, plane string) error {
+func run(ctx context.Context, p *daemon.Process, plane string, rules loaded.File) error {
 	serverTLS, err := p.ServerTLS()
 	if err != nil {
 		return err
@@ -100,7 +102,7 @@ func run(ctx context.Context, p *daemon.Process, plane string) error {
 		Node: p.Node, Store: store, Status: reporter, Host: address.Host{}, Log: p.Log,
 		Health: checker, Recall: recall.File{Folder: wanted.StateDir},
 		Wanted: plane, Candidates: candidates,
-		Ready: func() { serving(true) },
+		Ready: func() { serving(true) }, Loaded: rules,
 	}
 	kicks := []<-chan struct{}{store.Changed(), checker.Changed()}
 	if told != nil {

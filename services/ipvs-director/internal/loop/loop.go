@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,11 @@ type Recall interface {
 	Save(steer.Memory) error
 }
 
+// Loaded tells others whether this kernel has the rules, also when the director does not run.
+type Loaded interface {
+	Set(loaded bool) error
+}
+
 // Candidate is a data plane that may be chosen.
 type Candidate struct {
 	Name  string
@@ -120,6 +126,9 @@ type Config struct {
 	// Ready is called once, after the first pass that left the kernel as wanted, with a service at least, and knew the health of every real
 	// server: from then on this director may be given addresses.
 	Ready func()
+	// Loaded gets true after each such pass, and false after one that found nothing of ours in the kernel. A director that has just been
+	// started leaves it as it is until then: the rules are those of its former life.
+	Loaded Loaded
 }
 
 // View is what a pass saw. It is never changed after it was published.
@@ -304,7 +313,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		if len(violations) > 0 {
 			outcome = commonv1.Outcome_OUTCOME_INVALID
 		}
-		return l.report(outcome, nil, errors.New("there is no valid desired state yet"), violations, have, true)
+		return l.report(outcome, nil, errors.Join(errors.New("there is no valid desired state yet"), l.vouch(false, have)), violations, have, true)
 	}
 
 	l.recall()
@@ -340,6 +349,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if err == nil && good {
 		err = l.cfg.Store.Accept(snapshot)
 	}
+	vouchErr := l.vouch(settled, have)
 	if settled {
 		defer l.settle()
 	}
@@ -347,7 +357,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	if keepErr == nil && l.kept.failed == nil {
 		l.kept.lentFailed = l.tellLent(ctx, have)
 	}
-	err = errors.Join(err, countErr, saveErr, l.reset(ctx, have), keepErr, l.forget(ctx))
+	err = errors.Join(err, vouchErr, countErr, saveErr, l.reset(ctx, have), keepErr, l.forget(ctx))
 	switch {
 	case err != nil:
 		return l.report(commonv1.Outcome_OUTCOME_RETRY, done, err, violations, have, true)
@@ -508,10 +518,24 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
 }
 
+// fit tells whether this director may be given addresses after a pass that has settled: the rules are there, and who lives is known.
+func (l *Loop) fit() bool { return len(l.want.Services) > 0 && len(l.course.Pending) == 0 }
+
+// vouch tells others whether the kernel has the rules. Between the two, as when a health is not known again, it is left as it is.
+func (l *Loop) vouch(settled bool, have plan.Have) error {
+	switch {
+	case settled && l.fit():
+		return l.cfg.Loaded.Set(true)
+	case !slices.ContainsFunc(have.Services, func(s plan.Service) bool { return !s.Foreign }):
+		return l.cfg.Loaded.Set(false)
+	}
+	return nil
+}
+
 // settle tells, once, that the kernel is as wanted and the health of every real server known. A director of which nothing is wanted has
 // not so much as a guard in the kernel: an address that came here would answer every connection with a reset.
 func (l *Loop) settle() {
-	if len(l.want.Services) > 0 && len(l.course.Pending) == 0 && !l.ready {
+	if l.fit() && !l.ready {
 		l.ready = true
 		l.cfg.Ready()
 	}

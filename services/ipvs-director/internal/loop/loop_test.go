@@ -185,8 +185,9 @@ type rig struct {
 	noIPVS        atomic.Bool // the first plane cannot be used
 	lacks         spec.Lacks  // of the first plane
 	ready         atomic.Int32
-	board         Board  // nil: there is no other director
-	keeper        Keeper // beside it
+	loaded        loadedFake // the rules are vouched for
+	board         Board      // nil: there is no other director
+	keeper        Keeper     // beside it
 	loop          *Loop
 	make          func() *Loop
 }
@@ -212,7 +213,7 @@ func newRig(t *testing.T, wanted string) *rig {
 		return New(Config{
 			Node: "lvs", Store: r.store, Status: r.status, Host: r.host, Health: r.health, Recall: r.recall, Board: r.board, Wanted: wanted,
 			Candidates: []Candidate{candidate(dataplane.IPVS, r.first), candidate(dataplane.NFTables, r.second)},
-			Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) },
+			Log:        zaptest.NewLogger(t), Ready: func() { r.ready.Add(1) }, Loaded: &r.loaded,
 		})
 	}
 	r.loop = r.make()
@@ -299,6 +300,55 @@ func TestNothingIsTouchedBeforeThereIsADesiredState(t *testing.T) {
 		if r.ready.Load() != 1 || r.store.accepted != 2 {
 			t.Errorf("ready %d times, accepted revision %d", r.ready.Load(), r.store.accepted)
 		}
+	})
+}
+
+// loadedFake is what others are told of the rules.
+type loadedFake struct {
+	atomic.Bool
+	failed error
+}
+
+func (l *loadedFake) Set(loaded bool) error {
+	l.Store(loaded)
+	return l.failed
+}
+
+// The rules are vouched for from the first pass that had them all and knew who lives, over the end of the director, until there are
+// none.
+func TestTheRulesAreVouchedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dataplane.Auto)
+		vouched := func(when string, want bool) {
+			t.Helper()
+			if got := r.loaded.Load(); got != want {
+				t.Errorf("%s: vouched for: %v", when, got)
+			}
+		}
+		r.loaded.Store(true) // by an earlier life, with rules that are gone
+		r.run()
+		vouched("nothing is known", false)
+		r.store.set(web(1))
+		resync()
+		r.expect(good, "", asWanted)
+		vouched("as wanted", true)
+		r.store.set(&directorv1.VirtualService{Name: "web", Address: "no address", Port: 80})
+		resync()
+		r.expect(invalid, "the last good one stays in force", asWanted)
+		vouched("a wrong state", true)
+		r.loaded.failed = errors.New("no space left on device")
+		r.store.set(web(1))
+		resync()
+		r.expect(retry, "no space left on device", asWanted)
+		r.loaded.failed = nil
+		r.store.set()
+		resync()
+		vouched("the service leaves", true)
+		for range 3 {
+			resync()
+		}
+		r.expect(good, "")
+		vouched("nothing is wanted", false)
 	})
 }
 
