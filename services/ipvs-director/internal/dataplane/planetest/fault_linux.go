@@ -20,15 +20,7 @@ func dies(t *testing.T, r *run) {
 	n := r.world.Network
 	// Each service has real servers of its own. With shared ones a client that happens to use one port for both VIPs would be one
 	// connection for the real server, and IPVS, which keeps the client's port, would have the second cut the first.
-	pools := map[int][]netip.AddrPort{}
-	for i := range swapped {
-		server := i % len(n.Servers)
-		for port, first := range map[int]int{VIPPort: realPort + 1, VIP2Port: realPort + 1 + swapped} {
-			address := netip.AddrPortFrom(n.Reals[server].Addr(), uint16(first+i/len(n.Servers)))
-			n.Servers[server].Do(t, func() { serve(t, address) })
-			pools[port] = append(pools[port], address)
-		}
-	}
+	pools := map[int][]netip.AddrPort{VIPPort: n.Pool(t, swapped, realPort+1), VIP2Port: n.Pool(t, swapped, realPort+1+swapped)}
 	service := func(port int, scheduler spec.Scheduler, weights ...int) spec.Service {
 		r.reals = pools[port]
 		return r.service(port, scheduler, weights...)

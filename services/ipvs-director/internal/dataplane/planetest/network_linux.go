@@ -86,6 +86,18 @@ func host(t testing.TB) *netnstest.NS {
 	return ns
 }
 
+// Pool starts more real servers on the machines of the network, on ports from first on, that do as the others do by TCP.
+func (n *Network) Pool(t testing.TB, size, first int) (pool []netip.AddrPort) {
+	t.Helper()
+	for i := range size {
+		server := i % len(n.Servers)
+		address := netip.AddrPortFrom(n.Reals[server].Addr(), uint16(first+i/len(n.Servers)))
+		n.Servers[server].Do(t, func() { serve(t, address) })
+		pool = append(pool, address)
+	}
+	return pool
+}
+
 // serve answers each connection with the server's own address and echoes lines until the test ends.
 func serve(t testing.TB, address netip.AddrPort) {
 	t.Helper()
