@@ -39,9 +39,11 @@ func (s *Statement) Each(do func(*Statement)) {
 	}
 }
 
-// Leave says of the statement and of all that lies in it that nothing is taken.
+// Leave says of the statement why nothing of it is taken, and of what lies in it that it goes with it. What was found wrong
+// there stands.
 func (s *Statement) Leave(format string, args ...any) {
-	s.Each(func(inner *Statement) { inner.Line.LeftOut(format, args...) })
+	s.Line.LeftOut(format, args...)
+	s.Each(func(inner *Statement) { inner.Line.Withdraw("left out with line %d", s.Line.Number) })
 }
 
 // Ignore says of the statement and of all that lies in it that nothing is lost.

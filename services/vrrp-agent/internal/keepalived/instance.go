@@ -238,15 +238,13 @@ func (m *member) otherFamily() *member {
 // leave says of a block why nothing is taken, in its first line and that of the statement that is meant, or of a part of it that its addresses and routes are not.
 func (m *member) leave(format string, args ...any) {
 	if !m.part {
-		m.block.Line.LeftOut(format, args...)
 		why := fmt.Sprintf(format, args...)
 		m.block.Each(func(inner *blocks.Statement) {
 			if word := inner.Word(0); word != "" && strings.Contains(why, word+": ") { // it is the one
 				inner.Line.LeftOut("%s", why)
-				return
 			}
-			inner.Line.Withdraw("left out with line %d", m.block.Line.Number)
 		})
+		m.block.Leave("%s", why)
 		return
 	}
 	for _, a := range m.addresses {
