@@ -22,6 +22,9 @@ const (
 	DefaultMaxBackoff = 10 * time.Second
 )
 
+// ErrNotRead is how a pass ends before the desired state has been read. Every start begins so: the log is told nothing of it.
+var ErrNotRead = errors.New("no desired state has been read yet")
+
 // ErrStopped is the answer of Now when the pump no longer runs.
 var ErrStopped = errors.New("the reconcile loop has stopped")
 
@@ -34,6 +37,17 @@ type Result struct {
 	Changes []string
 	// Err is why the outcome is not DONE.
 	Err error
+	// Violations are what is wrong with the newest desired state.
+	Violations []*commonv1.Violation
+}
+
+// Without is how a pass ends that has no valid desired state to go by.
+func Without(violations []*commonv1.Violation) Result {
+	if len(violations) == 0 {
+		return Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: ErrNotRead}
+	}
+	err := errors.New("there is no valid desired state yet")
+	return Result{Outcome: commonv1.Outcome_OUTCOME_INVALID, Err: err, Violations: violations}
 }
 
 // Config sets the rhythm. The zero value stands for the defaults.
@@ -44,7 +58,7 @@ type Config struct {
 	MinBackoff time.Duration
 	// MaxBackoff is the longest pause before a retry. Default 10s.
 	MaxBackoff time.Duration
-	// Log gets the panics of a pass. nil: nobody.
+	// Log is told how a pass ended when that is not as the last one did, and gets its panics. nil: nobody.
 	Log *zap.Logger
 }
 
@@ -55,6 +69,7 @@ type Pump struct {
 	kick    chan struct{}
 	now     chan chan Result
 	stopped chan struct{}
+	told    string // what the log was told of the last pass, "" after one that ended well; of Run
 }
 
 // NewPump makes a pump for pass. pass is only ever called by Run.
@@ -131,6 +146,9 @@ func (p *Pump) Run(ctx context.Context, kicks ...<-chan struct{}) error {
 	failures := 0
 	for ctx.Err() == nil {
 		result := p.runPass(ctx)
+		if ctx.Err() == nil { // else it was cut short
+			p.tell(result)
+		}
 		for _, reply := range waiting {
 			reply <- result
 		}
@@ -156,6 +174,22 @@ func (p *Pump) Run(ctx context.Context, kicks ...<-chan struct{}) error {
 		timer.Stop()
 	}
 	return nil
+}
+
+// tell puts into the log how a pass ended. A fault that lasts is told once.
+func (p *Pump) tell(r Result) {
+	text := ""
+	if r.Err != nil && r.Err != ErrNotRead { // that and nothing else
+		text = fmt.Sprint(r.Err, r.Violations)
+	}
+	switch {
+	case text == p.told:
+	case text == "":
+		p.cfg.Log.Info("pass ends well again")
+	default:
+		p.cfg.Log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err), logging.Violations(r.Violations))
+	}
+	p.told = text
 }
 
 // collect adds the callers of Now who are waiting already, so that one pass serves them all.

@@ -3,10 +3,14 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 )
@@ -110,6 +114,43 @@ func TestInvalidWaitsForAKick(t *testing.T) {
 		synctest.Wait()
 		equal(t, p.times(), 0, 5*time.Second)
 	})
+}
+
+// The log hears of a change in how passes end, and of nothing at a start.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	wrong := Without([]*commonv1.Violation{{Field: "service/web.port", Description: "want 1 to 65535, got 0"}})
+	other := Without([]*commonv1.Violation{{Field: "service/web.scheduler", Description: "not known"}})
+	failed := Result{Outcome: commonv1.Outcome_OUTCOME_RETRY, Err: errors.New("no space left")}
+	well := Result{Outcome: commonv1.Outcome_OUTCOME_DONE}
+	core, log := observer.New(zap.InfoLevel)
+	pump := NewPump(Config{Log: zap.New(core)}, nil)
+	for i, step := range []struct {
+		result Result
+		want   string
+	}{
+		{Without(nil), ""},
+		{well, ""},
+		{wrong, "warn: pass did not end well, there is no valid desired state yet, [service/web.port: want 1 to 65535, got 0]"},
+		{wrong, ""},
+		{other, "warn: pass did not end well, there is no valid desired state yet, [service/web.scheduler: not known]"},
+		{failed, "warn: pass did not end well, no space left, <nil>"},
+		{failed, ""},
+		{well, "info: pass ends well again"},
+		{well, ""},
+	} {
+		pump.tell(step.result)
+		got := ""
+		for _, entry := range log.TakeAll() {
+			got += entry.Level.String() + ": " + entry.Message
+			if fields := entry.ContextMap(); len(fields) > 0 {
+				got += fmt.Sprintf(", %v, %v", fields["error"], fields["violations"])
+			}
+		}
+		if got != step.want {
+			t.Errorf("step %d: got %q, want %q", i, got, step.want)
+		}
+	}
 }
 
 func TestKicksAreCoalesced(t *testing.T) {

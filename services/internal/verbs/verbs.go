@@ -248,7 +248,7 @@ func (v *Verbs) preview(snapshot desired.Snapshot) ([]string, []*commonv1.Violat
 func (v *Verbs) newest() (desired.Snapshot, error) {
 	snapshot, ok := v.Store.Newest()
 	if !ok {
-		return desired.Snapshot{}, status.Error(codes.Unavailable, "no desired state has been read yet")
+		return desired.Snapshot{}, status.Error(codes.Unavailable, reconcile.ErrNotRead.Error())
 	}
 	return snapshot, nil
 }

@@ -24,7 +24,6 @@ import (
 	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
 	"github.com/twotier/twotier/services/internal/metrics"
-	"github.com/twotier/twotier/services/internal/reconcile"
 	"github.com/twotier/twotier/services/internal/status"
 	"github.com/twotier/twotier/services/internal/verbs"
 )
@@ -62,7 +61,7 @@ func run(ctx context.Context, p *daemon.Process) (err error) {
 	}
 	sides := pair.New(pair.Config{Make: factory(clientTLS, serverTLS), Log: p.Log})
 	passes := loop.New(loop.Config{
-		Node: p.Node, Store: store, Status: reporter, Sides: sides, Log: p.Log, Pump: reconcile.Config{Log: p.Log},
+		Node: p.Node, Store: store, Status: reporter, Sides: sides, Log: p.Log,
 	})
 	control.New(&verbs.Verbs{Store: store, Status: reporter, Loop: passes}, passes).Register(server.Registrar())
 

@@ -41,7 +41,6 @@ type Config struct {
 	Status *status.Reporter
 	Sides  Sides
 	Log    *zap.Logger
-	Pump   reconcile.Config
 }
 
 // Loop runs the passes.
@@ -52,18 +51,17 @@ type Loop struct {
 	first chan struct{}
 
 	// Only the goroutine of Run touches these.
-	passed   bool
-	want     []spec.Pair // the last good
-	inForce  int64       // revision of the snapshot that it is from
-	changes  []string    // of the last pass that changed anything
-	reported map[string]string
+	passed  bool
+	want    []spec.Pair // the last good
+	inForce int64       // revision of the snapshot that it is from
+	changes []string    // of the last pass that changed anything
 }
 
 // New makes a loop.
 func New(cfg Config) *Loop {
 	cfg.Log = cfg.Log.Named("loop")
-	l := &Loop{cfg: cfg, first: make(chan struct{}), reported: make(map[string]string)}
-	l.pump = reconcile.NewPump(cfg.Pump, l.pass)
+	l := &Loop{cfg: cfg, first: make(chan struct{})}
+	l.pump = reconcile.NewPump(reconcile.Config{Log: cfg.Log}, l.pass)
 	return l
 }
 
@@ -117,17 +115,17 @@ func (l *Loop) observe() []plan.Side {
 func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	snapshot, ok := l.cfg.Store.Snapshot()
 	if !ok {
-		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errors.New("no desired state yet")}, nil)
+		return l.report(reconcile.Without(nil))
 	}
-	result, violations := l.bring(ctx, snapshot)
+	result := l.bring(ctx, snapshot)
 	if !l.passed {
 		l.passed = true
 		close(l.first)
 	}
-	return l.report(result, violations)
+	return l.report(result)
 }
 
-func (l *Loop) bring(ctx context.Context, snapshot desired.Snapshot) (reconcile.Result, []*commonv1.Violation) {
+func (l *Loop) bring(ctx context.Context, snapshot desired.Snapshot) reconcile.Result {
 	want, violations := parse(snapshot)
 	if len(violations) == 0 {
 		l.want = want
@@ -141,7 +139,7 @@ func (l *Loop) bring(ctx context.Context, snapshot desired.Snapshot) (reconcile.
 	if err == nil {
 		err = trouble
 	}
-	result := reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_DONE, Changes: done, Err: err}
+	result := reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_DONE, Changes: done, Err: err, Violations: violations}
 	switch {
 	case len(violations) > 0:
 		result.Outcome = commonv1.Outcome_OUTCOME_INVALID
@@ -149,7 +147,7 @@ func (l *Loop) bring(ctx context.Context, snapshot desired.Snapshot) (reconcile.
 	case err != nil:
 		result.Outcome = commonv1.Outcome_OUTCOME_RETRY
 	}
-	return result, violations
+	return result
 }
 
 // apply carries out the changes and stops at the first that cannot be.
@@ -172,20 +170,11 @@ func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string,
 	return done, nil
 }
 
-// trouble is what the sides say is wrong, and logs each once. They try again by themselves.
+// trouble is what the sides say is wrong. They try again by themselves.
 func (l *Loop) trouble() error {
 	var errs []error
 	for _, st := range l.cfg.Sides.States() {
 		side := fmt.Sprintf("%v of pair %s", st.Side.Role, st.Side.Pair.Name)
-		if was := l.reported[side]; was != st.Error {
-			l.reported[side] = st.Error
-			level := zap.WarnLevel
-			if st.Error == "" {
-				level = zap.InfoLevel
-			}
-			l.cfg.Log.Log(level, "side stands differently", logging.Pair(st.Side.Pair.Name), zap.Stringer("side", st.Side.Role),
-				logging.Old(was), logging.To(st.Error))
-		}
 		if st.Error != "" {
 			errs = append(errs, fmt.Errorf("%s: %s", side, st.Error))
 		}
@@ -194,12 +183,12 @@ func (l *Loop) trouble() error {
 }
 
 // report makes the status of a pass.
-func (l *Loop) report(result reconcile.Result, violations []*commonv1.Violation) reconcile.Result {
+func (l *Loop) report(result reconcile.Result) reconcile.Result {
 	if len(result.Changes) > 0 {
 		l.changes = result.Changes
 	}
 	s := &commonv1.Status{
-		Desired:     l.cfg.Store.Describe(l.inForce, violations),
+		Desired:     l.cfg.Store.Describe(l.inForce, result.Violations),
 		Outcome:     result.Outcome,
 		LastChanges: l.changes,
 	}

@@ -17,7 +17,6 @@ import (
 	filesyncv1 "github.com/twotier/twotier/proto/filesync/v1"
 	"github.com/twotier/twotier/services/file-sync/internal/plan"
 	"github.com/twotier/twotier/services/internal/desired"
-	"github.com/twotier/twotier/services/internal/reconcile"
 	"github.com/twotier/twotier/services/internal/status"
 )
 
@@ -109,7 +108,7 @@ func newBench(t *testing.T, desiredState string) *bench {
 	if b.status, err = status.Open(status.Config{Service: "file-sync", Node: "server1", Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	b.loop = New(Config{Node: "server1", Store: b.store, Status: b.status, Sides: b.sides, Log: log, Pump: reconcile.Config{Log: log}})
+	b.loop = New(Config{Node: "server1", Store: b.store, Status: b.status, Sides: b.sides, Log: log})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = b.store.Run(ctx) })

@@ -49,7 +49,7 @@ type Loop struct {
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
 	l := &Loop{cfg: cfg, log: cfg.Log.Named("loop")}
-	l.pump = reconcile.NewPump(reconcile.Config{Log: cfg.Log}, l.pass)
+	l.pump = reconcile.NewPump(reconcile.Config{Log: l.log}, l.pass)
 	return l
 }
 
@@ -62,10 +62,7 @@ func (l *Loop) Reconcile(ctx context.Context) (reconcile.Result, error) { return
 // Facts are how this server stands.
 func (l *Loop) Facts(ctx context.Context) plan.Facts { return l.cfg.Facts(ctx) }
 
-var (
-	errNotLooked = errors.New("this server has not looked at itself yet")
-	errNotRead   = errors.New("no desired state has been read yet")
-)
+var errNotLooked = errors.New("this server has not looked at itself yet")
 
 // Preview answers what a pass with this snapshot would do, by what the last pass saw. It changes nothing.
 func (l *Loop) Preview(s desired.Snapshot) ([]string, []*commonv1.Violation, error) {
@@ -94,7 +91,7 @@ func parse(node string, s desired.Snapshot) (spec.Want, []*commonv1.Violation) {
 func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	snapshot, ok := l.cfg.Store.Snapshot()
 	if !ok {
-		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errNotRead}, nil)
+		return l.report(reconcile.Without(nil))
 	}
 	want, violations := parse(l.cfg.Node, snapshot)
 	if len(violations) == 0 {
@@ -114,7 +111,8 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		result.Outcome = commonv1.Outcome_OUTCOME_INVALID
 		result.Err = errors.Join(errors.New("the desired state is wrong: see the violations"), result.Err)
 	}
-	return l.report(result, violations)
+	result.Violations = violations
+	return l.report(result)
 }
 
 // carryOut brings the world to want. settled: what is still missing waits for something outside of this machine, the
@@ -142,12 +140,12 @@ func (l *Loop) carryOut(ctx context.Context, want spec.Want) (result reconcile.R
 	return result, true
 }
 
-func (l *Loop) report(result reconcile.Result, violations []*commonv1.Violation) reconcile.Result {
+func (l *Loop) report(result reconcile.Result) reconcile.Result {
 	if len(result.Changes) > 0 {
 		l.lastChanges = result.Changes
 	}
 	s := &commonv1.Status{
-		Desired:     l.cfg.Store.Describe(l.revision, violations),
+		Desired:     l.cfg.Store.Describe(l.revision, result.Violations),
 		Outcome:     result.Outcome,
 		LastChanges: l.lastChanges,
 	}
@@ -158,13 +156,6 @@ func (l *Loop) report(result reconcile.Result, violations []*commonv1.Violation)
 		s.Notes = append(s.Notes, "serving on "+have.Serving)
 		if !have.Installed {
 			s.Notes = append(s.Notes, "not installed, or the database does not answer")
-		}
-	}
-	if before := l.cfg.Status.Latest(); before.GetOutcome() != s.Outcome || before.GetError() != s.Error {
-		if result.Err != nil && result.Err != errNotRead { // every start begins so
-			l.log.Warn("pass", logging.Old(before.GetOutcome().String()), logging.To(s.Outcome.String()), zap.Error(result.Err))
-		} else {
-			l.log.Info("pass", logging.Old(before.GetOutcome().String()), logging.To(s.Outcome.String()), logging.Revision(l.revision))
 		}
 	}
 	l.cfg.Status.Report(s)

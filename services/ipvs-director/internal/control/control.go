@@ -16,6 +16,7 @@ import (
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
 	"github.com/twotier/twotier/services/internal/desired"
 	"github.com/twotier/twotier/services/internal/grpcserver"
+	"github.com/twotier/twotier/services/internal/reconcile"
 	"github.com/twotier/twotier/services/internal/verbs"
 
 	"github.com/twotier/twotier/services/ipvs-director/internal/dataplane"
@@ -182,7 +183,7 @@ func (d *director) Examine(ctx context.Context, _ *directorv1.ExamineRequest) (*
 func (d *director) Export(context.Context, *directorv1.ExportRequest) (*directorv1.ExportResponse, error) {
 	snapshot, ok := d.Store.Newest()
 	if !ok {
-		return nil, status.Error(codes.Unavailable, "no desired state has been read yet")
+		return nil, status.Error(codes.Unavailable, reconcile.ErrNotRead.Error())
 	}
 	var messages []proto.Message
 	for _, object := range snapshot.Objects {

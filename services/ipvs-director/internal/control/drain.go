@@ -14,6 +14,7 @@ import (
 
 	commonv1 "github.com/twotier/twotier/proto/common/v1"
 	directorv1 "github.com/twotier/twotier/proto/director/v1"
+	"github.com/twotier/twotier/services/internal/reconcile"
 	"github.com/twotier/twotier/services/ipvs-director/internal/spec"
 )
 
@@ -67,7 +68,7 @@ func (a *admin) drainsLike(drain *directorv1.Drain) (names []string) {
 func (a *admin) drained(service, address string, port uint32, mustBe bool) (*directorv1.Drain, error) {
 	snapshot, ok := a.Store.Newest()
 	if !ok {
-		return nil, status.Error(codes.Unavailable, "no desired state has been read yet")
+		return nil, status.Error(codes.Unavailable, reconcile.ErrNotRead.Error())
 	}
 	var messages []proto.Message
 	for _, object := range snapshot.Objects {

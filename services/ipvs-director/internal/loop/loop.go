@@ -204,7 +204,6 @@ type Loop struct {
 	resets      map[steer.Key]bool // those whose connections are to be ended once they are out of the kernel
 	kept        keeping
 	lastChanges []string
-	lastError   string
 	ready       bool
 }
 
@@ -309,11 +308,11 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		return l.report(commonv1.Outcome_OUTCOME_UNKNOWN, nil, err, violations, have, false)
 	}
 	if l.revision == 0 {
-		outcome := commonv1.Outcome_OUTCOME_UNKNOWN
-		if len(violations) > 0 {
-			outcome = commonv1.Outcome_OUTCOME_INVALID
+		without := reconcile.Without(violations)
+		if err := l.vouch(false, have); err != nil {
+			without.Err = errors.Join(without.Err, err)
 		}
-		return l.report(outcome, nil, errors.Join(errors.New("there is no valid desired state yet"), l.vouch(false, have)), violations, have, true)
+		return l.report(without.Outcome, nil, without.Err, violations, have, true)
 	}
 
 	l.recall()
@@ -506,16 +505,8 @@ func (l *Loop) report(outcome commonv1.Outcome, done []string, err error, violat
 	if err != nil {
 		s.Error = err.Error()
 	}
-	if s.Error != l.lastError {
-		if err != nil {
-			l.log.Warn("pass did not end well", zap.Stringer("outcome", outcome), zap.Error(err), logging.Violations(violations))
-		} else {
-			l.log.Info("pass ends well again")
-		}
-		l.lastError = s.Error
-	}
 	l.cfg.Status.Report(s)
-	return reconcile.Result{Outcome: outcome, Changes: done, Err: err}
+	return reconcile.Result{Outcome: outcome, Changes: done, Err: err, Violations: violations}
 }
 
 // fit tells whether this director may be given addresses after a pass that has settled: the rules are there, and who lives is known.

@@ -287,7 +287,7 @@ func TestNothingIsTouchedBeforeThereIsADesiredState(t *testing.T) {
 			s[spec.MustParseVIP("10.10.60.22:80")] = spec.Service{Scheduler: spec.WRR}
 		})
 		r.run()
-		r.expect(unknown, "no valid desired state yet", "10.10.60.22:80 wrr")
+		r.expect(unknown, "no desired state has been read yet", "10.10.60.22:80 wrr")
 		r.store.set(&directorv1.VirtualService{})
 		resync()
 		r.expect(invalid, "no valid desired state yet", "10.10.60.22:80 wrr")

@@ -90,14 +90,14 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 	begin := time.Now()
 	snapshot, ok := l.cfg.Store.Snapshot()
 	if !ok {
-		return l.report(nil, reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: errors.New("no desired state has been read yet")})
+		return l.report(reconcile.Without(nil))
 	}
 	want, violations := Parse(snapshot)
 	if len(violations) == 0 {
 		l.want, l.revision, l.good = want, snapshot.Revision, true
 	}
 
-	var result reconcile.Result
+	result := reconcile.Result{Violations: violations}
 	if l.good {
 		result.Changes, result.Err = l.apply(ctx, plan.Diff(l.want, l.cfg.Plane.Observe()))
 	}
@@ -114,15 +114,10 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 			l.cfg.Log.Warn("desired state is not kept for a restart", zap.Error(err))
 		}
 	}
-	if len(result.Changes) > 0 || result.Err != nil {
-		level := zap.InfoLevel
-		if result.Err != nil {
-			level = zap.WarnLevel
-		}
-		l.cfg.Log.Log(level, "pass", logging.Revision(snapshot.Revision), zap.String("outcome", result.Outcome.String()),
-			logging.Changes(result.Changes), logging.Duration(time.Since(begin)), zap.Error(result.Err), logging.Violations(violations))
+	if len(result.Changes) > 0 {
+		l.cfg.Log.Info("changed", logging.Revision(snapshot.Revision), logging.Changes(result.Changes), logging.Duration(time.Since(begin)))
 	}
-	return l.report(violations, result)
+	return l.report(result)
 }
 
 // apply makes the changes in order. One that cannot be made, such as an address that is taken or a certificate that is
@@ -155,13 +150,13 @@ func (l *Loop) apply(ctx context.Context, changes []plan.Change) (done []string,
 }
 
 // report tells the status and the health how the pass has ended.
-func (l *Loop) report(violations []*commonv1.Violation, result reconcile.Result) reconcile.Result {
+func (l *Loop) report(result reconcile.Result) reconcile.Result {
 	l.cfg.Serving(l.good && l.bound())
 	if len(result.Changes) > 0 {
 		l.last = result.Changes
 	}
 	s := &commonv1.Status{
-		Desired:     l.cfg.Store.Describe(l.revision, violations),
+		Desired:     l.cfg.Store.Describe(l.revision, result.Violations),
 		Outcome:     result.Outcome,
 		LastChanges: l.last,
 	}

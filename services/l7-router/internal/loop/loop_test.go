@@ -168,7 +168,7 @@ func TestLastGoodStaysInForce(t *testing.T) {
 	if len(violations) != 1 || violations[0].GetField() != "frontend/main.default_backend" {
 		t.Errorf("violations %v, want one at frontend/main.default_backend", violations)
 	}
-	if warned := s.logs.FilterMessage("pass").All(); len(warned) == 0 || !strings.Contains(fmt.Sprint(warned[0].ContextMap()["error"]), "frontend/main.default_backend") {
+	if warned := s.logs.FilterMessage("pass did not end well").All(); len(warned) == 0 || !strings.Contains(fmt.Sprint(warned[0].ContextMap()["error"]), "frontend/main.default_backend") {
 		t.Errorf("warned of %v, want of frontend/main.default_backend", warned)
 	}
 	if have := s.plane.Observe(); have.Frontends[0].DefaultBackend != "web" || !s.isServing() {

@@ -64,11 +64,7 @@ type Loop struct {
 	revision    int64 // of want; 0: there is none yet
 	ready       bool
 	lastChanges []string
-	lastError   string // that the log was told
 }
-
-// errNothingYet is how every start begins: nothing has been read. The store says when its source does not answer.
-var errNothingYet = errors.New("there is no valid desired state yet")
 
 // New makes a loop; Run runs it.
 func New(cfg Config) *Loop {
@@ -112,18 +108,18 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 		l.want, l.revision = want, snapshot.Revision
 	}
 	if l.revision == 0 && !good {
-		return l.report(reconcile.Result{Outcome: outcomeWithout(violations), Err: errNothingYet}, violations, plan.Have{})
+		return l.report(reconcile.Without(violations), plan.Have{})
 	}
 
 	have, err := l.cfg.World.Observe(ctx)
 	if err != nil {
-		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: err}, violations, have)
+		return l.report(reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_UNKNOWN, Err: err, Violations: violations}, have)
 	}
 	done, err := l.apply(ctx, plan.Diff(spec.On(l.cfg.Node, l.want), have))
 	if err == nil && good {
 		err = l.cfg.Store.Accept(snapshot)
 	}
-	result := reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_DONE, Changes: done, Err: err}
+	result := reconcile.Result{Outcome: commonv1.Outcome_OUTCOME_DONE, Changes: done, Err: err, Violations: violations}
 	switch {
 	case err != nil:
 		result.Outcome = commonv1.Outcome_OUTCOME_RETRY
@@ -137,15 +133,7 @@ func (l *Loop) pass(ctx context.Context) reconcile.Result {
 			have = after // for the report only
 		}
 	}
-	return l.report(result, violations, have)
-}
-
-// outcomeWithout is the outcome of a pass that has nothing to go by.
-func outcomeWithout(violations []*commonv1.Violation) commonv1.Outcome {
-	if len(violations) > 0 {
-		return commonv1.Outcome_OUTCOME_INVALID
-	}
-	return commonv1.Outcome_OUTCOME_UNKNOWN
+	return l.report(result, have)
 }
 
 // parse turns a snapshot into instances.
@@ -176,16 +164,15 @@ func (l *Loop) apply(ctx context.Context, changes []plan.Change) ([]string, erro
 }
 
 // report tells how the pass ended.
-func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have plan.Have) reconcile.Result {
+func (l *Loop) report(r reconcile.Result, have plan.Have) reconcile.Result {
 	s := &commonv1.Status{
-		Desired:     l.cfg.Store.Describe(l.revision, violations),
+		Desired:     l.cfg.Store.Describe(l.revision, r.Violations),
 		Outcome:     r.Outcome,
 		LastChanges: l.lastChanges,
 	}
 	if r.Err != nil {
 		s.Error = r.Err.Error()
 	}
-	l.tell(r, violations)
 	for _, i := range have.Running {
 		s.Notes = append(s.Notes, fmt.Sprintf("instance %s: %v, priority %d, holds %v: %s",
 			i.Local.Name, i.State, i.Priority, i.Held, i.Reason))
@@ -196,23 +183,6 @@ func (l *Loop) report(r reconcile.Result, violations []*commonv1.Violation, have
 		l.cfg.Ready()
 	}
 	return r
-}
-
-// tell puts into the log how the pass ended, when it is not as the last one.
-func (l *Loop) tell(r reconcile.Result, violations []*commonv1.Violation) {
-	text := ""
-	if r.Err != nil {
-		text = fmt.Sprint(r.Err, violations)
-	}
-	if text == l.lastError || r.Err == errNothingYet && len(violations) == 0 {
-		return
-	}
-	l.lastError = text
-	if r.Err == nil {
-		l.log.Info("pass ends well again")
-		return
-	}
-	l.log.Warn("pass did not end well", zap.Stringer("outcome", r.Outcome), zap.Error(r.Err), logging.Violations(violations))
 }
 
 func lines(changes []plan.Change) []string {
