@@ -241,6 +241,7 @@ type instance struct {
 	asleep   time.Duration  // how long the machine had slept until then
 
 	advertised time.Time // when the last advert was due, sent or not
+	late       time.Time // when an advert was due last that came so late that it was missed
 	announced  time.Time
 	replay     packet.Replay
 	buffer     []byte
@@ -601,7 +602,11 @@ func (i *instance) send(payload []byte, resign bool) {
 	if i.wire == nil {
 		return
 	}
-	i.advertised = time.Now()
+	now := time.Now()
+	if now.Sub(i.advertised) >= i.config.Missed() {
+		i.late = now
+	}
+	i.advertised = now
 	if len(i.held) > 0 {
 		i.beat() // whether the advert leaves or not: this instance lives
 	}

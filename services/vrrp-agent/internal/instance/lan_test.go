@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/twotier/twotier/services/vrrp-agent/internal/nic"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/packet"
@@ -36,9 +38,14 @@ type lan struct {
 	posts     int                        // words left there
 	mute      uint8                      // the virtual router whose adverts do not arrive
 	cut       func(a, b netip.Addr) bool // what does not arrive; multicast has the group as its end
+	log       *zap.Logger
+	warnings  *observer.ObservedLogs // of all nodes
 }
 
-func newLAN() *lan { return &lan{begin: time.Now()} }
+func newLAN() *lan {
+	core, warnings := observer.New(zapcore.WarnLevel)
+	return &lan{begin: time.Now(), log: zap.New(core), warnings: warnings}
+}
 
 func (l *lan) note(format string, args ...any) {
 	l.journal = append(l.journal, fmt.Sprintf("%.3f ", time.Since(l.begin).Seconds())+fmt.Sprintf(format, args...))
@@ -95,7 +102,7 @@ func (l *lan) join(t *testing.T, name, prefix string) *node {
 			Addresses: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	l.nodes = append(l.nodes, n)
 	l.mu.Unlock()
-	n.set = NewSet(n, n, n.watch.watch, func(spec.Local, plan.Transition) {}, &n.kept, zap.NewNop())
+	n.set = NewSet(n, n, n.watch.watch, func(spec.Local, plan.Transition) {}, &n.kept, l.log)
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(t.Context())
 	go func() {

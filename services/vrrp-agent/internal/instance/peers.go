@@ -59,6 +59,8 @@ const (
 	postGrace = time.Second
 	// directMemory is how long a peer counts as one that is to be had without etcd.
 	directMemory = time.Second
+	// deafMessage is the word in the log about them.
+	deafMessage = "an agent does not hear our adverts; it gets them by unicast too"
 	// wordsMost bounds the messages that wait for an instance.
 	wordsMost = 64
 )
@@ -371,13 +373,23 @@ func (i *instance) answer(q parley.Message, a *agent, from netip.Addr) {
 	}
 	if q.Deaf {
 		to = a.addresses
-		if i.state == fsm.Master {
+		if i.state == fsm.Master && !i.wasLate(!from.IsValid()) {
 			for _, address := range to {
 				i.sendToo(address)
 			}
 		}
 	}
 	i.tell(i.message(parley.Answer, q.Number), to...)
+}
+
+// wasLate tells whether a question may be of a time when no advert of ours was to be heard. Such a one is answered before an
+// advert is missed anew; through etcd it is longer on its way. One who is deaf asks again.
+func (i *instance) wasLate(posted bool) bool {
+	now, memory := time.Now(), i.config.Missed()
+	if posted {
+		memory = max(memory, postGrace)
+	}
+	return now.Sub(i.advertised) >= i.config.Missed() || now.Sub(i.late) < memory
 }
 
 // sendToo sends our adverts to the address too, for a while. It must be in the network of the instance, and, with IPv6,
@@ -393,7 +405,7 @@ func (i *instance) sendToo(to netip.Addr) {
 	d.until = time.Now().Add(deafMemory)
 	i.deaf[to] = d
 	if !known {
-		i.log.Warn("an agent does not hear our adverts; it gets them by unicast too", logging.Address(to.String()))
+		i.log.Warn(deafMessage, logging.Address(to.String()))
 		i.write()
 		i.sendUnicast(false)
 	}

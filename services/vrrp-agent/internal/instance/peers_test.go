@@ -216,6 +216,46 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
+// TestLateIsNotDeaf: a master that was held up is asked for its adverts, but nobody was deaf to them. One who is gets
+// them by unicast, also when the master was late just before.
+func TestLateIsNotDeaf(t *testing.T) {
+	t.Parallel()
+	for _, witness := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b := pair(t)
+			l.etcd, l.etcdTakes = witness, 200*time.Millisecond
+			late := func() {
+				frozen := a.freeze()
+				pass(80 * time.Millisecond) // nobody takes over before 90 ms
+				a.thaw(frozen)
+			}
+			for n := range 50 {
+				late()
+				pass(time.Second + time.Duration(n)*time.Millisecond)
+			}
+			held(t, "late", a, b)
+			if deaf := l.warnings.FilterMessage(deafMessage); deaf.Len() != 0 || a.set.Instances()[0].Transitions != 2 {
+				t.Errorf("through etcd too: %v: %v; %s", witness, deaf.All(), a.print())
+			}
+
+			l.mu.Lock()
+			l.cut = func(_, b netip.Addr) bool { return b == packet.Group(false) }
+			l.mu.Unlock()
+			late()
+			pass(500 * time.Millisecond)
+			if deaf := l.warnings.FilterMessage(deafMessage); deaf.Len() != 1 {
+				t.Errorf("multicast cut: %v", deaf.All())
+			}
+			if i := b.set.Instances()[0]; i.Unheard {
+				t.Errorf("no adverts by unicast: %+v", i)
+			}
+			held(t, "multicast cut", a, b)
+			a.leave()
+			b.leave()
+		})
+	}
+}
+
 // TestAllCut: without any way both are master; with the first one that comes back there is one, before VRRP can tell.
 func TestAllCut(t *testing.T) {
 	t.Parallel()
