@@ -110,6 +110,7 @@ func TestKernelTakeOver(t *testing.T) {
 			if lost := p.TakeBack(ctx, 1, 0, all, nil); !lost.None() {
 				t.Errorf("taken back: %s", lost)
 			}
+			t.Logf("%d connections were taken over, and back", len(all))
 		})
 	}
 }
