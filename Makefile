@@ -55,7 +55,7 @@ bench-vrrp: ## vrrp-agent against keepalived, as root, as lines of JSON; BENCH=q
 bench-director: ## the data planes of the ipvs-director, as root, as lines of JSON; BENCH=quick is one round
 	@scripts/bench-director
 
-drill-director: ## the long forms of the ipvs-director's tests, as root, after scripts/qemu-kernel; an hour or more
+drill-director: ## the long forms of the ipvs-director's tests, as root, after scripts/qemu-kernel; 12 minutes or more
 	@scripts/drill-director
 
 drill-vrrp: ## the long forms of the vrrp-agent's drills, as root; about 45 minutes

@@ -169,6 +169,7 @@ func TestKernelExplainAndSimulate(t *testing.T) {
 	if math.Abs(float64(moved)-want) > bound {
 		t.Errorf("%d of %d clients moved, want %.0f give or take %.0f: %d slots of %d", moved, len(all), want, bound, slots, answer.GetServices()[0].GetSlots())
 	}
+	t.Logf("%d tuples went as explained, %d of them moved as simulated", len(all), moved)
 
 	for request, want := range map[*directorv1.ExplainRequest]codes.Code{
 		{Client: "10.10.60.1:1", Vip: "10.10.60.22:81"}: codes.NotFound,
