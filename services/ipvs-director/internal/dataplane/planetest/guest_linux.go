@@ -37,9 +37,6 @@ const Long = "TWOTIER_LONG"
 // Inside tells whether this process runs under the guest.
 func (g Guest) Inside() bool { return os.Getenv(insideVariable) == g.script }
 
-// other tells whether this process runs under another guest, where none can be started.
-func (g Guest) other() bool { return os.Getenv(insideVariable) != "" && !g.Inside() }
-
 // Run runs tests of the running test binary once more under the guest, with nothing allowed to be missing there. The
 // pattern is that of go test -run; environment is NAME=VALUE. The test fails when they fail, and when the guest panics or
 // does not come to an end.
