@@ -59,8 +59,9 @@ func (d *directors) await(t *testing.T, owner *machine) {
 }
 
 // splitMost is how many questions, which are milliseconds on an idle machine, may find one address here and the other one there
-// without a pause: the two follow each other, each in its own time, within an interval.
-const splitMost = 100
+// without a pause: half an interval, because one takes the other along at once. It is 2 at the most when nobody else holds the
+// kernel's network lock.
+const splitMost = 50
 
 // step does something and waits until the owner has both; the two have gone together.
 func (d *directors) step(t *testing.T, what string, owner *machine, do func()) {

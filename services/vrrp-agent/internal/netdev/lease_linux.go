@@ -70,12 +70,10 @@ func (l *leases) extend(a netip.Addr, life time.Duration) error {
 	if !l.ours[a] {
 		all = append(all, lease(unix.NFT_MSG_NEWSETELEM, "ours", a, 0))
 	}
-	// The kernel does not lengthen the life of an element that is there.
+	// The kernel does not lengthen the life of an element that is there, and takes some ten milliseconds to undo a batch
+	// that removes one that is not. So it is added, if it is not there, before it is removed.
 	renewed := lease(unix.NFT_MSG_NEWSETELEM, "renewed", a, life)
-	err := l.batch(slices.Concat(all, []command{lease(unix.NFT_MSG_DELSETELEM, "renewed", a, 0), renewed})...)
-	if errors.Is(err, unix.ENOENT) { // it is not
-		err = l.batch(append(all, renewed)...)
-	}
+	err := l.batch(append(all, renewed, lease(unix.NFT_MSG_DELSETELEM, "renewed", a, 0), renewed)...)
 	if err != nil {
 		return l.gaveUp(err)
 	}
