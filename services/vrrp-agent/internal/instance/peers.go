@@ -653,6 +653,14 @@ func (i *instance) offerAway() {
 // offered: the master hands over to us.
 func (i *instance) offered(m parley.Message, a *agent) {
 	_, fresh := i.askedAs(m.Echo)
+	if !fresh && m.Owner && i.ready() {
+		// Of a former life of this node, or of a stranger who plays it back. A master repeats an offer that gets no answer, with
+		// the number of our newest question.
+		if time.Since(i.lastAsked()) >= offerPause {
+			i.ask()
+		}
+		return
+	}
 	// One who is master already, by its sync group, only says so.
 	if (i.ready() || i.state == fsm.Master) && m.Owner && fresh && i.accepted != m.Number {
 		i.beginMove(m.Node)

@@ -398,6 +398,31 @@ func TestTakes(t *testing.T) {
 	}
 }
 
+// TestHandoverToNewLife: who was killed and is there again is offered the addresses by a number of its former life, and takes them
+// all the same. One who cannot take them says so.
+func TestHandoverToNewLife(t *testing.T) {
+	t.Parallel()
+	for wait := 10 * time.Millisecond; wait <= 2*helloPause; wait += 95 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b := pair(t)
+			b.die()
+			b.leave()
+			b = l.join(t, "haproxy2", "192.168.60.128/24")
+			b.start(t, member("haproxy2", 99))
+			pass(wait)
+			l.take()
+			if node, err := handover(a, ""); node != "haproxy2" || err != nil {
+				t.Errorf("%v after its start: got %q %v", wait, node, err)
+			}
+			if two, none := owners(t, l.take()); none > 0 || two > 5*time.Millisecond {
+				t.Errorf("%v after its start: nobody for %v, both for %v", wait, none, two)
+			}
+			a.leave()
+			b.leave()
+		})
+	}
+}
+
 // TestSlowHandover: the kernel of the one that takes over is busy for longer than a backup waits for an advert. Somebody
 // has the address all the time, and when it takes too long it stays where it is.
 func TestSlowHandover(t *testing.T) {
