@@ -273,13 +273,29 @@ func TestKernelPersistenceEnds(t *testing.T) {
 	if next.Real == first.Real {
 		t.Errorf("forgotten, and in turn with others, the client is at %s again", next.Real)
 	}
-	// Whatever somebody else does to it is noticed and mended, and moves no connection.
 	s.Persistence.Timeout = time.Hour
 	become(t, n, s)
 	home, err := n.DialVIP(t, s.VIP)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// At a real server that is drained it is remembered all the same; at one that is gone it is not, but when that comes back.
+	for _, c := range []struct {
+		name  string
+		reals []spec.Real
+		kept  bool
+	}{
+		{"drained", []spec.Real{{Address: n.Reals[0]}, {Address: n.Reals[1]}, {Address: n.Reals[2]}}, true},
+		{"gone", nil, false},
+		{"back", s.Reals, true},
+	} {
+		s.Reals = c.reals
+		become(t, n, s)
+		if real, there := kept(); there != c.kept || there && real != home.Real {
+			t.Errorf("%s: the client of %s is kept at %s: %t", c.name, home.Real, real, there)
+		}
+	}
+	// Whatever somebody else does to it is noticed and mended, and moves no connection.
 	for name, edit := range map[string]func(*nft.Conn){
 		"takers emptied":            func(c *nft.Conn) { c.FlushSet(layout4.takers(s.VIP)) },
 		"rules that remember taken": func(c *nft.Conn) { c.FlushChain(layout4.chain(stickChain(s.VIP, n.Reals[0]))) },

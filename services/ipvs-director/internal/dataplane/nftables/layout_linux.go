@@ -28,11 +28,12 @@
 //
 // A service with persistence has beside that (with R for ADDRESS_PORT):
 //
-//	map sticky_V { ipv4_addr : ipv4_addr . inet_service }   flags dynamic,timeout: where each client went last
-//	map takers_V { ipv4_addr . inet_service : verdict }     192.168.60.78 . 80 : goto stick_V_R, for those that take connections
-//	chain service_V, before the rule above                  ip saddr [& prefix] map @sticky_V vmap @takers_V
+//	map sticky_V { ipv4_addr : classid }                    flags dynamic,timeout: where each client went last, as a number
+//	map takers_V { classid : verdict }                      NUMBER : goto stick_V_R, for those that take connections
+//	chain service_V, before the rule above                  meta priority set ip saddr [& prefix] map @sticky_V meta priority vmap @takers_V
 //	                                                        delete @sticky_V { ip saddr [& prefix] }
-//	chain stick_V_R, where the slots lead instead           update @sticky_V { ip saddr [& prefix] timeout T : ADDRESS . PORT }
+//	chain stick_V_R, where the slots lead instead           meta priority set none
+//	                                                        update @sticky_V { ip saddr [& prefix] timeout T : NUMBER }
 //	                                                        goto real_V_R
 //
 // A real server that several services use has no way back: which VIP the connection was for cannot be known.

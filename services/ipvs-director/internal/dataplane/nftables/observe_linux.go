@@ -415,14 +415,15 @@ func (l layout) persistence(c content, s spec.Service) (flaw string) {
 	if _, ok := c.elements[sticky]; !ok {
 		return "the map of its clients is gone"
 	}
-	if !sameElements(c.elements[takers], takerElements(s)) {
+	numbers := numbers(s.Reals)
+	if !sameElements(c.elements[takers], takerElements(s, numbers)) {
 		return "its takers are not what its weights make"
 	}
 	delete(c.elements, sticky)
 	delete(c.elements, takers)
 	for _, r := range s.Reals {
 		name := stickChain(s.VIP, r.Address)
-		if !sameRules(c.rules[name], l.stickRules(s, r.Address)) {
+		if !sameRules(c.rules[name], l.stickRules(s, r.Address, numbers[r.Address])) {
 			return fmt.Sprintf("the rules that remember real server %s are not those that they were", r.Address)
 		}
 		delete(c.chains, name)
