@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	// beating makes this test's program, started again, a metronome.
+	// beating makes this test's program, started again, a metronome on the processor of that number.
 	beating = "TWOTIER_TEST_BEATING"
 	// beat is its pause, and heldUp a pause that it tells of.
 	beat   = time.Millisecond
@@ -23,28 +24,40 @@ const (
 )
 
 // metronome does nothing but wake each beat at the agent's priority, and tell when it woke late: then the machine has held
-// up everybody, the agent included. Where it stands still no longer than ever, the agent was held up by something of its own.
+// up everybody, the agent included. When none is late, the agent was held up by something of its own. There is one on each
+// processor, because one may stand still alone, with whoever was on it last.
 type metronome struct {
-	*process
-	steal string
+	processors []*process
+	steal      string
 }
 
-// metronome starts one on the machine, in the name of the test, which calls keepBeat first.
+// metronome starts them on the machine, in the name of the test, which calls keepBeat first.
 func (m *machine) metronome(t *testing.T) *metronome {
 	t.Helper()
-	t.Setenv(beating, "1")
-	return &metronome{m.run(t, "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.timeout=0"), steal(t)}
+	all := &metronome{steal: steal(t)}
+	for processor := range runtime.NumCPU() {
+		t.Setenv(beating, strconv.Itoa(processor))
+		all.processors = append(all.processors, m.run(t, "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.timeout=0"))
+	}
+	return all
 }
 
 // keepBeat does not come back in a metronome.
 func keepBeat() {
-	if os.Getenv(beating) == "" {
+	text := os.Getenv(beating)
+	if text == "" {
 		return
 	}
 	debug.SetGCPercent(-1)
 	runtime.LockOSThread()
-	if !warden.AgentRealtime() {
-		fmt.Println("no real-time priority")
+	processor, err := strconv.Atoi(text)
+	if err == nil {
+		var only unix.CPUSet
+		only.Set(processor)
+		err = unix.SchedSetaffinity(0, &only)
+	}
+	if err != nil || !warden.AgentRealtime() {
+		fmt.Println("no metronome on processor", text, err)
 		os.Exit(1)
 	}
 	longest, pause := time.Duration(0), unix.NsecToTimespec(beat.Nanoseconds())
@@ -53,18 +66,32 @@ func keepBeat() {
 		now := time.Now()
 		if gap := now.Sub(last); gap > longest || gap > heldUp {
 			longest = max(longest, gap)
-			fmt.Printf("%s: held up for %v, at the most %v\n", now.UTC().Format("15:04:05.000"), gap, longest)
+			fmt.Printf("%s: held up for %v, "+atMost+"%v\n", now.UTC().Format("15:04:05.000"), gap, longest)
 		}
 		last = now
 	}
 }
 
-// end stops it and logs what it has seen.
-func (m *metronome) end(t *testing.T) {
+// atMost is the end of the last line that a metronome prints.
+const atMost = "at the most "
+
+// end stops them, logs what they have seen, and returns the longest time for which a processor was held up.
+func (m *metronome) end(t *testing.T) (longest time.Duration) {
 	t.Helper()
-	m.kill()
-	lines := strings.Split(strings.TrimSpace(m.output.String()), "\n")
-	t.Logf("the metronome: %s; time stolen by the host, in ticks before: %s, after: %s", lines[len(lines)-1], m.steal, steal(t))
+	for n, p := range m.processors {
+		p.kill()
+		lines := strings.Split(strings.TrimSpace(p.output.String()), "\n")
+		last := lines[len(lines)-1]
+		t.Logf("the metronome on processor %d: %s", n, last)
+		_, text, _ := strings.Cut(last, atMost)
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("the metronome on processor %d printed\n%s", n, p.output)
+		}
+		longest = max(longest, d)
+	}
+	t.Logf("time stolen by the host, in ticks before: %s, after: %s", m.steal, steal(t))
+	return longest
 }
 
 // steal is how long all processors of the machine were not at its disposal, in ticks (proc_stat(5)).

@@ -163,9 +163,13 @@ func TestKernelLeftBehind(t *testing.T) {
 	onA.stop(t)
 }
 
+// lateMost is how late an advert every 10 ms may be, so that the backup does not miss three of them. A machine that keeps a
+// thread from running for that long, which does nothing and has the agents' priority, can bring that about.
+const lateMost = 20 * time.Millisecond
+
 // TestKernelBusy: adverts every 10 ms while all processors are busy: the backup never misses three of them. 10 s, or as
-// long as TWOTIER_BUSY says. It needs real-time priority. A metronome beside them tells whether the machine held up more than
-// the agents.
+// long as TWOTIER_BUSY says. It needs real-time priority. What the machine does to the metronomes
+// beside them it may do to the agents.
 func TestKernelBusy(t *testing.T) {
 	keepBeat()
 	length := 10 * time.Second
@@ -194,7 +198,6 @@ func TestKernelBusy(t *testing.T) {
 		a.run(t, "sh", "-c", "while :; do :; done")
 	}
 	control := a.metronome(t)
-	defer control.end(t)
 	enough := before.GetAdvertsSent() + uint64(length/(10*time.Millisecond))*9/10
 	deadline := time.Now().Add(length + patience)
 	awaitUntil(t, deadline, "adverts", func() string {
@@ -204,9 +207,14 @@ func TestKernelBusy(t *testing.T) {
 		return ""
 	})
 	afterA, afterB := onA.instances(t)["VI_1"], onB.instances(t)["VI_1"]
+	longest := control.end(t)
 	if afterA.GetTransitions() != before.GetTransitions() || afterB.GetTransitions() != beforeB.GetTransitions() ||
 		afterB.GetTakeoversPrevented() > 0 {
-		t.Errorf("the state has changed:\n%v\n%v", afterA, afterB)
+		if longest < lateMost {
+			t.Errorf("the state has changed:\n%v\n%v", afterA, afterB)
+		} else {
+			t.Logf("the state has changed, but the machine held up a thread of the agents' priority for %v", longest)
+		}
 	}
 	t.Logf("%d adverts, %d heard", afterA.GetAdvertsSent()-before.GetAdvertsSent(), afterB.GetAdvertsReceived())
 	onA.stop(t)
