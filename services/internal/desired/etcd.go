@@ -312,7 +312,7 @@ func (s *state) put(kv *mvccpb.KeyValue) {
 	made := entry{changed: kv.ModRevision}
 	object, err := s.read(path, kv.Value)
 	if err != nil {
-		made.violation = &commonv1.Violation{Field: path, Description: err.Error()}
+		made.violation = violation(path, "", err)
 	} else {
 		object.Etag = decimal(kv.ModRevision)
 		made.object = object

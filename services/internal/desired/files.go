@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -246,7 +245,7 @@ func (d *documents) add(file string, node *yaml.Node, kinds []Kind) {
 	}
 	message, err := decode(kinds[i], text)
 	if err != nil {
-		d.complain(key(kindName, name), place(lineOf(node, err))+": "+err.Error())
+		d.violations = append(d.violations, violation(key(kindName, name), place(lineOf(node, err))+": ", err))
 		return
 	}
 	if slices.ContainsFunc(d.objects, func(o Object) bool { return o.Kind == kindName && o.Name == name }) {
@@ -256,27 +255,27 @@ func (d *documents) add(file string, node *yaml.Node, kinds []Kind) {
 	d.objects = append(d.objects, Object{Kind: kindName, Name: name, Message: message})
 }
 
-// quotedField is the field that an error of protojson is about.
-var quotedField = regexp.MustCompile(`unknown field "([^"]+)"`)
-
-// lineOf finds the line of the unknown field that err is about; otherwise it is the line of the document.
+// lineOf finds the line of the field that err is about; otherwise it is the line of the document.
 func lineOf(node *yaml.Node, err error) int {
-	if match := quotedField.FindStringSubmatch(err.Error()); match != nil {
-		if line := lineOfKey(node, match[1]); line > 0 {
-			return line
-		}
+	line := node.Line
+	m := (*misread)(nil)
+	if !errors.As(err, &m) {
+		return line
 	}
-	return node.Line
-}
-
-func lineOfKey(node *yaml.Node, name string) int {
-	for i, child := range node.Content {
-		if node.Kind == yaml.MappingNode && i%2 == 0 && child.Value == name {
-			return child.Line
+	for _, step := range m.path {
+		next := (*yaml.Node)(nil)
+		for i, child := range node.Content {
+			switch {
+			case node.Kind == yaml.MappingNode && i%2 == 0 && child.Value == step:
+				line, next = child.Line, node.Content[i+1]
+			case node.Kind == yaml.SequenceNode && i == step:
+				line, next = child.Line, child
+			}
 		}
-		if line := lineOfKey(child, name); line > 0 {
-			return line
+		if next == nil {
+			return line // it is elsewhere, by an anchor
 		}
+		node = next
 	}
-	return 0
+	return line
 }

@@ -227,7 +227,7 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.await("ETCD backend/good !backend/broken !backend/deep/key !backend/field !backend/name !cake/a")
+	w.await("ETCD backend/good !backend/broken !backend/deep/key !backend/field.colour !backend/name !cake/a")
 	snapshot, _ := w.Newest()
 	if got := snapshot.Violations[2].Description; got != `unknown field "colour"` {
 		t.Errorf("description: %s", got)
@@ -236,7 +236,7 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	if _, err := w.Put(t.Context(), "backend", &routerv1.Backend{Name: "broken"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	w.await("ETCD backend/broken backend/good !backend/deep/key !backend/field !backend/name !cake/a")
+	w.await("ETCD backend/broken backend/good !backend/deep/key !backend/field.colour !backend/name !cake/a")
 }
 
 func TestEtcdAwayChangesNothing(t *testing.T) {
