@@ -163,13 +163,9 @@ func TestKernelLeftBehind(t *testing.T) {
 	onA.stop(t)
 }
 
-// lateMost is how late an advert every 10 ms may be, so that the backup does not miss three of them. A machine that keeps a
-// thread from running for that long, which does nothing and has the agents' priority, can bring that about.
-const lateMost = 20 * time.Millisecond
-
 // TestKernelBusy: adverts every 10 ms while all processors are busy: the backup never misses three of them. 10 s, or as
-// long as TWOTIER_BUSY says. It needs real-time priority. What the machine does to the metronomes
-// beside them it may do to the agents.
+// long as TWOTIER_BUSY says. It needs real-time priority, and a machine that does nothing else: metronomes beside the agents
+// tell whether it was that which held them up.
 func TestKernelBusy(t *testing.T) {
 	keepBeat()
 	length := 10 * time.Second
@@ -210,11 +206,7 @@ func TestKernelBusy(t *testing.T) {
 	longest := control.end(t)
 	if afterA.GetTransitions() != before.GetTransitions() || afterB.GetTransitions() != beforeB.GetTransitions() ||
 		afterB.GetTakeoversPrevented() > 0 {
-		if longest < lateMost {
-			t.Errorf("the state has changed:\n%v\n%v", afterA, afterB)
-		} else {
-			t.Logf("the state has changed, but the machine held up a thread of the agents' priority for %v", longest)
-		}
+		t.Errorf("the state has changed; the machine held up a thread of the agents' priority for %v at the most:\n%v\n%v", longest, afterA, afterB)
 	}
 	t.Logf("%d adverts, %d heard", afterA.GetAdvertsSent()-before.GetAdvertsSent(), afterB.GetAdvertsReceived())
 	onA.stop(t)
