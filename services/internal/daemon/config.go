@@ -55,6 +55,23 @@ var ports = map[string]string{
 	"forum-backend": "7405",
 }
 
+// Node is the name of this machine that Main goes by, for a process that comes before it. What is wrong with the flags is
+// for Main to say.
+func Node(service string) string {
+	return nodeOf(service, surroundings{args: os.Args[1:], env: os.LookupEnv, out: io.Discard, errors: io.Discard})
+}
+
+func nodeOf(service string, around surroundings) string {
+	if config, _, err := parse(service, around.args, around, nil); err == nil {
+		return config.Node
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	return host
+}
+
 // parse reads flags and environment.
 func parse(service string, args []string, around surroundings, extra func(*flag.FlagSet)) (config Config, showVersion bool, err error) {
 	host, err := os.Hostname()

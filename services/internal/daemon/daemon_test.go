@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,5 +199,30 @@ func TestGroup(t *testing.T) {
 				time.Sleep(2 * time.Hour) // in the time of synctest: the one that hung is done
 			})
 		})
+	}
+}
+
+// A process that comes before Main goes by the same name, whatever else is wrong.
+func TestNodeOf(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		env  string
+		want string
+	}{
+		{[]string{"--desired", "x.yaml", "--node", "lvs"}, "", "lvs"},
+		{nil, "lvs2", "lvs2"},
+		{nil, "", host},
+		{[]string{"--colour", "red"}, "", host},
+		{[]string{"--help"}, "", host},
+	} {
+		lookup := func(name string) (string, bool) { return c.env, c.env != "" && name == "TWOTIER_NODE" }
+		if got := nodeOf("vrrp-agent", surroundings{args: c.args, env: lookup, out: io.Discard, errors: io.Discard}); got != c.want {
+			t.Errorf("%q, %q: got %q, want %q", c.args, c.env, got, c.want)
+		}
 	}
 }

@@ -46,13 +46,9 @@ func main() {
 }
 
 // watchOver is the main function of the warden, which starts this program again as the agent. Flags are the agent's
-// affair.
+// affair, but for the name of the node.
 func watchOver() int {
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	log, err := logging.New(service, host, "", os.Stdout)
+	log, err := logging.New(service, daemon.Node(service), "", os.Stdout)
 	if err != nil {
 		panic(err) // the level is a constant
 	}

@@ -109,15 +109,18 @@ func (w *watch) clear(r router, d *ward, why string) {
 			w.log.Warn("removed a route in the agent's place", logging.Route(r.String()), logging.Reason(why))
 		}
 	}
+	var gone []string
 	for _, h := range d.holds {
 		removed, err := w.cards.Remove(h.index, h.address)
 		switch {
 		case err != nil:
 			w.log.Error("remove address", logging.VIP(h.address.String()), logging.Reason(why), zap.Error(err))
 		case removed:
-			w.log.Warn("removed an address in the agent's place", logging.VIP(h.address.String()), logging.Reason(why),
-				zap.Uint8("virtual_router", r.id))
+			gone = append(gone, h.address.String())
 		}
+	}
+	if len(gone) > 0 {
+		w.log.Warn("removed addresses in the agent's place", zap.Strings("addresses", gone), logging.Reason(why), zap.Uint8("virtual_router", r.id))
 	}
 	d.holds, d.routes = nil, nil
 }
