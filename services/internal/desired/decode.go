@@ -126,7 +126,6 @@ func pathAt(text []byte, at int) path {
 		closes := token == json.Delim('}') || token == json.Delim(']')
 		if closes {
 			steps = steps[:last]
-			last--
 		} else if last >= 0 && !named {
 			if place, list := steps[last].(int); list {
 				steps[last] = place + 1
