@@ -1,11 +1,11 @@
 package notify
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap/zaptest"
 
+	"github.com/twotier/twotier/services/internal/testreq"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/fsm"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/plan"
 	"github.com/twotier/twotier/services/vrrp-agent/internal/spec"
@@ -50,67 +51,61 @@ func TestHooks(t *testing.T) {
 	n.Tell(spec.Local{Name: "VI_1", Hooks: []spec.Hook{{Command: command, User: me.Username}}}, plan.Transition{}) // too late
 }
 
-// receiver is an SMTP server (RFC 5321) that keeps what it gets.
-func receiver(t *testing.T, mails chan<- string) string {
+// receiver starts a real SMTP server, which keeps what it gets in a folder (maildir).
+func receiver(t *testing.T) (address, folder string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	program, err := exec.LookPath("aiosmtpd")
 	if err != nil {
+		testreq.Missing(t, "aiosmtpd (python3-aiosmtpd)")
+	}
+	pid := os.Getpid() // of the addresses of loopback one that no other run of this test has
+	address, folder = fmt.Sprintf("127.25.%d.%d:2525", pid>>8&0xff, pid&0xff), filepath.Join(t.TempDir(), "mail")
+	c := exec.Command(program, "--nosetuid", "--listen", address, "--class", "aiosmtpd.handlers.Mailbox", folder)
+	var output strings.Builder
+	c.Stdout, c.Stderr = &output, &output
+	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			mails <- converse(conn)
-		}
-	}()
 	t.Cleanup(func() {
-		if err := listener.Close(); err != nil {
-			t.Error(err)
+		_ = c.Process.Kill() // it has no other end
+		if _ = c.Wait(); t.Failed() {
+			t.Log(output.String())
 		}
-		<-done
 	})
-	return listener.Addr().String()
+	return address, folder
 }
 
-func converse(conn net.Conn) string {
-	defer func() { _ = conn.Close() }() // the other side has what it needs
-	say := func(line string) { _, _ = fmt.Fprintf(conn, "%s\r\n", line) }
-	got := ""
-	lines := bufio.NewScanner(conn)
-	say("220 mail.9527du.com ESMTP")
-	for lines.Scan() {
-		line := lines.Text()
-		got += line + "\n"
-		switch verb := strings.ToUpper(strings.Fields(line + " .")[0]); verb {
-		case "DATA":
-			say("354 go on")
-			for lines.Scan() && lines.Text() != "." {
-				got += lines.Text() + "\n"
-			}
-			say("250 taken")
-		case "QUIT":
-			say("221 bye")
-			return got
-		default:
-			say("250 well")
+// eventually waits until done has no objection any more; it asks again each 20 ms, because other programs tell of nothing.
+func eventually(t *testing.T, what string, done func() error) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := done()
+		if err == nil {
+			return
 		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond) // in the time of the other program
 	}
-	return got
 }
 
 // TestMail: each change is a mail, with the tutorial's sender and receiver.
 func TestMail(t *testing.T) {
 	t.Parallel()
-	mails := make(chan string, 8)
+	server, folder := receiver(t)
+	eventually(t, "the server starts", func() error {
+		conn, err := net.Dial("tcp", server)
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
 	n := New("haproxy", zaptest.NewLogger(t))
 	l := spec.Local{
 		Name: "VI_1", Addresses: []netip.Addr{netip.MustParseAddr("192.168.60.78")},
-		Mail: spec.Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: receiver(t, mails), Timeout: time.Minute},
+		Mail: spec.Mail{From: "kaadmin@9527du.com", To: []string{"root@localhost"}, Server: server, Timeout: time.Minute},
 	}
 	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 	for _, to := range []fsm.State{fsm.Backup, fsm.Master} {
@@ -118,16 +113,32 @@ func TestMail(t *testing.T) {
 			Adverts:  []plan.Advert{{At: at, From: netip.MustParseAddr("192.168.60.128"), Priority: 99}},
 			Trackers: []plan.Finding{{Tracker: "router", Well: true, Since: at}, {Tracker: "disk", Why: "full", Since: at}, {Tracker: "new"}}})
 	}
+	mails := map[string]string{} // by the state that they tell of
+	eventually(t, "the mails", func() error {
+		files, err := filepath.Glob(filepath.Join(folder, "new", "*"))
+		if err != nil || len(files) != 2 {
+			return fmt.Errorf("%d mails, %v", len(files), err)
+		}
+		for _, file := range files {
+			mail, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			_, subject, _ := strings.Cut(string(mail), "Subject: [haproxy] VRRP instance VI_1 is ")
+			state, _, _ := strings.Cut(subject, "\n")
+			mails[strings.TrimSpace(state)] = string(mail)
+		}
+		return nil
+	})
 	for _, to := range []string{"BACKUP", "MASTER"} {
-		got := <-mails
 		for _, want := range []string{
-			"MAIL FROM:<kaadmin@9527du.com>", "RCPT TO:<root@localhost>", "Subject: [haproxy] VRRP instance VI_1 is " + to, "192.168.60.78",
+			"X-MailFrom: kaadmin@9527du.com", "X-RcptTo: root@localhost", "192.168.60.78",
 			"Why: no advert for 90ms", "Master that was heard last: 192.168.60.128",
 			"Advert: at 2026-11-26T12:00:00Z from 192.168.60.128 with priority 99", "Tracker router: well since 2026-11-26T12:00:00Z",
 			"Tracker disk: failed since 2026-11-26T12:00:00Z: full", "Tracker new: has not answered yet",
 		} {
-			if !strings.Contains(got, want) {
-				t.Errorf("no %q in\n%s", want, got)
+			if !strings.Contains(mails[to], want) {
+				t.Errorf("%s: no %q in %v", to, want, mails)
 			}
 		}
 	}
