@@ -23,6 +23,10 @@ import (
 // include/uapi/linux/netfilter/nf_conntrack_tcp.h. Behind it are last acknowledgement, time wait and close.
 const lastOpen = 5
 
+// lastAcknowledgement is the last state in which a connection keeps its real server: behind it, in time wait and close, conntrack
+// takes a packet that opens one for a new one (nf_conntrack_proto_tcp.c), but for one that the real server has reset.
+const lastAcknowledgement = 6
+
 // CountOpen counts the connections that real servers have open, by looking through all that conntrack knows. A flow of UDP is
 // open for as long as conntrack remembers it (net.netfilter.nf_conntrack_udp_timeout and ..._udp_timeout_stream).
 func (p *Plane) CountOpen(ctx context.Context, keys []steer.Key) (map[steer.Key]uint64, error) {
@@ -93,8 +97,8 @@ func end(ip net.IP, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
-// Find tells which real server the connection of a client to a VIP has; false: the kernel has no such connection. Any
-// goroutine may call it.
+// Find tells which real server the connection of a client to a VIP has; false: the kernel has no such connection, or remembers
+// one that is over. Any goroutine may call it.
 func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.AddrPort, found bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return real, false, err
@@ -116,21 +120,45 @@ func Find(ctx context.Context, client netip.AddrPort, vip spec.VIP) (real netip.
 		return real, false, fmt.Errorf("read the connection of %s to %s: %w", client, vip, err)
 	}
 	var original, reply netip.AddrPort // where the first packet came from, and where the answers do
+	state := uint8(0)                  // of TCP
 	for attributes.Next() {
 		switch attributes.Type() {
 		case nl.CTA_TUPLE_ORIG:
 			attributes.Nested(func(t *mdl.AttributeDecoder) error { original = source(t); return nil })
 		case nl.CTA_TUPLE_REPLY:
 			attributes.Nested(func(t *mdl.AttributeDecoder) error { reply = source(t); return nil })
+		case nl.CTA_PROTOINFO:
+			attributes.Nested(func(t *mdl.AttributeDecoder) error { state = stateOf(t); return nil })
 		}
 	}
 	if err := attributes.Err(); err != nil {
 		return real, false, fmt.Errorf("read the connection of %s to %s: %w", client, vip, err)
 	}
+	if state > lastAcknowledgement {
+		return netip.AddrPort{}, false, nil
+	}
 	if original == client {
 		return reply, true, nil
 	}
 	return original, true, nil // taken up from the real server
+}
+
+// stateOf is the state of a connection by TCP; 0: it has none.
+func stateOf(info *mdl.AttributeDecoder) (state uint8) {
+	for info.Next() {
+		if info.Type() != nl.CTA_PROTOINFO_TCP {
+			continue
+		}
+		info.Nested(func(tcp *mdl.AttributeDecoder) error {
+			for tcp.Next() {
+				if tcp.Type() == nl.CTA_PROTOINFO_TCP_STATE {
+					state = tcp.Uint8()
+				}
+			}
+			return nil
+		})
+	}
+	return state
 }
 
 // tupleOf is one direction of a connection (CTA_TUPLE_IP and CTA_TUPLE_PROTO of
