@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	vrrpv1 "github.com/twotier/twotier/proto/vrrp/v1"
@@ -117,12 +116,7 @@ func TestKernelSyncGroup(t *testing.T) {
 		}
 	})
 	d.step(t, "tracker well", d.a, func() { write(t, flag, "") })
-	d.step(t, "agent killed", d.b, func() {
-		if err := syscall.Kill(onA.inner(t), syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		<-onA.exited
-	})
+	d.step(t, "agent killed", d.b, func() { onA.killAlone(t) })
 	d.step(t, "started again", d.a, start)
 	d.step(t, "stopped", d.b, func() { onA.stop(t) })
 	onB.stop(t)
@@ -147,12 +141,7 @@ func TestKernelSyncGroupKeepalived(t *testing.T) {
 	d.step(t, "start", d.a, start)
 	d.step(t, "cable pulled out", d.b, func() { d.a.lan.hub.Exec(t, "ip", "link", "set", "haproxy-p", "down") })
 	d.step(t, "cable back", d.a, func() { d.a.lan.hub.Exec(t, "ip", "link", "set", "haproxy-p", "up") })
-	d.step(t, "agent killed", d.b, func() {
-		if err := syscall.Kill(onA.inner(t), syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		<-onA.exited
-	})
+	d.step(t, "agent killed", d.b, func() { onA.killAlone(t) })
 	d.step(t, "started again", d.a, start)
 	d.step(t, "stopped", d.b, func() { onA.stop(t) })
 	onB.stop(t)

@@ -34,6 +34,15 @@ func (a *agent) kill(t *testing.T) {
 	a.process.kill()
 }
 
+// killAlone kills the agent, and waits until its warden has buried it.
+func (a *agent) killAlone(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(a.inner(t), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-a.exited
+}
+
 // signal reaches agent and warden, the one that could help first.
 func (a *agent) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
